@@ -1,0 +1,156 @@
+"""Looks at adapter files, folds them into their base, and mixes them.
+
+python -m adaptsr_jax.adapters inspect runs/realsr/adapter.safetensors
+python -m adaptsr_jax.adapters merge base.pth runs/realsr/adapter.safetensors adapted.pth --strength 0.8
+python -m adaptsr_jax.adapters mix canon.safetensors nikon.safetensors both.safetensors --weights 0.5,0.5
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from adaptsr_jax.errors import UserError
+
+# What needs jax is imported where it is used: help and usage errors come at once.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line `argv`; returns the exit code: 0, or 2 after one sentence on what the user can mend."""
+  options = _parser().parse_args(argv)
+  try:
+    options.run(options)
+  except (UserError, OSError) as error:
+    print(error, file=sys.stderr)
+    return 2
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m adaptsr_jax.adapters', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  commands = parser.add_subparsers(required=True, metavar='COMMAND')
+
+  inspect = commands.add_parser('inspect', help='print what an adapter file holds')
+  inspect.add_argument('file', metavar='FILE', help='.safetensors file of an adapter')
+  inspect.add_argument('--json', action='store_true', help='print JSON instead of tables')
+  inspect.set_defaults(run=_inspect)
+
+  merge = commands.add_parser('merge', help='fold an adapter into its base')
+  merge.add_argument('base', metavar='BASE', help='.pth or .safetensors weights, or a params folder')
+  merge.add_argument('file', metavar='FILE', help='.safetensors file of an adapter trained on BASE')
+  merge.add_argument('out', metavar='OUT', help='.pth or .safetensors with key names of PyTorch, else a params folder')
+  merge.add_argument('--strength', type=float, default=1.0, help='0: the base, 1: the adapted model (default)')
+  merge.set_defaults(run=_merge)
+
+  mix = commands.add_parser('mix', help='make one adapter that is the weighted sum of several')
+  mix.add_argument('files', metavar='FILE', nargs='+', help='adapters of the same base and form')
+  mix.add_argument('out', metavar='OUT', help='.safetensors file to write')
+  mix.add_argument(
+    '--weights', required=True, help='one number per FILE, e.g. 0.5,0.5; --weights=-1,1 where one is negative'
+  )
+  mix.add_argument('--base', help='their base; needed where trained biases are mixed with weights that do not sum to 1')
+  mix.set_defaults(run=_mix)
+  return parser
+
+
+def _inspect(options: argparse.Namespace) -> None:
+  from adaptsr_jax import lora, tree
+  from adaptsr_jax.adapters import file
+
+  adapter = file.load(options.file)
+  meta, biases = adapter.meta, tree.count(adapter.extra)
+  parameters = lora.count(adapter.adapters)
+  if options.json:
+    counts = {'adapters': parameters, 'extra': biases, 'total': parameters + biases}
+    shapes = {name: list(leaf.shape) for name, leaf in adapter.extra.items()}
+    print(json.dumps({**meta, 'extra': shapes, 'parameters': counts}, indent=1))
+    return
+  fields = ', '.join(f'{name}={value}' for name, value in meta['fields'].items())
+  print(f'{options.file}: {meta["method"]}, {Path(options.file).stat().st_size:,} bytes')
+  print(f'model    {meta["model"]} ({fields})')
+  print(f'base     {meta.get("base_file") or "not named"}, fingerprint {meta["base_fingerprint"][:12]}')
+  print(f'scale    {meta["alpha"]:g} / {"sqrt(rank)" if meta["rslora"] else "rank"}')
+  if meta.get('metrics'):
+    print('metrics  ' + ', '.join(f'{name} {value}' for name, value in meta['metrics'].items()))
+  print()
+  print(lora.table(*lora.from_json(meta['sites']), meta['form'], biases))
+
+
+def _merge(options: argparse.Namespace) -> None:
+  from adaptsr_jax import base as base_lib
+  from adaptsr_jax import checkpoint
+  from adaptsr_jax.adapters import file, operations
+
+  _check_out(options.out, [options.base, options.file])
+  if Path(options.out).is_dir() and not checkpoint.is_params_folder(options.out):
+    raise UserError(f'{options.out} is a folder with other content; choose another OUT.')
+  adapter = file.load(options.file)
+  base = base_lib.load(options.base)
+  file.check_base(adapter.meta, base.params)
+  merged = operations.apply(adapter, base.params, options.strength)
+  change, name = _largest_change(base.params, merged)
+  if base_lib.is_file(options.out):
+    base_lib.export(options.out, base, merged)
+  else:
+    info = {'adapter': {'file': Path(options.file).name, 'strength': options.strength}}
+    checkpoint.save_params(options.out, merged, {**base.info(), **info})
+  print(f'{options.out}: largest change {change:.3g}, in {name}')
+
+
+def _mix(options: argparse.Namespace) -> None:
+  from adaptsr_jax import base as base_lib
+  from adaptsr_jax.adapters import file, operations
+
+  _check_out(options.out, options.files)
+  if Path(options.out).suffix != '.safetensors':
+    raise UserError(f'{options.out} would be an adapter file; let it end in .safetensors.')
+  weights = _weights(options.weights, len(options.files))
+  loaded = [file.load(path) for path in options.files]
+  params = None
+  if options.base:
+    params = base_lib.load(options.base).params
+    file.check_base(loaded[0].meta, params)
+  mixed = operations.mix(loaded, weights, [Path(path).name for path in options.files], params)
+  file.save(options.out, mixed.adapters, mixed.meta, mixed.extra)
+  ranks = [row['rank'] for row in mixed.meta['sites']]
+  print(f'{options.out}: ranks {min(ranks)} to {max(ranks)} at {len(ranks)} sites')
+
+
+def _check_out(out: str, inputs: Sequence[str]) -> None:
+  for given in map(Path, inputs):
+    if given.exists() and Path(out).exists() and given.samefile(out):
+      raise UserError(f'{out} is one of the inputs; choose another OUT.')
+
+
+def _weights(text: str, number: int) -> list[float]:
+  try:
+    weights = [float(word) for word in text.split(',')]
+  except ValueError as error:
+    raise UserError(f'--weights is {text!r}; give numbers with commas between, e.g. 0.5,0.5.') from error
+  if len(weights) != number or not all(map(math.isfinite, weights)):
+    raise UserError(f'--weights is {text!r}; give {number} finite numbers, one for each FILE.')
+  return weights
+
+
+def _largest_change(base, merged) -> tuple[float, str]:
+  """Returns the largest absolute change of any parameter, and the name of its leaf; refuses what is not finite."""
+  import numpy as np
+
+  from adaptsr_jax import tree
+
+  before = tree.flatten(base)
+  changes = {name: float(np.abs(np.asarray(leaf) - before[name]).max()) for name, leaf in tree.flatten(merged).items()}
+  wrong = [name for name, change in changes.items() if not math.isfinite(change)]
+  if wrong:
+    raise UserError(
+      f'The merged {wrong[0]} would hold values that are not finite; the adapter or --strength is unusable.'
+    )
+  return max((change, name) for name, change in changes.items())
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,157 @@
+"""What is kept on disk in orbax's format: params folders, and the state of a run.
+
+A params folder holds `params/` (orbax) and `model.json` with all that is needed to use them: {'model': name of the
+architecture, 'fields': its hyper-parameters, 'assumed', 'source': layout of the file it came from, ...}.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from adaptsr_jax.errors import UserError
+from adaptsr_jax.tree import Params
+
+_INFO = 'model.json'
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+  """Writes `content` as JSON, aside first, so that a reader never sees half a file."""
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  aside = path.with_name(f'.{path.name}.part')
+  aside.write_text(json.dumps(content, indent=1) + '\n')
+  os.replace(aside, path)
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """Reads what `write_json` wrote."""
+  try:
+    return json.loads(Path(path).read_text())
+  except ValueError as error:
+    raise UserError(f'{path} is not valid JSON ({error}).') from error
+
+
+def is_params_folder(path: str | os.PathLike) -> bool:
+  """Tells whether `path` is a folder that `save_params` wrote."""
+  return (Path(path) / _INFO).is_file()
+
+
+def save_params(path: str | os.PathLike, params: Params, info: dict[str, Any]) -> None:
+  """Writes a params folder; one that is there is replaced once the new one is whole."""
+  path = Path(path).absolute()
+  aside = path.with_name(f'.{path.name}.part')
+  shutil.rmtree(aside, ignore_errors=True)
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(aside / 'params', jax.tree.map(np.asarray, params))
+  write_json(aside / _INFO, info)
+  if path.exists():
+    old = path.with_name(f'.{path.name}.old')
+    shutil.rmtree(old, ignore_errors=True)
+    path.rename(old)
+    aside.rename(path)
+    shutil.rmtree(old)
+  else:
+    aside.rename(path)
+
+
+def read_info(path: str | os.PathLike) -> dict[str, Any]:
+  """Returns the `model.json` of a params folder."""
+  file = Path(path) / _INFO
+  try:
+    info = json.loads(file.read_text())
+    return {**info, 'model': info['model'], 'fields': info['fields']}
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(f'{file} does not describe a model ({type(error).__name__}: {error}).') from error
+
+
+def load_params(path: str | os.PathLike) -> tuple[Params, dict[str, Any]]:
+  """Reads a params folder: (params as numpy arrays in their stored dtype, content of model.json).
+
+  Raises:
+    UserError: where the folder is none, or is damaged.
+  """
+  path = Path(path).absolute()
+  if not is_params_folder(path):
+    raise UserError(f'{path} is not a params folder: it has no {_INFO}.')
+  info = read_info(path)
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      shapes = checkpointer.metadata(path / 'params').item_metadata.tree
+      # A target of numpy arrays: restored on any machine, whatever devices they were saved from.
+      target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+      return checkpointer.restore(path / 'params', target), info
+  except Exception as error:
+    raise UserError(f'{path}/params cannot be read as parameters: {_first_line(error)}') from error
+
+
+class RunStore:
+  """Latest and best state of a run, in `folder`; the state is a pytree, the position in the data a grain iterator."""
+
+  def __init__(self, folder: str | os.PathLike, metric: str):
+    """Opens or creates the store; `metric` is the key that `save` compares to keep the best state."""
+    self._metric = metric
+    self._manager = ocp.CheckpointManager(
+      Path(folder).absolute(),
+      options=ocp.CheckpointManagerOptions(
+        # orbax's best_fn with max_to_keep would delete the newest step, and a resume would lose work.
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+          [
+            checkpoint_managers.LatestN(1),
+            checkpoint_managers.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False),
+          ]
+        ),
+        enable_async_checkpointing=False,
+      ),
+    )
+
+  def _score(self, metrics: dict[str, Any]) -> float:
+    return metrics[self._metric]
+
+  def latest(self) -> int | None:
+    """Returns the newest saved step, or None."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: Any, iterator: Any, notes: dict[str, Any]) -> None:
+    """Saves `state` as of `step`, the position of `iterator`, and `notes` (JSON; its `metric` key decides the best)."""
+    items = {'state': ocp.args.StandardSave(state), 'notes': ocp.args.JsonSave(notes)}
+    if iterator is not None:
+      import grain  # Only runs have data; reading parameters should not wait for it.
+
+      items['data'] = grain.checkpoint.CheckpointSave(iterator)
+    metrics = {self._metric: notes[self._metric]} if self._metric in notes else None
+    self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+
+  def restore(self, step: int, target: Any, iterator: Any) -> tuple[Any, dict[str, Any]]:
+    """Returns (state, notes) of `step` and moves `iterator` to where it was.
+
+    Args:
+      target: a freshly initialised state: without it orbax turns named tuples into dicts and needs the same devices.
+    """
+    items = {'state': ocp.args.StandardRestore(target), 'notes': ocp.args.JsonRestore()}
+    if iterator is not None:
+      import grain
+
+      items['data'] = grain.checkpoint.CheckpointRestore(iterator)
+    try:
+      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+    except ValueError as error:
+      raise UserError(
+        f'The state of step {step} in {self._manager.directory} does not fit this run ({_first_line(error)}); '
+        'give the config and data it was started with, or another --workdir.'
+      ) from error
+    return restored['state'], restored['notes']
+
+  def close(self) -> None:
+    """Waits for what is being written."""
+    self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

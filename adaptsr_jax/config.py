@@ -1,0 +1,234 @@
+"""Every field of a run, once: its default, meaning and unit.
+
+`configs/*.py` start from `default()` and change values; flags of the form `--config.lora.rank=4` override them.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from adaptsr_jax.errors import UserError
+
+METHODS = ('lora', 'full')
+KINDS = ('conv', 'mlp', 'attn')
+CHOICES = {
+  'method': METHODS,
+  'dtype': ('float32', 'bfloat16'),
+  'lora.form': ('1x1_kxk', 'kxk_1x1', 'loralib'),
+  'lora.rule': ('uniform', 'greedy', 'proportional', 'proportional_per_cost', 'marginal'),
+  'lora.unit': ('params', 'ranks'),
+  'lora.path': ('auto', 'merged', 'factored'),
+  'score.kind': ('gradient', 'fisher', 'activation', 'random'),
+  'score.normalise': ('none', 'sqrt_size', 'per_cost'),
+  'score.reduce': ('norm_of_mean', 'mean_of_norms'),
+  'optim.schedule': ('auto', 'steps', 'halvings', 'cosine', 'constant'),
+}
+
+
+def default() -> ConfigDict:
+  """Returns the config that every file in configs/ starts from."""
+  c = ConfigDict()
+
+  # What to adapt: a .pth, .pt or .safetensors file, a params folder written by this package, or 'random'.
+  c.base = ''
+  # The variant that base='random' builds: a name of adaptsr_jax.models.PRESETS, e.g. 'safmn_x4'.
+  c.model = ''
+  # Hyper-parameters that a checkpoint does not tell, as 'res_scale=0.1,img_range=255'; they win over detected ones.
+  c.fields = ''
+
+  # 'lora': adapters in the sites' kernels. 'full': the kernels themselves.
+  c.method = 'lora'
+  # Optimisation steps; 0 measures the base alone.
+  c.steps = 2000
+  # Seed of everything random: adapters, order and crops of the pictures, random scores.
+  c.seed = 0
+  # Pairs per step.
+  c.batch_size = 8
+  # Side of the training crops, in HR pixels.
+  c.patch = 256
+  # Compute precision; parameters, merging and the optimiser stay in float32.
+  c.dtype = 'float32'
+
+  c.data = ConfigDict()
+  # Folders of pictures. An empty lr makes it from hr with MATLAB's bicubic kernel.
+  c.data.train = _folders()
+  # Measured before and after; empty: no measurements.
+  c.data.valid = _folders()
+  # Processes that read and crop; 0 does it in a thread of this one.
+  c.data.workers = 0
+  # Decoded pictures are kept in memory up to this size (GiB).
+  c.data.cache_gb = 2.0
+
+  c.lora = ConfigDict()
+  # How a convolution is factored: '1x1_kxk' is equation 2 of the paper; its published counts need 'loralib'.
+  c.lora.form = '1x1_kxk'
+  # The update is alpha / rank * B A (alpha / sqrt(rank) with rslora).
+  c.lora.alpha = 1.0
+  c.lora.rslora = False
+  # Rank of every site under rule 'uniform', and the rank that sets the default budget.
+  c.lora.rank = 8
+  # What the ranks may cost in units of `unit`; 0: what uniform ranks of `rank` cost on the same sites.
+  c.lora.budget = 0
+  # How ranks follow scores: 'uniform', 'greedy', 'proportional', 'proportional_per_cost', 'marginal'.
+  c.lora.rule = 'proportional_per_cost'
+  # Whether the budget counts adapter parameters ('params') or the sum of ranks ('ranks').
+  c.lora.unit = 'params'
+  c.lora.r_min = 1
+  c.lora.r_max = 32
+  # No rank above the width of its kernel, min(in, out): more adds parameters and no freedom.
+  c.lora.cap_at_kernel_width = True
+  # Train the biases of adapted sites too (outside the budget, as in the paper's counts).
+  c.lora.biases = True
+  # Sites of these kinds only.
+  c.lora.kinds = KINDS
+  # Regular expressions; sites whose name contains a match are left alone.
+  c.lora.exclude = ()
+  # Give the q, k and v columns of a fused attention kernel a rank each.
+  c.lora.split_qkv = False
+  # 'merged' differentiates through W + BA, 'factored' computes x W + (x A) B; same result. 'auto' takes the faster.
+  c.lora.path = 'auto'
+
+  c.full = ConfigDict()
+  # Train only kernels and biases of sites of these kinds; empty: every parameter.
+  c.full.kinds = ()
+
+  c.score = ConfigDict()
+  # What makes a kernel important: 'gradient' (norm), 'fisher' (diagonal), 'activation' (RMS), 'random'.
+  c.score.kind = 'gradient'
+  # Training batches that are scored (the paper uses one).
+  c.score.batches = 16
+  # 'none', 'sqrt_size' (root-mean-square gradient) or 'per_cost' (first-order gain per adapter parameter).
+  c.score.normalise = 'none'
+  # Over several batches: norm of the mean gradient, or mean of the norms.
+  c.score.reduce = 'norm_of_mean'
+
+  c.optim = ConfigDict()
+  # Adam's learning rate; 0: the preset of the method (lora 1e-3, full 2e-4).
+  c.optim.lr = 0.0
+  # Learning rate of trained biases relative to `lr`.
+  c.optim.bias_lr_scale = 1.0
+  c.optim.b1 = 0.9
+  c.optim.b2 = 0.99
+  # 'steps': three decays by half (adapters). 'halvings': four, as full fine-tuning in the paper. 'auto': by method.
+  c.optim.schedule = 'auto'
+  # Steps of linear warm-up.
+  c.optim.warmup = 0
+  # Largest global norm of the gradient; 0: no clipping.
+  c.optim.clip = 0.0
+  # Decay of the average of the trained parameters that is measured and exported; 0: no average.
+  c.optim.ema = 0.0
+  # Batches whose gradients are averaged into one update.
+  c.optim.accumulate = 1
+
+  # Every how many steps to print and check for NaN, to measure, and to save; 0: 50, 10 and 10 times in a run.
+  c.log_every = 0
+  c.eval_every = 0
+  c.save_every = 0
+  # Side of the LR tiles in which pictures are measured; 0: whole pictures up to 256, else tiles of 192.
+  c.eval_tile = 0
+  # Also write TensorBoard events to the run's folder.
+  c.tensorboard = True
+  # Operations that give the same bits in every run on a GPU (slower); a CPU always does.
+  c.deterministic = False
+  return c
+
+
+def _folders() -> ConfigDict:
+  c = ConfigDict()
+  c.lr = ''
+  c.hr = ''
+  # Restrict the folder to these names, or leave these out: 'a,b,c' or a text file with one name a line.
+  c.names = ''
+  c.skip_names = ''
+  return c
+
+
+def validate(config: ConfigDict) -> None:
+  """Raises UserError that names the first field whose value cannot work, and what would."""
+  for name, allowed in CHOICES.items():
+    value = get(config, name)
+    if value not in allowed:
+      raise UserError(f'config.{name} is {value!r}; it can be one of: {", ".join(allowed)}.')
+  for name in ('lora.kinds', 'full.kinds'):
+    unknown = [kind for kind in get(config, name) if kind not in KINDS]
+    if unknown:
+      raise UserError(f'config.{name} contains {unknown[0]!r}; the kinds are: {", ".join(KINDS)}.')
+  for name, least in _LEAST.items():
+    if get(config, name) < least:
+      raise UserError(f'config.{name} is {get(config, name)}; it must be at least {least}.')
+  if not config.base:
+    raise UserError(
+      "config.base is empty; give a .pth, .pt or .safetensors file, a params folder, or 'random' with config.model."
+    )
+  if config.steps and not config.data.train.hr:
+    raise UserError('config.data.train.hr is empty; give the folder of HR pictures, or config.steps=0 to only measure.')
+  if not config.steps and not config.data.valid.hr:
+    raise UserError('config.data.valid.hr is empty, so a run of 0 steps has nothing to measure.')
+  if not 0 <= config.optim.ema < 1:
+    raise UserError(f'config.optim.ema is {config.optim.ema}; it must be at least 0 and below 1.')
+  if config.lora.r_max < config.lora.r_min:
+    raise UserError(f'config.lora.r_max is {config.lora.r_max}, below config.lora.r_min of {config.lora.r_min}.')
+
+
+_LEAST = {
+  'steps': 0,
+  'batch_size': 1,
+  'patch': 1,
+  'seed': 0,
+  'data.workers': 0,
+  'data.cache_gb': 0,
+  'lora.rank': 1,
+  'lora.budget': 0,
+  'lora.r_min': 0,
+  'score.batches': 1,
+  'optim.lr': 0,
+  'optim.warmup': 0,
+  'optim.clip': 0,
+  'optim.accumulate': 1,
+  'log_every': 0,
+  'eval_every': 0,
+  'save_every': 0,
+  'eval_tile': 0,
+}
+
+
+def get(config: ConfigDict, name: str) -> Any:
+  """Returns the field 'a.b.c'."""
+  for part in name.split('.'):
+    config = config[part]
+  return config
+
+
+def flat(config: ConfigDict | dict, prefix: str = '') -> dict[str, Any]:
+  """Returns {'a.b.c': value} with tuples as lists, as JSON gives them back."""
+  fields = {}
+  for key, value in config.items():
+    if isinstance(value, ConfigDict | dict):
+      fields.update(flat(value, f'{prefix}{key}.'))
+    else:
+      fields[prefix + key] = list(value) if isinstance(value, tuple) else value
+  return fields
+
+
+def parse_fields(text: str) -> dict[str, Any]:
+  """Reads 'res_scale=0.1,num_block=32' into numbers, true/false and strings.
+
+  Raises:
+    UserError: where a part has no '='.
+  """
+  fields = {}
+  for part in filter(None, (part.strip() for part in text.split(','))):
+    key, separator, value = part.partition('=')
+    if not separator:
+      raise UserError(f'config.fields has {part!r}; write it as name=value, several separated by commas.')
+    fields[key.strip()] = _literal(value.strip())
+  return fields
+
+
+def _literal(text: str) -> Any:
+  for kind in (int, float):
+    try:
+      return kind(text)
+    except ValueError:
+      continue
+  return {'true': True, 'false': False}.get(text.lower(), text)

@@ -1,0 +1,17 @@
+"""Pairs of pictures, from folders to batches."""
+
+from typing import Any
+
+from adaptsr_jax.data.folders import PairError, scale_of
+from adaptsr_jax.data.sources import Source, open_source, pairs
+
+__all__ = ['Batches', 'PairError', 'Source', 'open_source', 'pairs', 'scale_of', 'train_batches']
+
+
+def __getattr__(name: str) -> Any:
+  # Only training needs grain, whose import takes as long as that of jax.
+  if name not in ('Batches', 'train_batches'):
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  from adaptsr_jax.data import pipeline
+
+  return getattr(pipeline, name)

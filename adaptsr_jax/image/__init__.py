@@ -1,0 +1,25 @@
+"""The one reader and writer of pictures.
+
+Everything that opens or stores a picture file goes through here, so that orientation, bit depth, transparency and
+colour profile are treated once and alike. 8-bit files are decoded by Pillow. Pillow cuts 16-bit colour to 8 bit without
+a word, so 16-bit files are recognised by their headers, decoded by OpenCV and encoded here.
+"""
+
+from adaptsr_jax.image.picture import SUFFIXES, WRITABLE, ImageError, Picture, check_format, to_float, to_uint8
+from adaptsr_jax.image.reading import list_images, read, read_array, size
+from adaptsr_jax.image.writing import write
+
+__all__ = [
+  'SUFFIXES',
+  'WRITABLE',
+  'ImageError',
+  'Picture',
+  'check_format',
+  'list_images',
+  'read',
+  'read_array',
+  'size',
+  'to_float',
+  'to_uint8',
+  'write',
+]

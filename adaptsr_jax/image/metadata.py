@@ -1,0 +1,123 @@
+"""Headers and metadata: sizes, orientation, EXIF blocks."""
+
+import os
+import struct
+from typing import Any
+
+EXIF_PREFIX = b'Exif\0\0'  # before the block itself in JPEG, and in Pillow's answers
+# The first bytes of TIFF and EXIF: (byte order, whether offsets have 64 bits).
+_BYTE_ORDERS = {b'II*\0': ('<', False), b'MM\0*': ('>', False), b'II+\0': ('<', True), b'MM\0+': ('>', True)}
+_ORIENTATION = 0x0112
+_EXIF_IFDS = (0x8769, 0x8825)  # camera settings, position
+_INTEROP_IFD = 0xA005
+# The tags of a TIFF file that describe the picture: description, camera, software, date, artist, copyright.
+_TIFF_TEXTS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
+
+
+def stored_size(image: Any) -> tuple[int, int]:
+  """Returns (height, width) before any turn; Pillow gives TIFF files their turned size."""
+  if image.format == 'TIFF':
+    return image.tag_v2[257], image.tag_v2[256]
+  return image.height, image.width
+
+
+def orientation(image: Any, path: str | os.PathLike) -> int:
+  """Returns the EXIF orientation, 1 where there is none or none that can be read."""
+  if image.format == 'PNG' and 'exif' not in image.info and not _png_may_be_turned(path):
+    return 1  # Pillow would decode the whole picture to find this out
+  try:
+    value = image.getexif().get(_ORIENTATION, 1)
+  except Exception:  # a damaged block of metadata is no reason to refuse a picture
+    return 1
+  return value if value in range(1, 9) else 1
+
+
+def exif(image: Any) -> bytes | None:
+  """Returns the EXIF block of an opened picture."""
+  if image.format == 'TIFF':
+    return _exif_of_tiff(image)
+  return (image.info.get('exif') or b'').removeprefix(EXIF_PREFIX) or None
+
+
+def _exif_of_tiff(image: Any) -> bytes | None:
+  """Builds the block from the tags of a TIFF file, where metadata and the layout of the pixels share one directory."""
+  from PIL import Image
+
+  try:
+    tags, block = image.getexif(), Image.Exif()
+    for tag in _TIFF_TEXTS:
+      if tag in tags:
+        block[tag] = tags[tag]
+    for tag in _EXIF_IFDS:
+      if tags.get_ifd(tag):
+        block.get_ifd(tag).update(tags.get_ifd(tag))
+    return block.tobytes().removeprefix(EXIF_PREFIX) if dict(block) or any(map(block.get_ifd, _EXIF_IFDS)) else None
+  except Exception:  # as in orientation
+    return None
+
+
+def set_upright(block: Any) -> None:
+  """Sets the orientation in a TIFF-structured block (mutable bytes) to upright, in place; no other byte changes."""
+  order, big = _BYTE_ORDERS[bytes(block[:4])]
+  offset = struct.unpack_from(order + ('Q' if big else 'L'), block, 8 if big else 4)[0]
+  entries, start = struct.unpack_from(order + ('Q' if big else 'H'), block, offset)[0], offset + (8 if big else 2)
+  length, value = (20, 12) if big else (12, 8)  # of an entry, and where its value stands in it
+  for entry in range(start, start + length * entries, length):
+    if struct.unpack_from(order + 'H', block, entry)[0] == _ORIENTATION:
+      struct.pack_into(order + 'H', block, entry + value, 1)
+
+
+def upright(exif: bytes | None) -> bytes | None:
+  """Returns the EXIF block with its orientation set to upright; a block that cannot be parsed is dropped."""
+  if not exif:
+    return None
+  block = bytearray(exif)
+  try:
+    set_upright(block)
+  except (KeyError, struct.error):
+    return None
+  return bytes(block)
+
+
+def png_header(path: str | os.PathLike) -> tuple[int, int]:
+  """Returns (bit depth, colour type) of a PNG file."""
+  with open(path, 'rb') as file:
+    return struct.unpack_from('BB', file.read(26), 24)
+
+
+def _png_may_be_turned(path: str | os.PathLike) -> bool:
+  """Tells whether any chunk of a PNG file, also behind the pixels, may hold an orientation."""
+  with open(path, 'rb') as file:
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+      length, kind = struct.unpack('>L4s', head)
+      text = file.read(min(length, 32)) if kind in (b'tEXt', b'zTXt', b'iTXt') else b''
+      if kind == b'eXIf' or text.startswith((b'XML:com.adobe.xmp', b'Raw profile type exif')):
+        return True
+      file.seek(length + 4 - len(text), os.SEEK_CUR)
+  return False
+
+
+def tiff_tags(exif: bytes | None) -> dict[int, Any]:
+  """Returns the tags of an EXIF block that a TIFF directory may hold beside those of its pixels."""
+  from PIL import Image
+  from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+  if not exif:
+    return {}
+  tags = ImageFileDirectory_v2()
+  try:
+    block = Image.Exif()
+    block.load(exif)
+    for tag in _TIFF_TEXTS:
+      if tag in block:
+        tags[tag] = block[tag]
+    for tag in _EXIF_IFDS:
+      # The interoperability directory is an offset into the old block.
+      entries = {key: value for key, value in block.get_ifd(tag).items() if key != _INTEROP_IFD}
+      if entries:
+        tags[tag] = entries
+    tags.tobytes()
+  except Exception:  # as in orientation: what is damaged is not carried over
+    return {}
+  return dict(tags)

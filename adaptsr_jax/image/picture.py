@@ -1,0 +1,73 @@
+"""A picture in memory, what the formats of files can hold of it, and its levels."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from adaptsr_jax.errors import UserError
+
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.tif', '.tiff', '.bmp')
+WRITABLE = ('.png', '.jpg', '.jpeg', '.webp', '.tif', '.tiff')
+DEEP = ('.png', '.tif', '.tiff')  # formats that hold 16 bit
+OPAQUE = ('.jpg', '.jpeg')  # formats that hold no transparency
+
+
+class ImageError(UserError):
+  """A picture file that cannot be read or written as asked; one sentence naming the file and the reason."""
+
+
+class Picture(NamedTuple):
+  """A decoded picture file, upright, with what a file made from it has to carry over."""
+
+  rgb: np.ndarray  # float32 (H, W, 3) in [0, 1]; gray is repeated
+  alpha: np.ndarray | None = None  # float32 (H, W) in [0, 1]; 0 is transparent
+  bits: int = 8  # per channel: 8 or 16
+  gray: bool = False
+  palette: bool = False  # the file held indices into a table of colours
+  icc: bytes | None = None  # colour profile that `rgb` is meant in, as in the file
+  exif: bytes | None = None  # TIFF-structured block, as in the file, whose orientation is already applied to `rgb`
+
+
+def check_format(path: str | os.PathLike, like: Picture) -> None:
+  """Raises ImageError if the format of `path` cannot hold pictures such as `like`."""
+  suffix = Path(path).suffix.lower()
+  if suffix not in WRITABLE:
+    raise ImageError(f'{path} cannot be written: pictures are written as {", ".join(WRITABLE)}.')
+  if like.bits == 16 and suffix not in DEEP:
+    raise ImageError(f'{path} cannot be written: {suffix} holds no 16-bit picture; choose {" or ".join(DEEP)}.')
+  if like.alpha is not None and like.alpha.min() < 1 and suffix in OPAQUE:
+    raise ImageError(f'{path} cannot be written: {suffix} holds no transparency; choose .png, .webp or .tif.')
+
+
+def to_uint8(x: np.ndarray) -> np.ndarray:
+  """Rounds a picture to 8 bit: floats in [0, 1] are clipped and rounded half to even, uint16 is scaled by 1 / 257."""
+  return to_levels(x, np.dtype(np.uint8))
+
+
+def to_float(x: np.ndarray) -> np.ndarray:
+  """Returns a picture of unsigned integers as float32 in [0, 1]."""
+  return x / np.float32(np.iinfo(x.dtype).max)
+
+
+def to_levels(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+  """Rounds floats in [0, 1] or unsigned integers of their full range to the full range of `dtype`."""
+  x = np.asarray(x)
+  if x.dtype == dtype:
+    return x
+  if x.dtype.kind == 'u':
+    x = to_float(x)
+  elif x.dtype.kind != 'f':
+    raise ValueError(f'a picture is uint8, uint16 or floating point, not {x.dtype}')
+  y = np.clip(x, 0, 1, dtype=np.result_type(x, np.float32))
+  y *= np.iinfo(dtype).max
+  return np.rint(y, out=y).astype(dtype)
+
+
+def reason(error: BaseException) -> str:
+  """Returns the reason of a failure in a few words, without the name of the file."""
+  if isinstance(error, MemoryError):
+    return 'the memory of this machine does not suffice'
+  text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+  return text[0].lower() + text[1:].rstrip('.')

@@ -1,0 +1,95 @@
+"""What a run says while it goes: lines on the terminal, metrics.jsonl, TensorBoard events."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def say(text: str) -> None:
+  """Prints `text` at once, also into a pipe."""
+  print(text, flush=True)
+
+
+class RunLog:
+  """Appends scalars to `folder`/metrics.jsonl, one JSON object a line, and to TensorBoard events beside it."""
+
+  def __init__(self, folder: Path, step: int, tensorboard: bool):
+    """Opens the log at `step`; what an earlier start wrote past it is dropped, since those steps are done again."""
+    self._path = folder / 'metrics.jsonl'
+    _drop_after(self._path, step)
+    self._file = self._path.open('a')
+    self._events = None
+    if tensorboard:
+      from tensorboardX import SummaryWriter  # Slow to import, and not everybody wants it.
+
+      self._events = SummaryWriter(str(folder / 'tensorboard'), purge_step=step + 1, flush_secs=10)
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Records `values` as of `step`."""
+    self._file.write(json.dumps({'step': step, **values}) + '\n')
+    self._file.flush()
+    if self._events:
+      for name, value in values.items():
+        self._events.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    """Flushes and closes the files."""
+    self._file.close()
+    if self._events:
+      self._events.close()
+
+
+def read_metrics(folder: str | os.PathLike) -> list[dict[str, float]]:
+  """Returns the lines of metrics.jsonl; a last line that was cut off by a kill is left out."""
+  path = Path(folder) / 'metrics.jsonl'
+  rows = []
+  for line in path.read_text().splitlines() if path.exists() else ():
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  return rows
+
+
+def _drop_after(path: Path, step: int) -> None:
+  rows = [row for row in read_metrics(path.parent) if row['step'] <= step]
+  aside = path.with_name(f'.{path.name}.part')
+  aside.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  os.replace(aside, path)
+
+
+class Progress:
+  """Counts steps against the clock: speed, time left, and the share of time spent waiting for data."""
+
+  def __init__(self, done: int, total: int):
+    """Starts at `done` of `total` steps."""
+    self._first, self._total = done, total
+    self._start = time.perf_counter()
+    self.waited = 0.0
+
+  def seconds(self) -> float:
+    """Returns the time since the start, pauses excluded."""
+    return time.perf_counter() - self._start
+
+  def pause(self, seconds: float) -> None:
+    """Takes `seconds` spent on something else, such as a measurement, out of the count."""
+    self._start += seconds
+
+  def line(self, step: int, values: Mapping[str, float]) -> str:
+    """Returns e.g. 'step 120/300  loss 0.0312  4.1 steps/s  data wait 1%  0:44 left'."""
+    elapsed = max(self.seconds(), 1e-9)
+    speed = (step - self._first) / elapsed
+    pace = f'{speed:.1f} steps/s' if speed >= 1 else f'{1 / max(speed, 1e-9):.1f} s/step'
+    numbers = '  '.join(f'{name} {value:.4g}' for name, value in values.items())
+    left = (self._total - step) / max(speed, 1e-9)
+    wait = 100 * self.waited / elapsed
+    return f'step {step}/{self._total}  {numbers}  {pace}  data wait {wait:.0f}%  {clock(left)} left'
+
+
+def clock(seconds: float) -> str:
+  """Returns '0:44', '12:03' or '3:07:00'."""
+  minutes, seconds = divmod(int(seconds + 0.5), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02d}:{seconds:02d}' if hours else f'{minutes}:{seconds:02d}'

@@ -1,0 +1,38 @@
+"""Low-rank adapters: where they can sit, their arrays and algebra, and the forward pass that merges no kernel."""
+
+from adaptsr_jax.lora import factored
+from adaptsr_jax.lora.adapters import (
+  Adapters,
+  RankMap,
+  combine,
+  count,
+  delta,
+  init,
+  merge,
+  rank_of,
+  scale,
+  shapes,
+)
+from adaptsr_jax.lora.sites import FORMS, Site, cost, find_sites, from_json, kernel_width, table, to_json
+
+__all__ = [
+  'FORMS',
+  'Adapters',
+  'RankMap',
+  'Site',
+  'combine',
+  'cost',
+  'count',
+  'delta',
+  'factored',
+  'find_sites',
+  'from_json',
+  'init',
+  'kernel_width',
+  'merge',
+  'rank_of',
+  'scale',
+  'shapes',
+  'table',
+  'to_json',
+]

@@ -1,0 +1,190 @@
+"""Adapters: their arrays and algebra, with no knowledge of models, files or optimisers.
+
+Adapters are a flat dict: site name -> {'a', 'b'}. The update of a kernel is `delta = scale * BA` with scale = alpha / r
+(or alpha / sqrt(r), rank-stabilised). The shapes of 'a' and 'b' depend on the kernel and on the form; r is the rank:
+
+  dense (cin, cout)                      a (cin, r)              b (r, cout)
+  convolution (kh, kw, cin, cout)
+    '1x1_kxk'  AdaptSR, equation 2       a (cin, r)              b (kh, kw, r, cout)
+    'kxk_1x1'                            a (kh, kw, cin, r)      b (r, cout)
+    'loralib'  square kernels only       a (r k, cin k)          b (cout k, r k)
+
+In the first three rows the last axis of 'a' and the last but one of 'b' are the rank, so that `a @ b` with broadcasting
+is the product for all of them. 'loralib' reads its product row by row as (cout, cin, kh, kw).
+"""
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adaptsr_jax import tree
+from adaptsr_jax.errors import UserError
+from adaptsr_jax.lora.sites import Site, check_form, square
+
+Adapters = dict[str, dict[str, jax.Array]]
+RankMap = dict[str, int]
+
+
+def shapes(site: Site, rank: int, form: str) -> dict[str, tuple[int, ...]]:
+  """Returns the shapes of 'a' and 'b' at `site`.
+
+  Raises:
+    UserError: unknown form, or 'loralib' on a kernel that is not square.
+  """
+  check_form(form)
+  *window, cin, cout = site.shape
+  if not window:
+    return {'a': (cin, rank), 'b': (rank, cout)}
+  if form == 'loralib':
+    k = square(site)
+    return {'a': (rank * k, cin * k), 'b': (cout * k, rank * k)}
+  if form == '1x1_kxk':
+    return {'a': (cin, rank), 'b': (*window, rank, cout)}
+  return {'a': (*window, cin, rank), 'b': (rank, cout)}
+
+
+def init(key: jax.Array, sites: Sequence[Site], ranks: Mapping[str, int], form: str) -> Adapters:
+  """Returns fresh float32 adapters: b = 0, so that merging them gives the base; a uniform within 1 / sqrt(fan in).
+
+  The fan in of 'a' is cin, kh kw cin or k cin, by form. A site of rank 0, or absent from `ranks`, has no entry. The
+  values at a site depend on the key and the site's name only: adding a site leaves the others as they were.
+
+  Raises:
+    UserError: `ranks` names a site that is not among `sites`, or the form does not fit.
+  """
+  _check_names(ranks, sites)
+  adapters = {}
+  for site in sites:
+    rank = ranks.get(site.name, 0)
+    if rank > 0:
+      shape = shapes(site, rank, form)
+      bound = 1 / math.sqrt(shape['a'][1] if _loralib(site, form) else math.prod(shape['a'][:-1]))
+      site_key = jax.random.fold_in(key, np.uint32(zlib.crc32(site.name.encode())))
+      adapters[site.name] = {
+        'a': jax.random.uniform(site_key, shape['a'], jnp.float32, -bound, bound),
+        'b': jnp.zeros(shape['b'], jnp.float32),
+      }
+  return adapters
+
+
+def delta(site: Site, ab: Mapping[str, jax.Array], alpha: float, form: str, rslora: bool = False) -> jax.Array:
+  """Returns the update of the kernel of `site`, float32, of shape `site.shape`."""
+  a, b = (jnp.asarray(ab[name], jnp.float32) for name in ('a', 'b'))
+  factor = scaling(alpha, rank_of(site, ab, form), rslora)
+  # Full precision on every device: what is exported is what was trained, and the products are small.
+  if not _loralib(site, form):
+    return factor * jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+  kh, kw, cin, cout = site.shape
+  product = jnp.matmul(b, a, precision=jax.lax.Precision.HIGHEST)
+  return factor * product.reshape(cout, cin, kh, kw).transpose(2, 3, 1, 0)
+
+
+def merge(
+  params: tree.Params, adapters: Mapping, sites: Sequence[Site], alpha: float, form: str, rslora: bool = False
+) -> tree.Params:
+  """Returns `params` with every adapter added to its kernel; pure, and differentiable in `adapters`.
+
+  The sum is taken in float32, then cast to the kernel's own dtype. Leaves without an adapter are the same objects.
+
+  Raises:
+    UserError: `adapters` names a site that is not among `sites`.
+  """
+  for path, group in by_kernel(adapters, sites).items():
+    base = jnp.asarray(tree.get(params, path)['kernel'])
+    kernel = base.astype(jnp.float32)
+    for site in group:
+      kernel += in_columns(delta(site, adapters[site.name], alpha, form, rslora), site.part, base.shape[-1])
+    params = tree.replaced(params, (*path, 'kernel'), kernel.astype(base.dtype))
+  return params
+
+
+def scale(adapters: Mapping, s: float | jax.Array) -> Adapters:
+  """Returns adapters whose update is `s` times as large: 0 is the base, 1 the adaptation, in between a mixture."""
+  return {name: {'a': ab['a'], 'b': s * ab['b']} for name, ab in adapters.items()}
+
+
+def combine(
+  adapters: Sequence[Mapping], weights: Sequence[float], sites: Sequence[Site], form: str, rslora: bool = False
+) -> Adapters:
+  """Returns adapters whose update is the weighted sum of the updates of all of `adapters`, under the same alpha.
+
+  Ranks are concatenated, so the sum is exact; 'b' is rescaled because alpha / r falls with the larger rank. A site may
+  be missing in some of them.
+
+  Raises:
+    UserError: one of them names a site that is not among `sites`.
+  """
+  for each in adapters:
+    _check_names(each, sites)
+  combined = {}
+  for site in sites:
+    members = [(each[site.name], weight) for each, weight in zip(adapters, weights, strict=True) if site.name in each]
+    if not members:
+      continue
+    total = sum(rank_of(site, ab, form) for ab, _ in members)
+    axis_a, axis_b = (0, 1) if _loralib(site, form) else (-1, -2)
+    factors = [
+      weight * scaling(1.0, rank_of(site, ab, form), rslora) / scaling(1.0, total, rslora) for ab, weight in members
+    ]
+    combined[site.name] = {
+      'a': jnp.concatenate([ab['a'] for ab, _ in members], axis_a),
+      'b': jnp.concatenate([factor * ab['b'] for (ab, _), factor in zip(members, factors, strict=True)], axis_b),
+    }
+  return combined
+
+
+def count(adapters: Mapping) -> int:
+  """Returns the number of parameters of all adapters."""
+  return tree.count(adapters)
+
+
+def rank_of(site: Site, ab: Mapping[str, jax.Array], form: str) -> int:
+  """Returns the rank of the adapter `ab` at `site`."""
+  return ab['a'].shape[0] // square(site) if _loralib(site, form) else ab['a'].shape[-1]
+
+
+def scaling(alpha: float, rank: int, rslora: bool) -> float:
+  """Returns the factor before BA: alpha / r, or alpha / sqrt(r) when rank-stabilised."""
+  return alpha / math.sqrt(rank) if rslora else alpha / rank
+
+
+def by_kernel(adapters: Mapping, sites: Sequence[Site]) -> dict[tuple[str, ...], list[Site]]:
+  """Returns the sites that have an adapter, grouped by the module that owns the kernel: parts of one kernel together.
+
+  Raises:
+    UserError: `adapters` names a site that is not among `sites`.
+  """
+  _check_names(adapters, sites)
+  groups: dict[tuple[str, ...], list[Site]] = {}
+  for site in sites:
+    if site.name in adapters:
+      groups.setdefault(site.path, []).append(site)
+  return groups
+
+
+def in_columns(x: jax.Array, part: tuple[int, int] | None, width: int) -> jax.Array:
+  """Returns `x` (..., columns) placed at columns `part` of zeros (..., width); `x` itself where part is None."""
+  if part is None:
+    return x
+  start, stop = part
+  # Padding, not a scatter: it fuses with the addition, and its gradient is a slice.
+  return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(start, width - stop)])
+
+
+def _loralib(site: Site, form: str) -> bool:
+  check_form(form)
+  return form == 'loralib' and site.kind == 'conv'
+
+
+def _check_names(names: Mapping, sites: Sequence[Site]) -> None:
+  unknown = sorted(set(names) - {site.name for site in sites})
+  if unknown:
+    more = f' and {len(unknown) - 3} more' if len(unknown) > 3 else ''
+    raise UserError(
+      f'{", ".join(unknown[:3])}{more} is not among the {len(sites)} sites of this model; '
+      'ranks and adapters belong to one model and one choice of sites.'
+    )

@@ -1,0 +1,96 @@
+"""The adapted forward pass without merged kernels: each adapter runs beside its layer as two thin ones.
+
+Equal to the pass with merged kernels up to rounding. What it saves is the gradient of the full kernels, which merging
+needs on its way to 'a' and 'b'; what it costs is r (cin + kh kw cout) more multiplications per pixel for '1x1_kxk', or
+r (kh kw cin + cout) for 'kxk_1x1'. 'loralib' mixes channels with positions and is no sequence of thin layers: its
+convolutions form the merged kernel here as well, layer by layer, and save nothing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import flax.linen as nn
+import jax
+
+from adaptsr_jax import tree
+from adaptsr_jax.lora.adapters import by_kernel, delta, in_columns, rank_of, scaling
+from adaptsr_jax.lora.sites import Site
+
+
+def forward(
+  apply_fn: Callable,
+  params: tree.Params,
+  adapters: Mapping,
+  sites: Sequence[Site],
+  alpha: float,
+  form: str,
+  x: jax.Array,
+  rslora: bool = False,
+) -> jax.Array:
+  """Returns `apply_fn({'params': merge(params, adapters, ...)}, x)` without merging.
+
+  Args:
+    apply_fn: `model.apply`, not compiled by itself: a cached compilation would not see the adapters.
+    params: the base, untouched.
+    adapters: site name -> {'a', 'b'}.
+    sites: those of the model.
+    alpha: numerator of the scale.
+    form: one of FORMS.
+    x: (B, h, w, 3).
+    rslora: scale by alpha / sqrt(r) instead of alpha / r.
+
+  Raises:
+    UserError: `adapters` names a site that is not among `sites`.
+    RuntimeError: a layer with an adapter was not reached.
+  """
+  groups = by_kernel(adapters, sites)
+  reached = set()
+
+  def adapt(call, args, kwargs, context):
+    module = context.module
+    if context.method_name != '__call__' or module.path not in groups:
+      return call(*args, **kwargs)
+    reached.add(module.path)
+    group = groups[module.path]
+    (inputs,) = (*args, *kwargs.values())
+    if group[0].kind == 'conv' and form == 'loralib':
+      (site,) = group
+      return _with_delta(module, delta(site, adapters[site.name], alpha, form, rslora), inputs)
+    y = call(*args, **kwargs)
+    update = sum(
+      in_columns(_low_rank(module, site, adapters[site.name], alpha, form, rslora, inputs), site.part, y.shape[-1])
+      for site in group
+    )
+    return (y + update).astype(y.dtype)
+
+  with nn.intercept_methods(adapt):
+    y = apply_fn({'params': params}, x)
+  missed = ['/'.join(path) for path in groups if path not in reached]
+  if missed:
+    raise RuntimeError(
+      f'adapters of {missed[0]} ({len(missed)} in all) were not applied: is apply_fn compiled by itself?'
+    )
+  return y
+
+
+def _low_rank(
+  module: nn.Module, site: Site, ab: Mapping, alpha: float, form: str, rslora: bool, x: jax.Array
+) -> jax.Array:
+  """Returns scale * up(down(x)) with the settings (padding, strides, dilation, dtype, precision) of `module`."""
+  a, b = ab['a'], scaling(alpha, rank_of(site, ab, form), rslora) * ab['b']
+  pointwise = nn.Dense(b.shape[-1], use_bias=False, dtype=module.dtype, precision=module.precision, parent=None)
+  window = module.clone(parent=None, use_bias=False, features=b.shape[-1]) if site.kind == 'conv' else pointwise
+  # Zero, mirrored and periodic padding commute with a map of single pixels that has no bias, so the thin convolution
+  # may stand on either side of it.
+  if form == 'kxk_1x1':
+    down, up = window.clone(parent=None, features=a.shape[-1]), pointwise
+  else:
+    down, up = pointwise.clone(parent=None, features=a.shape[-1]), window
+  return up.apply({'params': {'kernel': b}}, down.apply({'params': {'kernel': a}}, x))
+
+
+def _with_delta(module: nn.Module, update: jax.Array, x: jax.Array) -> jax.Array:
+  """Returns the output of `module` with `update` added to its kernel."""
+  params = module.variables['params']
+  kernel = params['kernel']
+  merged = (kernel.astype(update.dtype) + update).astype(kernel.dtype)
+  return module.clone(parent=None).apply({'params': {**params, 'kernel': merged}}, x)

@@ -1,0 +1,40 @@
+"""Adapts a super-resolution network to pairs of pictures.
+
+  python -m adaptsr_jax.main --config=configs/safmn.py --config.base=safmn.pth --workdir=runs/camera
+"""
+
+import os
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'File with get_config(); its fields are flags too.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; a second start in it continues.')
+
+
+def main(argv: list[str]) -> int:
+  """Runs what the flags say; returns the exit code."""
+  if len(argv) > 1:
+    print(f'Unexpected argument {argv[1]!r}: fields are set as --config.name=value.', file=sys.stderr)
+    return 2
+  if _CONFIG.value.get('deterministic'):
+    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
+  logging.set_verbosity(logging.WARNING)  # orbax tells of every file it writes
+  from adaptsr_jax import adapt  # After the flags: --help need not wait for jax, and XLA reads its own when it starts.
+  from adaptsr_jax.errors import UserError
+
+  try:
+    adapt.run(_CONFIG.value, _WORKDIR.value)
+  except UserError as error:
+    print(f'Error: {error}', file=sys.stderr)
+    return 2
+  except adapt.Interrupted as stop:
+    print(stop)
+    return 130
+  return 0
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['config', 'workdir'])
+  app.run(main)

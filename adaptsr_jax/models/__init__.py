@@ -1,0 +1,44 @@
+"""The backbones: super-resolution networks as plain linen modules that know nothing of adapters.
+
+  model = models.build('safmn', upscale=4, dim=36)
+  y = model.apply({'params': params}, x)      # (b, h, w, 3) in [0, 1] -> (b, 4 * h, 4 * w, 3), not clipped
+
+Besides its fields, every model has the attributes
+  upscale    factor of the output size
+  multiple   the sides of the input must be multiples of it
+  minimum    the smallest side it takes; a smaller one is a UserError while tracing
+  receptive  radius in input pixels beyond which the input does not matter: the overlap of exact tiles
+  tileable   False where tiles cannot give what the whole picture gives
+"""
+
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+
+from adaptsr_jax.errors import UserError
+from adaptsr_jax.models import edsr, safmn
+
+MODELS: dict[str, type[nn.Module]] = {
+  'edsr': edsr.EDSR,
+  'edsr_official': edsr.EDSR,  # the same network; the name keeps the key style of its weight files
+  'safmn': safmn.SAFMN,
+  'safmn_ntire2023': safmn.SAFMN_NTIRE2023,
+}
+
+# Published configurations: name -> (model name, fields).
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {**edsr.PRESETS, **safmn.PRESETS}
+
+
+def build(name: str, /, **fields: Any) -> nn.Module:
+  """Returns the model `name` (a key of MODELS) with `fields`, those not given at their defaults.
+
+  Sequences become tuples, so fields may come from json. An unknown name or field is a UserError.
+  """
+  if name not in MODELS:
+    raise UserError(f"There is no model '{name}'; there are {', '.join(MODELS)}.")
+  known = [f.name for f in dataclasses.fields(MODELS[name]) if f.name not in ('parent', 'name')]
+  for field in fields:
+    if field not in known:
+      raise UserError(f"Model '{name}' has no field '{field}'; it has {', '.join(known)}.")
+  return MODELS[name](**{field: tuple(v) if isinstance(v, list) else v for field, v in fields.items()})

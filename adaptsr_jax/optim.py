@@ -1,0 +1,54 @@
+"""Optimisers by label, and learning rates that decay in steps."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+from ml_collections import ConfigDict
+
+# Learning rates of the paper: adapters, and full fine-tuning of SwinIR.
+_LEARNING_RATES = {'lora': 1e-3, 'full': 2e-4}
+_SCHEDULES = {'lora': 'steps', 'full': 'halvings'}
+# Where in a run the learning rate is halved. Full fine-tuning in the paper: 250k, 400k, 450k and 475k of 500k steps.
+# For adapters the paper only says that the rate decays in three steps.
+_HALVED_AT = {'steps': (0.5, 0.75, 0.9), 'halvings': (0.5, 0.8, 0.9, 0.95), 'constant': ()}
+
+
+def make(config: ConfigDict, labels: Callable[[Any], Any]) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """Returns Adam by label, and the learning rate by update.
+
+  Args:
+    config: the run's config; reads `method`, `steps` and `optim`.
+    labels: (trainable) -> prefix tree of 'train', 'bias' (trained at `bias_lr_scale` times the rate) and 'frozen'.
+  """
+  o = config.optim
+  rate = schedule(config)
+
+  def adam(scale: float) -> optax.GradientTransformation:
+    return optax.adam(lambda update: scale * rate(update), b1=o.b1, b2=o.b2)
+
+  tx = optax.multi_transform(
+    {'train': adam(1.0), 'bias': adam(o.bias_lr_scale), 'frozen': optax.set_to_zero()}, labels
+  )
+  if o.clip:
+    tx = optax.chain(optax.clip_by_global_norm(o.clip), tx)
+  if o.accumulate > 1:
+    tx = optax.MultiSteps(tx, o.accumulate)
+  return tx, rate
+
+
+def schedule(config: ConfigDict) -> optax.Schedule:
+  """Returns the learning rate as a function of the number of updates, scaled to the run's length."""
+  o = config.optim
+  peak = o.lr or _LEARNING_RATES[config.method]
+  updates = max(1, config.steps // o.accumulate)
+  kind = _SCHEDULES[config.method] if o.schedule == 'auto' else o.schedule
+  if kind == 'cosine':
+    rate = optax.cosine_decay_schedule(peak, updates, alpha=0.01)
+  else:
+    rate = optax.piecewise_constant_schedule(peak, {int(at * updates): 0.5 for at in _HALVED_AT[kind]})
+  if not o.warmup:
+    return rate
+  ramp = optax.linear_schedule(peak / o.warmup, peak, o.warmup)
+  # The ramp lies over the schedule, not before it, so that decays stay where they are without it.
+  return lambda update: ramp(update) / peak * rate(update)

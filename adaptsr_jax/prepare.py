@@ -1,0 +1,121 @@
+"""Before the first step: the base, the pictures, the sites, and the rank of each."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from adaptsr_jax import base as base_lib
+from adaptsr_jax import config as config_lib
+from adaptsr_jax import data, lora, losses, ranks, tree
+from adaptsr_jax.errors import UserError
+from adaptsr_jax.log import clock, say
+from adaptsr_jax.tree import Params
+
+
+class Setup(NamedTuple):
+  """What a run starts from."""
+
+  base: base_lib.Base
+  model: Any
+  train: Any
+  valid: Any
+  sites: tuple[lora.Site, ...]
+
+
+def prepare(config: ConfigDict) -> Setup:
+  """Loads the base, opens the folders of pictures and checks every pair, and finds the sites."""
+  fields = config_lib.parse_fields(config.fields)
+  if config.base == 'random':
+    base = base_lib.random(config.model, config.seed, fields)
+  else:
+    base = base_lib.load(config.base, fields)
+  model = base.model(dtype=jnp.dtype(config.dtype))
+  train, valid = (
+    data.open_source(folders, model.upscale, config.data.cache_gb) if folders.hr else None
+    for folders in (config.data.train, config.data.valid)
+  )
+  found = lora.find_sites(model, config.lora.exclude, config.lora.split_qkv)
+  sites = tuple(site for site in found if site.kind in config.lora.kinds)
+  if not sites and config.method == 'lora':
+    raise UserError(
+      f'No kernel is left to adapt: {len(found)} sites, none of the kinds {", ".join(config.lora.kinds)} '
+      '(config.lora.kinds, config.lora.exclude).'
+    )
+  return Setup(base, model, train, valid, sites if config.method == 'lora' else found)
+
+
+def describe(setup: Setup) -> str:
+  """Returns a few lines on the base and the data, assumptions included."""
+  base = setup.base
+  fields = ', '.join(f'{key}={value}' for key, value in base.fields.items())
+  lines = [f'Base: {base.name} ({fields}), {tree.count(base.params):,} parameters.']
+  for field, why in base.assumed.items():
+    lines.append(f'  assumed {field}={base.fields[field]}: {why} (set it with --config.fields={field}=VALUE)')
+  for label, source in (('Training', setup.train), ('Validation', setup.valid)):
+    lines.append(f'{label}: {source.describe() if source else "none"}')
+  return '\n'.join(lines)
+
+
+def loss_of(model: Any) -> Callable[[Params, Mapping[str, jax.Array]], jax.Array]:
+  """Returns (params, batch) -> training loss of the base itself, which the scores differentiate."""
+  return lambda params, batch: losses.l1(model.apply({'params': params}, batch['lr']), batch['hr'])
+
+
+def batches(config: ConfigDict, setup: Setup, seed: int):
+  """Returns the endless iterator over training batches that `seed` gives (see `data.train_batches`)."""
+  return data.train_batches(setup.train, config.batch_size, config.patch, setup.model.upscale, seed, config.data.workers)
+
+
+def score_batches(config: ConfigDict, setup: Setup, number: int) -> list[dict[str, np.ndarray]]:
+  """Returns `number` training batches, drawn apart from those that are trained on."""
+  drawn = batches(config, setup, seed=config.seed + 1_000_003)
+  return [next(drawn) for _ in range(number)]
+
+
+def allocate(config: ConfigDict, setup: Setup) -> dict[str, Any]:
+  """Scores the sites and shares out the budget (Algorithm 1 of the paper).
+
+  Returns:
+    The content of ranks.json: 'ranks' and 'scores' by site name, and what led to them. Without training pictures, and
+    under rule 'uniform', nothing is scored and all ranks are equal.
+  """
+  sites, c = setup.sites, config.lora
+  costs = {site.name: lora.cost(site, c.form) for site in sites}
+  prices = costs if c.unit == 'params' else dict.fromkeys(costs, 1)
+  budget = c.budget or c.rank * sum(prices.values())
+  if c.rule == 'uniform' or setup.train is None:
+    scores = dict.fromkeys(costs, 1.0)
+    rank_map = ranks.allocate(scores, costs, budget, 0, budget, 'uniform', c.unit)
+  else:
+    start = time.perf_counter()
+    scores, gains = _score(config, setup)
+    caps = {site.name: lora.kernel_width(site) for site in sites} if c.cap_at_kernel_width else None
+    rank_map = ranks.allocate(scores, costs, budget, c.r_min, c.r_max, c.rule, c.unit, caps, gains)
+    say(f'Scored {len(sites)} sites by {config.score.kind} in {clock(time.perf_counter() - start)}.')
+  return {
+    'rule': c.rule,
+    'unit': c.unit,
+    'form': c.form,
+    'budget': budget,
+    'spent': sum(rank_map[name] * prices[name] for name in rank_map),
+    'parameters': sum(rank_map[name] * costs[name] for name in rank_map),
+    'score': config.score.to_dict(),
+    'scores': scores,
+    'ranks': rank_map,
+  }
+
+
+def _score(config: ConfigDict, setup: Setup) -> tuple[dict[str, float], dict[str, np.ndarray] | None]:
+  """Returns the scores, and the gains of every unit of rank where the rule needs them."""
+  s, form = config.score, config.lora.form
+  loss_fn, params, sites = loss_of(setup.model), setup.base.params, setup.sites
+  scored = score_batches(config, setup, s.batches)
+  key = jax.random.key(config.seed)
+  scores = ranks.scores(s.kind, loss_fn, params, scored, sites, key, s.reduce, s.normalise, form)
+  gains = ranks.spectral_gains(loss_fn, params, scored, sites, form) if config.lora.rule == 'marginal' else None
+  return scores, gains

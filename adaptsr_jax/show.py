@@ -1,0 +1,84 @@
+"""What a run leaves to look at: learning curve, comparison picture, and the last lines on the terminal."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adaptsr_jax import bicubic, data, figures, image, infer
+from adaptsr_jax.log import clock, read_metrics
+from adaptsr_jax.prepare import Setup
+from adaptsr_jax.tree import Params
+
+_CROP = 160  # side of the shown crops in HR pixels
+
+
+def draw(workdir: Path, setup: Setup, params: Params, results: dict[str, Any], tiling: dict[str, int]) -> None:
+  """Draws curve.png (PSNR against steps) and compare.png into `workdir`, as far as there is something to show."""
+  history = [(row['step'], row['valid/psnr_y']) for row in read_metrics(workdir) if 'valid/psnr_y' in row]
+  if history:
+    steps, values = zip(*history, strict=True)
+    series = {results['method']: (steps, values)}
+    baselines = {'base': results['base']['mean']['psnr_y']}
+    figures.learning_curves(workdir / 'curve.png', series, 'step', 'PSNR (Y) in dB', baselines=baselines)
+  if setup.valid is not None:
+    compare(workdir / 'compare.png', setup, params, results, tiling)
+
+
+def compare(path: Path, setup: Setup, params: Params, results: dict[str, Any], tiling: dict[str, int]) -> None:
+  """Draws input | bicubic | base | adapted | HR of the pictures that gained most, the median, and least.
+
+  Each crop lies where the HR picture has most detail, not where the adaptation did best.
+  """
+  before, after = results['base']['images'], results['adapted']['images']
+  order = sorted(after, key=lambda name: after[name]['psnr_y'] - before[name]['psnr_y'])
+  chosen = list(dict.fromkeys([order[-1], order[len(order) // 2], order[0]]))
+  rows = {}
+  for name, lr, hr in data.pairs(setup.valid):
+    if name not in chosen:
+      continue
+    lr, hr, scale = image.to_float(lr), image.to_float(hr), setup.model.upscale
+    base, adapted = (
+      infer.upscale(setup.model.apply, p, lr, scale, **tiling) for p in (setup.base.params, params)
+    )
+    panels = {
+      'input': lr.repeat(scale, 0).repeat(scale, 1),
+      'bicubic': bicubic.imresize(lr, scale),
+      f'base {before[name]["psnr_y"]:.2f} dB': base,
+      f'adapted {after[name]["psnr_y"]:.2f} dB': adapted,
+      name: hr,
+    }
+    window = _most_detail(hr, _CROP)
+    rows[name] = [(title, np.clip(picture[window], 0, 1)) for title, picture in panels.items()]
+  figures.compare_strip(path, [rows[name] for name in chosen])
+
+
+def _most_detail(hr: np.ndarray, side: int) -> tuple[slice, slice]:
+  """Returns the window of `side` pixels (less in small pictures) with the largest sum of gradients, on a coarse grid."""
+  luma = hr.mean(-1)
+  detail = np.abs(np.diff(luma, axis=0))[:, :-1] + np.abs(np.diff(luma, axis=1))[:-1]
+  total = np.pad(detail, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+  h, w = detail.shape
+  dy, dx = min(side, h), min(side, w)
+  corners = [(y, x) for y in range(0, h - dy + 1, 8) for x in range(0, w - dx + 1, 8)]
+  y, x = max(
+    corners, key=lambda c: total[c[0] + dy, c[1] + dx] - total[c[0], c[1] + dx] - total[c[0] + dy, c[1]] + total[c]
+  )
+  return slice(y, y + dy), slice(x, x + dx)
+
+
+def summary(results: dict[str, Any], workdir: Path) -> str:
+  """Returns the last lines of a run: a small table and where everything lies."""
+  lines = []
+  if results['base']:
+    base, adapted = results['base']['mean'], results['adapted']['mean']
+    lines = [f'{"":10}' + ''.join(f'{name:>10}' for name in base)]
+    for label, row in (('base', base), ('adapted', adapted)):
+      lines.append(f'{label:10}' + ''.join(f'{row[name]:10.4f}' for name in base))
+    gain = adapted['psnr_y'] - base['psnr_y']
+    verdict = 'better' if gain > 0 else 'worse' if gain < 0 else 'the same'
+    if results['steps']:
+      lines.append(f'The adapted network is {verdict}: {gain:+.3f} dB (Y) over {len(results["base"]["images"])} pictures.')
+  lines.append(f'Trained for {clock(results["seconds"])}. Everything is in {workdir}:')
+  lines += [f'  {file.name}' for file in sorted(workdir.iterdir()) if not file.name.startswith('.')]
+  return '\n'.join(lines)

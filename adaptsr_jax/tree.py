@@ -1,0 +1,79 @@
+"""Parameter trees by name: nested dicts of arrays seen as 'a/b/c' -> array."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+Params = dict[str, Any]
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns {'a/b/c': leaf} of a nested dict, in the order of the tree."""
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      flat.update({f'{key}/{name}': leaf for name, leaf in flatten(value).items()})
+    else:
+      flat[key] = value
+  return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> Params:
+  """Inverse of `flatten`."""
+  tree: Params = {}
+  for name, leaf in flat.items():
+    *parents, last = name.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[last] = leaf
+  return tree
+
+
+def get(tree: Mapping[str, Any], path: Iterable[str]) -> Any:
+  """Returns the node of `tree` at `path`."""
+  for key in path:
+    tree = tree[key]
+  return tree
+
+
+def replaced(tree: Mapping[str, Any], path: tuple[str, ...], value: Any) -> Params:
+  """Returns `tree` with the node at `path` replaced; nothing given is modified."""
+  if not path:
+    return value
+  return {**tree, path[0]: replaced(tree[path[0]], path[1:], value)}
+
+
+def overlay(tree: Params, leaves: Mapping[str, Any]) -> Params:
+  """Returns `tree` with the leaves {'a/b/c': array} in place of its own; nothing given is modified."""
+  for name, leaf in leaves.items():
+    tree = replaced(tree, tuple(name.split('/')), leaf)
+  return tree
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+  """Tells whether any regular expression of `patterns` is found in `name`."""
+  return any(re.search(pattern, name) for pattern in patterns)
+
+
+def count(tree: Any) -> int:
+  """Returns the number of scalars in all leaves."""
+  return sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(tree))
+
+
+def compare(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+  """Returns the differences of two trees in names and shapes, one line each.
+
+  Lines start with ' - ' for what is expected and missing, ' + ' for what is there and not expected.
+  """
+  want = {name: tuple(np.shape(leaf)) for name, leaf in flatten(expected).items()}
+  have = {name: tuple(np.shape(leaf)) for name, leaf in flatten(found).items()}
+  lines = []
+  for name in sorted(want | have):
+    if want.get(name) != have.get(name):
+      lines += [f' - {name} {want[name]}'] if name in want else []
+      lines += [f' + {name} {have[name]}'] if name in have else []
+  return lines

@@ -1,0 +1,258 @@
+"""Enlarges pictures: photos in, photos out.
+
+python -m adaptsr_jax.upscale --params=runs/camera/merged photo.jpg large.png
+python -m adaptsr_jax.upscale --params=safmn.pth PHOTOS LARGE --format=png --skip_existing
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+  from adaptsr_jax.image import Picture
+
+
+class Job(NamedTuple):
+  """One picture to enlarge."""
+
+  source: Path
+  target: Path
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m adaptsr_jax.upscale',
+    description='Enlarges pictures. 16 bit, gray, transparency, colour profile and EXIF are kept.',
+  )
+  parser.add_argument('inputs', nargs='+', metavar='IN', help='pictures, or folders of pictures')
+  parser.add_argument('output', metavar='OUT', help='a picture for a single picture, otherwise a folder')
+  parser.add_argument('--params', required=True, metavar='X', help='params folder, .pth, .pt or .safetensors file')
+  parser.add_argument('--fields', default='', help="what a checkpoint does not tell, e.g. 'res_scale=0.1'")
+  parser.add_argument('--format', choices=('png', 'jpg', 'webp', 'tif'), help='of the results; default: as each input')
+  parser.add_argument('--suffix', default='', help="added to the names in a folder, e.g. '_x4'")
+  parser.add_argument('--tile', type=int, default=0, help='side of tiles in input pixels; 0: automatic; -1: no tiles')
+  parser.add_argument('--overlap', type=int, default=16, help='surroundings of a tile in input pixels (default 16)')
+  parser.add_argument('--ensemble', action='store_true', help='average over the eight flips and turns: 8 times slower')
+  parser.add_argument('--skip_existing', action='store_true', help='leave out pictures whose result is there')
+  return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command; returns 0, 1 if any picture failed, 2 if it was called wrongly."""
+  args = _parser().parse_intermixed_args(argv)
+  from adaptsr_jax.errors import UserError
+
+  try:
+    jobs, skipped = _jobs(args)
+    enlarge = _enlarger(args)
+  except (UserError, OSError) as error:
+    print(f'Error: {error}', file=sys.stderr)
+    return 2
+  if skipped:
+    print(f'{skipped} pictures left out, their results are there.')
+  try:
+    failures = _run(jobs, enlarge)
+  except KeyboardInterrupt:
+    print('\nInterrupted; with --skip_existing the same command goes on from here.', file=sys.stderr)
+    return 130
+  for failure in failures:
+    print(f'Failed: {failure}', file=sys.stderr)
+  return 1 if failures else 0
+
+
+def _jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
+  """Pairs the inputs with their results; refuses what would overwrite an input or write a result twice.
+
+  Returns:
+    What is to be done, and how many pictures are left out because their results exist.
+  """
+  from adaptsr_jax import image
+  from adaptsr_jax.errors import UserError
+
+  sources = _sources(args.inputs)
+  output = Path(args.output)
+  if output.suffix.lower() in image.SUFFIXES and not output.is_dir():
+    if len(sources) > 1 or Path(args.inputs[0]).is_dir():
+      raise UserError(f'{output} is one picture, but several are to be written: give a folder.')
+    image.check_format(output, image.Picture(None))
+    if args.format and not _same_format(output.suffix, args.format):
+      raise UserError(f'{output} does not agree with --format={args.format}.')
+    jobs = [Job(sources[0], output)]
+  else:
+    jobs = [Job(source, output / _name(source, args)) for source in sources]
+  _check_targets(jobs)
+  left = [job for job in jobs if not (args.skip_existing and job.target.exists())]
+  return left, len(jobs) - len(left)
+
+
+def _sources(inputs: list[str]) -> list[Path]:
+  from adaptsr_jax import image
+  from adaptsr_jax.errors import UserError
+
+  sources = []
+  for path in map(Path, inputs):
+    if not path.exists():
+      raise UserError(f'{path} does not exist.')
+    found = image.list_images(path) if path.is_dir() else [path]
+    if not found:
+      raise UserError(f'{path} contains no pictures ({", ".join(image.SUFFIXES)}).')
+    sources += found
+  return sources
+
+
+def _name(source: Path, args: argparse.Namespace) -> str:
+  from adaptsr_jax import image
+
+  kept = source.suffix if source.suffix.lower() in image.WRITABLE else '.png'
+  return f'{source.stem}{args.suffix}{f".{args.format}" if args.format else kept}'
+
+
+def _same_format(suffix: str, name: str) -> bool:
+  """Tells whether a suffix stands for the format `name`."""
+  return {'.jpeg': 'jpg', '.tiff': 'tif'}.get(suffix.lower(), suffix.lower()[1:]) == name
+
+
+def _check_targets(jobs: list[Job]) -> None:
+  from adaptsr_jax.errors import UserError
+
+  inputs = {_identity(job.source): job.source for job in jobs}
+  writers: dict[Path, Path] = {}
+  for source, target in jobs:
+    if target.exists() and _identity(target) in inputs:
+      raise UserError(f'{target} would overwrite an input: choose another folder, or add to the names by --suffix=_x4.')
+    if target in writers:
+      raise UserError(f'{writers[target]} and {source} would both become {target}: enlarge them into two folders.')
+    writers[target] = source
+
+
+def _identity(path: Path) -> tuple[int, int]:
+  """Tells files apart whatever they are called: links, letter case, relative paths."""
+  status = path.stat()
+  return status.st_dev, status.st_ino
+
+
+def _enlarger(args: argparse.Namespace) -> Any:
+  """Loads the network; returns a function (picture, on_tile) -> enlarged picture."""
+  import jax
+
+  from adaptsr_jax import base, config, infer
+
+  loaded = base.load(args.params, config.parse_fields(args.fields))
+  model = loaded.model()
+  tile = args.tile
+  if not model.tileable:
+    note = f'{loaded.name} uses statistics of the whole picture'
+    if tile:
+      print(f'Note: {note}: tiles differ from it in tone. Without --tile pictures go through whole.')
+    else:
+      print(f'Note: {note}, so there are no tiles; if memory does not suffice, --tile gives a similar result.')
+      tile = infer.WHOLE
+  infer.tiling(tile, args.overlap, model.multiple, model.minimum)
+  params = jax.device_put(loaded.params)
+
+  def enlarge(picture: 'Picture', on_tile: Any) -> 'Picture':
+    rgb = infer.upscale(
+      model.apply,
+      params,
+      _bled(picture),
+      model.upscale,
+      multiple=model.multiple,
+      tile=tile,
+      overlap=args.overlap,
+      ensemble=args.ensemble,
+      minimum=model.minimum,
+      on_tile=on_tile,
+    )
+    return picture._replace(rgb=rgb, alpha=_enlarged_alpha(picture, model.upscale))
+
+  return enlarge
+
+
+def _bled(picture: 'Picture') -> Any:
+  """Gives fully transparent pixels the colour of the nearest visible one, or edges would take on what is hidden."""
+  if picture.alpha is None or picture.alpha.min() > 0 or picture.alpha.max() == 0:
+    return picture.rgb
+  from scipy import ndimage
+
+  nearest = ndimage.distance_transform_edt(picture.alpha == 0, return_distances=False, return_indices=True)
+  return picture.rgb[tuple(nearest)]
+
+
+def _enlarged_alpha(picture: 'Picture', scale: int) -> Any:
+  import numpy as np
+
+  from adaptsr_jax import bicubic
+
+  return None if picture.alpha is None else np.clip(bicubic.imresize(picture.alpha, scale), 0, 1)
+
+
+def _run(jobs: list[Job], enlarge: Any) -> list[str]:
+  """Does all jobs; a picture that fails is left out. Returns why, one sentence for each failure."""
+  from adaptsr_jax.errors import UserError
+
+  progress = _Progress(len(jobs))
+  failures = []
+  for done, (source, target) in enumerate(jobs):
+    try:
+      _do(source, target, enlarge, lambda tile, tiles, done=done: progress.show(done + tile / tiles))
+    except (UserError, OSError, MemoryError) as error:
+      failures.append(_sentence(source, error))
+      progress.line(done + 1, f'{source} FAILED')
+    else:
+      progress.line(done + 1, f'{source} -> {target}')
+  print(f'{len(jobs) - len(failures)} of {len(jobs)} pictures enlarged in {progress.elapsed()}.')
+  return failures
+
+
+def _do(source: Path, target: Path, enlarge: Any, on_tile: Any) -> None:
+  from adaptsr_jax import image
+
+  picture = image.read(source)
+  image.check_format(target, picture)  # before the work, not after it
+  large = enlarge(picture, on_tile)
+  target.parent.mkdir(parents=True, exist_ok=True)
+  image.write(target, large.rgb, large)
+
+
+def _sentence(source: Path, error: BaseException) -> str:
+  if isinstance(error, MemoryError):
+    return f'{source}: the result does not fit into the memory of this machine.'
+  text = str(error)
+  return text if str(source) in text else f'{source}: {text}'
+
+
+class _Progress:
+  """Tells how far the work is: a line for each picture, and on a terminal a changing one below."""
+
+  def __init__(self, total: int):
+    self._total = total
+    self._start = time.perf_counter()
+    self._live = sys.stdout.isatty()
+
+  def elapsed(self) -> str:
+    from adaptsr_jax import log
+
+    return log.clock(time.perf_counter() - self._start)
+
+  def show(self, done: float) -> None:
+    """Shows the state after `done` pictures, which may be a fraction, on a terminal."""
+    if self._live:
+      print(f'\r{self._state(done)}\033[K', end='', flush=True)
+
+  def line(self, done: int, text: str) -> None:
+    """Prints a line that stays."""
+    print(
+      f'{chr(13) if self._live else ""}{self._state(done)}  {text}{chr(27) + "[K" if self._live else ""}', flush=True
+    )
+
+  def _state(self, done: float) -> str:
+    from adaptsr_jax import log
+
+    left = (time.perf_counter() - self._start) * (self._total - done) / max(done, 1e-9)
+    return f'[{int(done)}/{self._total}] {100 * done / self._total:3.0f}%  {log.clock(left)} left'
+
+
+if __name__ == '__main__':
+  sys.exit(main())

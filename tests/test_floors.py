@@ -1,0 +1,62 @@
+"""The plan of the house: imports only go to a lower floor, or inside the same sub-folder; no torch, no TensorFlow."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import adaptsr_jax
+
+PACKAGE = Path(adaptsr_jax.__file__).parent
+FLOORS = [
+  ['errors', 'tree', 'image', 'bicubic', 'config', 'figures'],
+  ['models', 'metrics'],
+  ['lora', 'data'],
+  ['ranks', 'methods', 'losses', 'infer', 'convert', 'adapters'],
+  ['optim', 'checkpoint', 'log'],
+  ['base'],
+  ['prepare'],
+  ['show'],
+  ['adapt'],
+  ['main', 'evaluate', 'upscale', 'stability', 'convert.__main__', 'adapters.__main__'],
+]
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob('*.py'))
+
+
+def imports_of(path: Path) -> set[str]:
+  """Returns the modules that the file imports anywhere, functions included."""
+  found = set()
+  for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'{path} imports relatively'
+      found.add(node.module)
+      if node.module == 'adaptsr_jax':
+        found |= {f'adaptsr_jax.{alias.name}' for alias in node.names}
+  return found
+
+
+def part_of(path: Path) -> str:
+  name = '.'.join(path.with_suffix('').parts)
+  return name if name in FLOOR else path.parts[0].removesuffix('.py')
+
+
+@pytest.mark.parametrize('path', [p for p in FILES if p.name != '__init__.py' or len(p.parts) > 1], ids=str)
+def test_imports_go_down(path):
+  own = part_of(path)
+  assert own in FLOOR, f'{path} stands on no floor'
+  for module in imports_of(path):
+    if not module.startswith('adaptsr_jax.'):
+      continue
+    other = module.split('.')[1]
+    same_folder = len(path.parts) > 1 and other == path.parts[0]
+    # errors.py and tree.py are words that everybody uses, on floor 0 too.
+    common = other in ('errors', 'tree', 'image') and own != other
+    assert same_folder or common or FLOOR[other] < FLOOR[own], f'{path} (floor {FLOOR[own]}) imports {other}'
+
+
+@pytest.mark.parametrize('path', FILES, ids=str)
+def test_no_heavy_framework_is_imported(path):
+  assert not {module.split('.')[0] for module in imports_of(path)} & {'torch', 'tensorflow', 'torchvision'}

@@ -1,0 +1,84 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adaptsr_jax import config, optim
+
+
+def setup(**fields):
+  c = config.default()
+  c.update_from_flattened_dict({'steps': 1000, **fields})
+  return c
+
+
+def rates(c, at):
+  schedule = optim.schedule(c)
+  return [float(schedule(step)) for step in at]
+
+
+def test_adapters_decay_in_three_steps():
+  assert rates(setup(), [0, 499, 501, 751, 901, 999]) == pytest.approx([1e-3, 1e-3, 5e-4, 2.5e-4, 1.25e-4, 1.25e-4])
+
+
+def test_full_fine_tuning_halves_where_the_paper_does():
+  # 250k, 400k, 450k and 475k of 500k steps.
+  got = rates(setup(method='full', steps=500_000), [249_999, 250_001, 400_001, 450_001, 475_001])
+  assert got == pytest.approx([2e-4 / 2**i for i in range(5)])
+
+
+def test_rate_and_schedule_can_be_set():
+  assert rates(setup(**{'optim.lr': 0.1, 'optim.schedule': 'constant'}), [0, 999]) == pytest.approx([0.1, 0.1])
+  cosine = rates(setup(**{'optim.lr': 0.1, 'optim.schedule': 'cosine'}), [0, 500, 1000])
+  assert cosine == pytest.approx([0.1, 0.0505, 0.001])
+
+
+def test_warm_up_rises_to_the_rate():
+  got = rates(setup(**{'optim.warmup': 10}), [0, 4, 9, 10, 499])
+  assert got[0] == pytest.approx(1e-4)
+  assert got == sorted(got)
+  assert got[3:] == pytest.approx([1e-3, 1e-3])
+
+
+def test_accumulation_counts_updates_not_batches():
+  c = setup(**{'optim.accumulate': 4})
+  assert rates(c, [124, 126]) == pytest.approx([1e-3, 5e-4])
+
+
+def one_update(c, gradient, labels, steps=1):
+  tx, _ = optim.make(c, lambda trainable: labels)
+  trainable = {'a': jnp.ones(3), 'b': jnp.ones(3), 'c': jnp.ones(3)}
+  state = tx.init(trainable)
+  for _ in range(steps):
+    updates, state = tx.update(gradient, state, trainable)
+    trainable = jax.tree.map(jnp.add, trainable, updates)
+  return trainable
+
+
+LABELS = {'a': 'train', 'b': 'bias', 'c': 'frozen'}
+GRADIENT = {name: jnp.full(3, 2.0) for name in 'abc'}
+
+
+def test_labels_decide_who_moves_and_how_far():
+  new = one_update(setup(**{'optim.bias_lr_scale': 0.5}), GRADIENT, LABELS)
+  np.testing.assert_allclose(1 - new['a'], 1e-3, rtol=1e-4)
+  np.testing.assert_allclose(1 - new['b'], 5e-4, rtol=1e-4)
+  np.testing.assert_array_equal(new['c'], 1)
+
+
+def test_accumulated_updates_equal_one_of_the_mean():
+  whole = one_update(setup(), GRADIENT, LABELS)
+  parts = one_update(setup(**{'optim.accumulate': 2}), GRADIENT, LABELS, steps=2)
+  waiting = one_update(setup(**{'optim.accumulate': 2}), GRADIENT, LABELS, steps=1)
+  np.testing.assert_allclose(parts['a'], whole['a'], rtol=1e-6)
+  np.testing.assert_array_equal(waiting['a'], 1)
+
+
+def test_clipping_bounds_the_global_norm():
+  # Adam divides by the gradient's size, so the bound shows in its first moment.
+  c = setup(**{'optim.clip': 1.0})
+  tx, _ = optim.make(c, lambda trainable: LABELS)
+  trainable = {name: jnp.ones(3) for name in 'abc'}
+  _, state = tx.update({name: jnp.full(3, 100.0) for name in 'abc'}, tx.init(trainable), trainable)
+  moments = [x for x in jax.tree.leaves(state) if x.shape == (3,)]
+  np.testing.assert_allclose(max(float(jnp.max(m)) for m in moments), (1 - c.optim.b1) / 3, rtol=1e-5)

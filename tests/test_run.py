@@ -1,0 +1,239 @@
+"""The real entry point on generated pictures: what it writes, that it learns, that it resumes to the bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from adaptsr_jax import adapt, base, checkpoint, config, convert, image, log, tree
+from adaptsr_jax.adapters import file as adapter_file
+from adaptsr_jax.errors import UserError
+from configs import tiny
+from tests.pictures import write_pairs
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+  return write_pairs(tmp_path_factory.mktemp('pictures'), 4)
+
+
+def settings(folders, **fields):
+  c = tiny.get_config()
+  for part in (c.data.train, c.data.valid):
+    part.lr, part.hr = map(str, folders)
+  c.update_from_flattened_dict(fields)
+  return c
+
+
+def command(folders, workdir, *flags):
+  """Returns the command line that a user would type."""
+  lr, hr = folders
+  data = [f'--config.data.{part}.{side}={folder}' for part in ('train', 'valid') for side, folder in (('lr', lr), ('hr', hr))]
+  return [sys.executable, '-m', 'adaptsr_jax.main', '--config=configs/tiny.py', f'--workdir={workdir}', *data, *flags]
+
+
+def start(*args, **kwargs):
+  env = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+  return subprocess.Popen(*args, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+
+
+@pytest.fixture(scope='module')
+def done(folders, tmp_path_factory):
+  """A finished run: (folder, results)."""
+  workdir = tmp_path_factory.mktemp('runs') / 'done'
+  return workdir, adapt.run(settings(folders), workdir)
+
+
+def test_the_adapted_network_is_better(done):
+  _, results = done
+  assert results['adapted']['mean']['psnr_y'] > results['base']['mean']['psnr_y'] + 0.5
+
+
+def test_results_say_what_was_done(done):
+  workdir, results = done
+  assert json.loads((workdir / 'results.json').read_text()) == json.loads(json.dumps(results))
+  assert set(results['base']['mean']) == {'psnr_y', 'ssim_y', 'psnr_rgb', 'ssim_rgb'}
+  assert set(results['adapted']['images']) == {'p00', 'p01', 'p02', 'p03'}
+  ranks = json.loads((workdir / 'ranks.json').read_text())
+  assert 0 < ranks['spent'] <= ranks['budget']
+  assert results['adapter_parameters'] == ranks['parameters']
+  assert results['trainable_parameters'] < results['total_parameters']
+  assert results['seconds'] > 0
+  assert results['peak_memory_bytes'] > 1e6
+
+
+def test_loss_falls_and_is_logged(done):
+  rows = [row['loss'] for row in log.read_metrics(done[0]) if 'loss' in row]
+  assert len(rows) == 20
+  assert np.mean(rows[-5:]) < np.mean(rows[:5])
+
+
+def test_pictures_are_drawn(done):
+  for name in ('compare.png', 'ranks.png', 'curve.png'):
+    assert image.read_array(done[0] / name).std() > 5
+
+
+def test_all_exports_are_the_same_network(done, folders):
+  workdir, results = done
+  merged = base.load(workdir / 'merged')
+  from_torch_file = base.load(workdir / 'merged.pth')
+  jax.tree.map(np.testing.assert_array_equal, from_torch_file.params, merged.params)
+  assert (from_torch_file.name, from_torch_file.fields) == (merged.name, merged.fields)
+  adapter = adapter_file.load(workdir / 'adapter.safetensors')
+  start_params = base.random('safmn_x2', 0, {'dim': 8, 'n_blocks': 1}).params
+  adapter_file.check_base(adapter.meta, start_params)
+  with pytest.raises(UserError, match='base'):
+    adapter_file.check_base(adapter.meta, merged.params)
+  assert adapter.meta['metrics']['adapted'] == results['adapted']['mean']
+
+
+def test_a_second_start_is_done_at_once(done, folders, capsys):
+  workdir, results = done
+  again = adapt.run(settings(folders), workdir)
+  assert 'are done' in capsys.readouterr().out
+  assert again['adapted'] == results['adapted']
+  assert again['seconds'] == results['seconds']
+
+
+def test_a_folder_of_another_run_is_refused(done, folders):
+  with pytest.raises(UserError, match=r'config\.lora\.rank=2, not 3'):
+    adapt.run(settings(folders, **{'lora.rank': 3}), done[0])
+
+
+def test_zero_steps_give_the_baseline_row(done, folders, tmp_path):
+  results = adapt.run(settings(folders, steps=0), tmp_path / 'run')
+  assert results['base'] == results['adapted'] == done[1]['base']
+  merged = base.load(tmp_path / 'run' / 'merged').params
+  jax.tree.map(np.testing.assert_array_equal, merged, base.random('safmn_x2', 0, {'dim': 8, 'n_blocks': 1}).params)
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {'method': 'full'},
+    {'optim.ema': 0.9, 'optim.accumulate': 2, 'optim.clip': 1.0},
+    {'lora.rule': 'marginal', 'score.kind': 'fisher'},
+    {'lora.rule': 'uniform', 'lora.path': 'factored', 'dtype': 'bfloat16'},
+    {'lora.rule': 'greedy', 'score.kind': 'random', 'lora.unit': 'ranks', 'lora.r_min': 0},
+  ],
+  ids=str,
+)
+def test_options_run_and_learn(folders, tmp_path, fields):
+  results = adapt.run(settings(folders, steps=10, **fields), tmp_path / 'run')
+  assert results['adapted']['mean']['psnr_y'] > results['base']['mean']['psnr_y']
+  assert (tmp_path / 'run' / 'adapter.safetensors').exists() == (results['method'] == 'lora')
+
+
+def test_a_published_file_comes_back_in_its_own_layout(folders, tmp_path):
+  start_base = base.random('edsr_baseline_x2', 0, {'num_feat': 8, 'num_block': 2})
+  weights = convert.to_torch(start_base.name, start_base.fields, start_base.params)
+  layout = {'format': 'pth', 'wrappers': ['params'], 'prefix': 'module.', 'dtype': 'float32'}
+  convert.write(tmp_path / 'edsr.pth', weights, layout)
+  adapt.run(settings(folders, base=str(tmp_path / 'edsr.pth'), model='', fields='', steps=2), tmp_path / 'run')
+  source = convert.read_source(tmp_path / 'run' / 'merged.pth')
+  assert source.layout['wrappers'] == ['params']
+  assert source.layout['prefix'] == 'module.'
+  assert {key: value.shape for key, value in source.weights.items()} == {k: v.shape for k, v in weights.items()}
+
+
+def test_killed_and_continued_equals_never_stopped(done, folders, tmp_path):
+  workdir = tmp_path / 'killed'
+  process = start(command(folders, workdir, '--config.save_every=3'))
+  for line in process.stdout:
+    if line.startswith('step 10/'):
+      process.kill()
+      break
+  process.wait()
+  assert not (workdir / 'results.json').exists()
+  second = start(command(folders, workdir, '--config.save_every=3'))
+  output = second.communicate()[0]
+  assert second.returncode == 0, output
+  assert 'Continuing from step' in output
+  for name in ('merged.pth', 'adapter.safetensors'):
+    ours, theirs = (read_weights(folder / name) for folder in (workdir, done[0]))
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+      np.testing.assert_array_equal(ours[key], theirs[key], err_msg=key)
+  steps = [row['step'] for row in log.read_metrics(workdir) if 'loss' in row]
+  assert steps == list(range(1, 21))
+
+
+def read_weights(path):
+  return load_file(path) if path.suffix == '.safetensors' else convert.read(path)
+
+
+def test_interrupt_saves_and_says_how_to_continue(folders, tmp_path):
+  flags = ('--config.steps=100000', '--config.log_every=1')
+  process = start(command(folders, tmp_path / 'run', *flags))
+  for line in process.stdout:
+    if line.startswith('step 5/'):
+      process.send_signal(signal.SIGINT)
+      break
+  output = process.communicate()[0]
+  assert process.returncode == 130, output
+  assert 'the same command continues' in output
+  assert checkpoint.RunStore(tmp_path / 'run' / 'checkpoints', 'psnr_y').latest() >= 5
+
+
+def test_divergence_names_the_step_and_keeps_the_last_good_state(folders, tmp_path):
+  with pytest.raises(UserError, match=r'of step \d+ is not a finite number'):
+    adapt.run(settings(folders, method='full', **{'optim.lr': 1e30, 'save_every': 1}), tmp_path / 'run')
+  assert not (tmp_path / 'run' / 'results.json').exists()
+
+
+@pytest.mark.parametrize(
+  ('flags', 'said'),
+  [
+    (['--config.base=nowhere.pth'], 'nowhere.pth is neither a file nor a folder'),
+    (['--config.model=safmn_x9'], 'safmn_x9'),
+    (['--config.data.train.hr=nowhere'], 'nowhere'),
+    (['--config.patch=512'], 'p00'),
+    (['--config.lora.r_min=40', '--config.lora.r_max=40'], 'budget'),
+    (['--config.lora.kinds=attn'], 'config.lora.kinds'),
+    (['--config.fields=dim=7'], 'dim'),
+  ],
+  ids=str,
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(folders, tmp_path, flags, said):
+  process = start(command(folders, tmp_path / 'run', *flags))
+  output = process.communicate()[0]
+  assert process.returncode == 2, output
+  assert 'Traceback' not in output
+  assert said in output.splitlines()[-1] or said in output
+
+
+def test_tensorboard_events_are_written(folders, tmp_path):
+  adapt.run(settings(folders, steps=2, tensorboard=True), tmp_path / 'run')
+  assert list((tmp_path / 'run' / 'tensorboard').glob('events.out.tfevents.*'))
+
+
+def test_progress_tells_speed_time_left_and_waiting():
+  progress = log.Progress(0, 300)
+  time.sleep(0.02)
+  progress.waited = progress.seconds() / 2
+  line = progress.line(100, {'loss': 0.03125})
+  assert line.startswith('step 100/300  loss 0.03125  ')
+  assert 'data wait 50%' in line
+  assert line.endswith('left')
+  assert [log.clock(s) for s in (5, 65, 3 * 3600 + 7 * 60)] == ['0:05', '1:05', '3:07:00']
+
+
+def test_count_of_what_is_exported(done):
+  merged = base.load(done[0] / 'merged').params
+  assert tree.count(merged) == done[1]['total_parameters']
+
+
+def test_config_is_kept(done):
+  kept = config.flat(json.loads((done[0] / 'config.json').read_text()))
+  assert kept['steps'] == 20
+  assert kept['lora.rank'] == 2

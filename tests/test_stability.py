@@ -1,0 +1,127 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from adaptsr_jax import lora, ranks, stability
+
+CONFIG = str(Path(__file__).parents[1] / 'configs' / 'tiny.py')
+SITES = (
+  lora.Site('fc1', ('fc1',), 'mlp', (4, 5), None),
+  lora.Site('fc2', ('fc2',), 'mlp', (5, 3), None),
+  lora.Site('attn', ('attn',), 'attn', (3, 3), None),
+)
+
+
+def loss_fn(params, batch):
+  x = batch['x']
+  for name in ('fc1', 'fc2', 'attn'):
+    x = jnp.tanh(x @ params[name]['kernel'])
+  return jnp.mean(jnp.abs(x))
+
+
+@pytest.fixture(scope='module')
+def problem():
+  rng = np.random.default_rng(0)
+  params = {site.name: {'kernel': rng.normal(size=site.shape).astype(np.float32)} for site in SITES}
+  return params, [{'x': rng.normal(size=(6, 4)).astype(np.float32)} for _ in range(5)]
+
+
+@pytest.mark.parametrize('kind', ['gradient', 'fisher'])
+def test_measure_scores_every_batch_on_its_own(problem, kind):
+  params, batches = problem
+  found = stability.measure(loss_fn, params, iter(batches), SITES, kind)
+  table = np.array([found['scores'][site.name] for site in SITES]).T
+  for row, batch in zip(table, batches, strict=True):
+    alone = ranks.scores(kind, loss_fn, params, [batch], SITES, jax.random.key(0))
+    np.testing.assert_allclose(row, list(alone.values()), rtol=1e-5)
+  assert found['batches'] == 5
+  assert found['mean_pairwise'] == ranks.stability(table)['mean_pairwise']
+  assert set(found['within']) == {'mlp'}  # one attention site alone has no order
+  json.dumps(found)
+
+
+def test_measure_orders_by_normalised_scores(problem):
+  params, batches = problem
+  plain = stability.measure(loss_fn, params, batches, SITES, 'gradient')
+  rms = stability.measure(loss_fn, params, batches, SITES, 'gradient', 'sqrt_size')
+  for site in SITES:
+    expected = np.array(plain['scores'][site.name]) / np.sqrt(np.prod(site.shape))
+    np.testing.assert_allclose(rms['scores'][site.name], expected)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+  folder = tmp_path / 'hr'
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  for i in range(3):
+    Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(folder / f'{i}.png')
+  return folder
+
+
+@pytest.fixture
+def command(monkeypatch):
+  def run(*arguments):
+    monkeypatch.setattr(sys, 'argv', ['stability', *map(str, arguments)])
+    return stability.main()
+
+  return run
+
+
+def test_command_writes_json_and_figure_and_prints_the_headline(tmp_path, pictures, command, capsys):
+  out = tmp_path / 'new' / 'stability'
+  model = ['--config.model=edsr_baseline_x2', '--config.fields=num_feat=4,num_block=1']
+  code = command(f'--config={CONFIG}', *model, f'--config.data.train.hr={pictures}', '--batches=3', f'--out={out}')
+  printed = capsys.readouterr().out
+  assert code == 0
+  result = json.loads((out / 'stability.json').read_text())
+  assert -1 <= result['mean_pairwise'] <= result['mean_against_average'] <= 1
+  assert {len(scores) for scores in result['scores'].values()} == {3}
+  assert 'body_0/conv2' in result['scores']
+  assert f'{result["mean_pairwise"]:.4f}' in printed
+  assert '(mean of 3 pairs)' in printed
+  assert sorted(file.name for file in out.iterdir()) == ['stability.json', 'stability.png']
+  with Image.open(out / 'stability.png') as figure:
+    assert min(figure.size) > 300
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--batches=1'], '--batches is 1'),
+    (['--config.data.train.hr='], 'config.data.train.hr is empty'),
+    (['--config.score.kind=random'], "config.score.kind is 'random'"),
+    (['--config.score.colour=red'], 'config.score.colour=red does not fit'),
+    (['--config.steps=many'], 'config.steps=many does not fit'),
+    (['surplus'], "Unexpected argument 'surplus'"),
+  ],
+)
+def test_command_names_what_is_wrong(tmp_path, pictures, command, capsys, flags, message):
+  given = [f'--config={CONFIG}', f'--config.data.train.hr={pictures}', f'--out={tmp_path / "out"}', '--batches=2']
+  assert command(*given, *flags) == 2
+  error = capsys.readouterr().err
+  assert message in error
+  assert error.startswith('Error: ')
+  assert not (tmp_path / 'out').exists()
+
+
+def test_missing_config_file_is_named(tmp_path, command, capsys):
+  assert command(f'--config={tmp_path / "absent.py"}', f'--out={tmp_path}') == 2
+  assert 'absent.py' in capsys.readouterr().err
+
+
+def test_help_needs_no_jax():
+  code = (
+    'import sys, adaptsr_jax.stability as s\nsys.argv = ["stability", "--help"]\n'
+    'try: s.main()\nfinally: assert "jax" not in sys.modules'
+  )
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+  assert (done.returncode, done.stderr) == (0, '')
+  assert '--batches N' in done.stdout
