@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from adaptsr_jax import checkpoint, convert, models, tree
+from adaptsr_jax import checkpoint, convert, models, tree, zoo
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.tree import Params
 
@@ -47,20 +47,23 @@ def load(spec: str | os.PathLike, fields: Mapping[str, Any] | None = None, key: 
   """Reads a .pth, .pt or .safetensors file of PyTorch weights, or a params folder.
 
   Args:
-    spec: the path.
+    spec: the path, a name of `zoo.ZOO` (downloaded once), or 'bundled:NAME'.
     fields: hyper-parameters that win over detected ones, such as res_scale.
     key: which weights of a file with several, e.g. 'params'; by default the averaged ones.
 
   Raises:
     UserError: where there is no such file, or it is not a backbone that is known here.
   """
-  path = Path(spec)
+  path = zoo.locate(spec)
   if path.is_dir():
     loaded = _load_folder(path)
   elif path.is_file():
     loaded = _load_file(path, key)
   else:
     raise UserError(f'{spec} is neither a file nor a folder; give {", ".join(_FILES)} or a params folder.')
+  if str(spec).startswith(zoo.BUNDLED):
+    # Half precision saves space in the package; what is trained from it is written in full.
+    loaded = loaded._replace(source={**loaded.source, 'dtype': 'float32'})
   return _with_fields(loaded, fields or {}, spec)
 
 
@@ -71,7 +74,10 @@ def _load_folder(path: Path) -> Base:
 
 def _load_file(path: Path, key: str | None) -> Base:
   source = convert.read_source(path, key)
-  name, fields, assumed = convert.detect(source.weights)
+  try:
+    name, fields, assumed = convert.detect(source.weights)
+  except UserError as error:
+    raise UserError(f'{path}: {error}') from error
   return Base(name, fields, convert.to_flax(name, source.weights), assumed, source.layout)
 
 
@@ -95,8 +101,9 @@ def _with_fields(base: Base, given: Mapping[str, Any], spec: str | os.PathLike) 
   expected = jax.eval_shape(model.init, jax.random.key(0), x)['params']
   difference = tree.compare(expected, params)
   if difference:
+    more = f' and {len(difference) - 4} more' if len(difference) > 4 else ''
     raise UserError(
-      f'{spec} does not fit {base.name} with {fields} (- expected, + found):\n' + '\n'.join(difference[:8])
+      f'{spec} does not fit {base.name} with {fields}: ' + ';'.join(difference[:4]) + f'{more} (- expected, + found).'
     )
   assumed = {name: why for name, why in base.assumed.items() if name not in given}
   return base._replace(fields=fields, params=params, assumed=assumed)
@@ -111,7 +118,10 @@ def export(path: str | os.PathLike, base: Base, params: Params, dtype: str | Non
   """
   layout = base.source or {}
   dtype = jnp.dtype(dtype or layout.get('dtype') or 'float32')
-  cast = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), params)
+  with np.errstate(over='ignore'):
+    cast = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), params)
+  if not all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(cast)):
+    raise UserError(f'{path} is not written: there are weights that {dtype.name} cannot hold; choose another dtype.')
   convert.write(path, convert.to_torch(base.name, base.fields, cast), layout or None)
 
 

@@ -28,11 +28,11 @@ def imresize(x: np.ndarray, scale: float, antialias: bool = True) -> np.ndarray:
   if not scale > 0:
     raise ValueError(f'imresize takes a positive scale, not {scale}')
   dtype = np.dtype(x.dtype if x.dtype in (np.float32, np.float64) else np.float64)
-  x = _resize_rows(x.astype(dtype, copy=False), scale, antialias)
-  return np.ascontiguousarray(_resize_rows(x.swapaxes(0, 1), scale, antialias).swapaxes(0, 1))
+  x = resize_rows(x.astype(dtype, copy=False), scale, antialias)
+  return np.ascontiguousarray(resize_rows(x.swapaxes(0, 1), scale, antialias).swapaxes(0, 1))
 
 
-def _resize_rows(x: np.ndarray, scale: float, antialias: bool) -> np.ndarray:
+def resize_rows(x: np.ndarray, scale: float, antialias: bool) -> np.ndarray:
   """Resizes the first axis of `x`."""
   weights = _weights(x.shape[0], float(scale), antialias, x.dtype.name)
   return (weights @ x.reshape(x.shape[0], -1)).reshape(-1, *x.shape[1:])

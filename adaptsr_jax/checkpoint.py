@@ -44,8 +44,14 @@ def is_params_folder(path: str | os.PathLike) -> bool:
 
 
 def save_params(path: str | os.PathLike, params: Params, info: dict[str, Any]) -> None:
-  """Writes a params folder; one that is there is replaced once the new one is whole."""
+  """Writes a params folder; one that is there is replaced once the new one is whole.
+
+  Raises:
+    UserError: where `path` is a file, or a folder of something else.
+  """
   path = Path(path).absolute()
+  if path.exists() and not is_params_folder(path):
+    raise UserError(f'{path} is there and is no params folder; choose another name.')
   aside = path.with_name(f'.{path.name}.part')
   shutil.rmtree(aside, ignore_errors=True)
   with ocp.StandardCheckpointer() as checkpointer:
@@ -128,7 +134,7 @@ class RunStore:
     metrics = {self._metric: notes[self._metric]} if self._metric in notes else None
     self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
 
-  def restore(self, step: int, target: Any, iterator: Any) -> tuple[Any, dict[str, Any]]:
+  def restore(self, step: int, target: Any, iterator: Any = None) -> tuple[Any, dict[str, Any]]:
     """Returns (state, notes) of `step` and moves `iterator` to where it was.
 
     Args:

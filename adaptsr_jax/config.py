@@ -14,6 +14,7 @@ KINDS = ('conv', 'mlp', 'attn')
 CHOICES = {
   'method': METHODS,
   'dtype': ('float32', 'bfloat16'),
+  'export': ('last', 'best'),
   'lora.form': ('1x1_kxk', 'kxk_1x1', 'loralib'),
   'lora.rule': ('uniform', 'greedy', 'proportional', 'proportional_per_cost', 'marginal'),
   'lora.unit': ('params', 'ranks'),
@@ -124,8 +125,10 @@ def default() -> ConfigDict:
   c.log_every = 0
   c.eval_every = 0
   c.save_every = 0
-  # Side of the LR tiles in which pictures are measured; 0: whole pictures up to 256, else tiles of 192.
-  c.eval_tile = 0
+  # Which state is merged and exported: the last, or the best by validation PSNR (which then flatters itself).
+  c.export = 'last'
+  # Side of the LR tiles in which pictures are measured; -1: whole pictures, 0: tiles for large ones.
+  c.eval_tile = -1
   # Also write TensorBoard events to the run's folder.
   c.tensorboard = True
   # Operations that give the same bits in every run on a GPU (slower); a CPU always does.
@@ -188,7 +191,7 @@ _LEAST = {
   'log_every': 0,
   'eval_every': 0,
   'save_every': 0,
-  'eval_tile': 0,
+  'eval_tile': -1,
 }
 
 

@@ -1,8 +1,8 @@
 """Measures networks, or finished pictures of any other system, on pairs of pictures.
 
-  python -m adaptsr_jax.evaluate --params=runs/camera/merged --lr=LR --hr=HR --out=results.json
-  python -m adaptsr_jax.evaluate --params=base.pth --params=runs/camera/merged --params=bicubic --lr=LR --hr=HR
-  python -m adaptsr_jax.evaluate --outputs=PICTURES --hr=HR --scale=4
+python -m adaptsr_jax.evaluate --params=runs/camera/merged --lr=LR --hr=HR --out=results.json
+python -m adaptsr_jax.evaluate --params=base.pth --params=runs/camera/merged --params=bicubic --lr=LR --hr=HR
+python -m adaptsr_jax.evaluate --outputs=PICTURES --hr=HR --scale=4
 """
 
 import argparse
@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--out', metavar='FILE', help='where to write the measurements as JSON')
   parser.add_argument('--scale', type=int, help='of bicubic and finished pictures; by default told from --lr and --hr')
   parser.add_argument('--fields', default='', help="what a checkpoint does not tell, e.g. 'res_scale=0.1'")
-  parser.add_argument('--tile', type=int, default=0, help='side of LR tiles; 0: whole pictures where they are small')
+  parser.add_argument('--tile', type=int, default=-1, help='side of LR tiles, to save memory; default: whole pictures')
   parser.add_argument('--ensemble', action='store_true', help='average over the eight flips and turns')
   return parser
 
@@ -65,8 +65,11 @@ def _measure_outputs(args: argparse.Namespace) -> dict[str, Any]:
   scale = _scale(args)
   # Finished pictures and HR pictures are pairs of scale 1.
   source = data.open_source(SimpleNamespace(lr=args.outputs, hr=args.hr), 1)
-  border = lambda output, hr, _: metrics.quality(output, hr, scale)
-  result = adapt.measure(lambda output, _: image.to_uint8(output), data.pairs(source), [border])
+  result = adapt.measure(
+    lambda output, _: image.to_uint8(output),
+    data.pairs(source),
+    [lambda output, hr, _: metrics.quality(output, hr, scale)],
+  )
   return {**result, 'protocol': {**metrics.PROTOCOL, 'crop': scale}}
 
 
@@ -82,7 +85,7 @@ def _scale(args: argparse.Namespace) -> int:
 
 
 def _measure_params(spec: str, args: argparse.Namespace) -> dict[str, Any]:
-  from adaptsr_jax import adapt, base, bicubic, config, data, metrics
+  from adaptsr_jax import adapt, base, bicubic, config, data, infer, metrics
 
   if spec == 'bicubic':
     model, scale = None, _scale(args)
@@ -95,10 +98,11 @@ def _measure_params(spec: str, args: argparse.Namespace) -> dict[str, Any]:
   if model is None:
     result = adapt.measure(bicubic.imresize, data.pairs(source), [metrics.quality])
   else:
-    tiling = {'tile': args.tile, 'ensemble': args.ensemble, 'multiple': model.multiple, 'minimum': model.minimum}
-    result = adapt.evaluate(model.apply, loaded.params, data.pairs(source), **tiling)
-  lr = 'as given' if args.lr else "MATLAB bicubic of HR, rounded to 8 bit"
-  return {**result, 'protocol': {**metrics.PROTOCOL, 'crop': scale, 'lr': lr, 'ensemble': args.ensemble}}
+    tiling = infer.tiling_of(model, args.tile)
+    result = adapt.evaluate(model.apply, loaded.params, data.pairs(source), ensemble=args.ensemble, **tiling)
+  lr = 'as given' if args.lr else 'MATLAB bicubic of HR'
+  options = {'crop': scale, 'lr': lr, 'tile': args.tile, 'ensemble': args.ensemble}
+  return {**result, 'protocol': {**metrics.PROTOCOL, **options}}
 
 
 def _table(runs: dict[str, dict[str, Any]]) -> str:

@@ -121,6 +121,11 @@ def tiling(tile: int, overlap: int, multiple: int = 1, minimum: int = 1) -> tupl
   return side, stride
 
 
+def tiling_of(model: Any, tile: int) -> dict[str, int]:
+  """Returns the keyword arguments of `upscale` that a model asks for, with the caller's `tile`."""
+  return {'tile': tile, 'multiple': model.multiple, 'minimum': model.minimum}
+
+
 def _up(n: int, unit: int) -> int:
   """Rounds up to a multiple of `unit`."""
   return -(-n // unit) * unit

@@ -1,6 +1,6 @@
 """Adapts a super-resolution network to pairs of pictures.
 
-  python -m adaptsr_jax.main --config=configs/safmn.py --config.base=safmn.pth --workdir=runs/camera
+python -m adaptsr_jax.main --config=configs/safmn.py --config.base=safmn.pth --workdir=runs/camera
 """
 
 import os
@@ -31,6 +31,9 @@ def main(argv: list[str]) -> int:
     return 2
   except adapt.Interrupted as stop:
     print(stop)
+    return 130
+  except KeyboardInterrupt:
+    print('Stopped before the first step was saved.', file=sys.stderr)
     return 130
   return 0
 

@@ -27,9 +27,7 @@ def make(config: ConfigDict, labels: Callable[[Any], Any]) -> tuple[optax.Gradie
   def adam(scale: float) -> optax.GradientTransformation:
     return optax.adam(lambda update: scale * rate(update), b1=o.b1, b2=o.b2)
 
-  tx = optax.multi_transform(
-    {'train': adam(1.0), 'bias': adam(o.bias_lr_scale), 'frozen': optax.set_to_zero()}, labels
-  )
+  tx = optax.multi_transform({'train': adam(1.0), 'bias': adam(o.bias_lr_scale), 'frozen': optax.set_to_zero()}, labels)
   if o.clip:
     tx = optax.chain(optax.clip_by_global_norm(o.clip), tx)
   if o.accumulate > 1:

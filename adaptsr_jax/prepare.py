@@ -25,6 +25,7 @@ class Setup(NamedTuple):
   train: Any
   valid: Any
   sites: tuple[lora.Site, ...]
+  batches: Any  # endless iterator over training batches; None without training pictures
 
 
 def prepare(config: ConfigDict) -> Setup:
@@ -46,7 +47,8 @@ def prepare(config: ConfigDict) -> Setup:
       f'No kernel is left to adapt: {len(found)} sites, none of the kinds {", ".join(config.lora.kinds)} '
       '(config.lora.kinds, config.lora.exclude).'
     )
-  return Setup(base, model, train, valid, sites if config.method == 'lora' else found)
+  drawn = batches(config, train, config.seed) if train and config.steps else None
+  return Setup(base, model, train, valid, sites if config.method == 'lora' else found, drawn)
 
 
 def describe(setup: Setup) -> str:
@@ -66,14 +68,14 @@ def loss_of(model: Any) -> Callable[[Params, Mapping[str, jax.Array]], jax.Array
   return lambda params, batch: losses.l1(model.apply({'params': params}, batch['lr']), batch['hr'])
 
 
-def batches(config: ConfigDict, setup: Setup, seed: int):
+def batches(config: ConfigDict, source: data.Source, seed: int):
   """Returns the endless iterator over training batches that `seed` gives (see `data.train_batches`)."""
-  return data.train_batches(setup.train, config.batch_size, config.patch, setup.model.upscale, seed, config.data.workers)
+  return data.train_batches(source, config.batch_size, config.patch, source.scale, seed, config.data.workers)
 
 
 def score_batches(config: ConfigDict, setup: Setup, number: int) -> list[dict[str, np.ndarray]]:
   """Returns `number` training batches, drawn apart from those that are trained on."""
-  drawn = batches(config, setup, seed=config.seed + 1_000_003)
+  drawn = batches(config, setup.train, seed=config.seed + 1_000_003)
   return [next(drawn) for _ in range(number)]
 
 
@@ -88,11 +90,11 @@ def allocate(config: ConfigDict, setup: Setup) -> dict[str, Any]:
   costs = {site.name: lora.cost(site, c.form) for site in sites}
   prices = costs if c.unit == 'params' else dict.fromkeys(costs, 1)
   budget = c.budget or c.rank * sum(prices.values())
+  start = time.perf_counter()
   if c.rule == 'uniform' or setup.train is None:
     scores = dict.fromkeys(costs, 1.0)
     rank_map = ranks.allocate(scores, costs, budget, 0, budget, 'uniform', c.unit)
   else:
-    start = time.perf_counter()
     scores, gains = _score(config, setup)
     caps = {site.name: lora.kernel_width(site) for site in sites} if c.cap_at_kernel_width else None
     rank_map = ranks.allocate(scores, costs, budget, c.r_min, c.r_max, c.rule, c.unit, caps, gains)
@@ -105,6 +107,7 @@ def allocate(config: ConfigDict, setup: Setup) -> dict[str, Any]:
     'spent': sum(rank_map[name] * prices[name] for name in rank_map),
     'parameters': sum(rank_map[name] * costs[name] for name in rank_map),
     'score': config.score.to_dict(),
+    'seconds': time.perf_counter() - start,
     'scores': scores,
     'ranks': rank_map,
   }

@@ -38,23 +38,21 @@ def compare(path: Path, setup: Setup, params: Params, results: dict[str, Any], t
     if name not in chosen:
       continue
     lr, hr, scale = image.to_float(lr), image.to_float(hr), setup.model.upscale
-    base, adapted = (
-      infer.upscale(setup.model.apply, p, lr, scale, **tiling) for p in (setup.base.params, params)
-    )
+    base, adapted = (infer.upscale(setup.model.apply, p, lr, scale, **tiling) for p in (setup.base.params, params))
     panels = {
       'input': lr.repeat(scale, 0).repeat(scale, 1),
       'bicubic': bicubic.imresize(lr, scale),
       f'base {before[name]["psnr_y"]:.2f} dB': base,
       f'adapted {after[name]["psnr_y"]:.2f} dB': adapted,
-      name: hr,
+      'HR': hr,
     }
     window = _most_detail(hr, _CROP)
     rows[name] = [(title, np.clip(picture[window], 0, 1)) for title, picture in panels.items()]
-  figures.compare_strip(path, [rows[name] for name in chosen])
+  figures.compare_strip(path, [rows[name] for name in chosen], chosen)
 
 
 def _most_detail(hr: np.ndarray, side: int) -> tuple[slice, slice]:
-  """Returns the window of `side` pixels (less in small pictures) with the largest sum of gradients, on a coarse grid."""
+  """Returns the window of `side` pixels (less in small pictures) with the largest sum of gradients."""
   luma = hr.mean(-1)
   detail = np.abs(np.diff(luma, axis=0))[:, :-1] + np.abs(np.diff(luma, axis=1))[:-1]
   total = np.pad(detail, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
@@ -78,7 +76,9 @@ def summary(results: dict[str, Any], workdir: Path) -> str:
     gain = adapted['psnr_y'] - base['psnr_y']
     verdict = 'better' if gain > 0 else 'worse' if gain < 0 else 'the same'
     if results['steps']:
-      lines.append(f'The adapted network is {verdict}: {gain:+.3f} dB (Y) over {len(results["base"]["images"])} pictures.')
+      lines.append(
+        f'The adapted network is {verdict}: {gain:+.3f} dB (Y) over {len(results["base"]["images"])} pictures.'
+      )
   lines.append(f'Trained for {clock(results["seconds"])}. Everything is in {workdir}:')
   lines += [f'  {file.name}' for file in sorted(workdir.iterdir()) if not file.name.startswith('.')]
   return '\n'.join(lines)

@@ -13,10 +13,10 @@ FLOORS = [
   ['models', 'metrics'],
   ['lora', 'data'],
   ['ranks', 'methods', 'losses', 'infer', 'convert', 'adapters'],
-  ['optim', 'checkpoint', 'log'],
+  ['optim', 'checkpoint', 'log', 'zoo'],
   ['base'],
   ['prepare'],
-  ['show'],
+  ['show', 'train'],
   ['adapt'],
   ['main', 'evaluate', 'upscale', 'stability', 'convert.__main__', 'adapters.__main__'],
 ]

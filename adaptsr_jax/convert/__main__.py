@@ -1,6 +1,7 @@
 """Converts weights between PyTorch files and params folders, and tells what a file holds.
 
 python -m adaptsr_jax.convert SAFMN_DF2K_x2.pth --detect
+python -m adaptsr_jax.convert swinir_light_x4 params_swinir
 python -m adaptsr_jax.convert edsr_x4.pt edsr_x4.safetensors --dtype float16
 python -m adaptsr_jax.convert edsr.pth params_edsr --set res_scale=0.1
 python -m adaptsr_jax.convert runs/camera/merged camera.pth
@@ -36,7 +37,11 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='python -m adaptsr_jax.convert', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('source', metavar='IN', help='.pth, .pt or .safetensors weights, or a params folder')
+  parser.add_argument(
+    'source',
+    metavar='IN',
+    help='.pth, .pt or .safetensors weights, a params folder, or a name that `python -m adaptsr_jax.zoo` lists',
+  )
   parser.add_argument(
     'out', metavar='OUT', nargs='?', help='.pth, .pt or .safetensors with key names of PyTorch, else a params folder'
   )

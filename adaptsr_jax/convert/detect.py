@@ -17,6 +17,7 @@ from adaptsr_jax.convert import names
 from adaptsr_jax.errors import UserError
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+_POSITIONS = 'attn.relative_position_bias_table'
 MEAN_SHIFT_TOLERANCE = 1e-3  # of the identity weights, and of the mean as a part of the range
 
 Weights = Mapping[str, np.ndarray]
@@ -113,6 +114,96 @@ def _edsr_fields(weights: Weights, first: str, block: str, stage: str) -> Found:
   return fields, {'res_scale': 'not stored; published networks have 0.1 with 256 features and 1 with 64'}
 
 
+def _swinir(weights: Weights) -> Found:
+  block = 'layers.{}.residual_group.blocks.{}'
+  groups = range(_count(weights, block.format('{}', 0) + '.norm1.weight'))
+  tables = [_shape(weights, block.format(i, 0) + f'.{_POSITIONS}', 2) for i in groups]
+  fields, assumed = _window_fields(weights, block.format(0, 0), odd='.blocks.1.')
+  fields |= {
+    'depths': tuple(_count(weights, block.format(i, '{}') + '.norm1.weight') for i in groups),
+    'num_heads': tuple(heads for _, heads in tables),
+    'resi_connection': '3conv' if 'conv_after_body.0.weight' in weights else '1conv',
+  }
+  if fields['window_size'] == 7:  # that of the networks against JPEG artefacts
+    fields['img_range'] = 255.0
+  if 'conv_before_upsample.0.weight' not in weights:
+    if 'upsample.0.weight' not in weights:
+      return fields | {'upsampler': '', 'upscale': 1}, assumed
+    outputs = _shape(weights, 'upsample.0.weight', 4)[0]
+    upscale = math.isqrt(outputs // 3)
+    return fields | {'upsampler': 'pixelshuffledirect', 'upscale': upscale}, assumed
+  if 'conv_up1.weight' not in weights:
+    return fields | {'upsampler': 'pixelshuffle'} | _shuffle_fields(weights), assumed
+  num_feat = _shape(weights, 'conv_before_upsample.0.weight', 4)[0]
+  upscale = 2 ** _count(weights, 'conv_up{}.weight')
+  return fields | {'upsampler': 'nearest+conv', 'upscale': upscale, 'num_feat': num_feat}, assumed
+
+
+def _drct(weights: Weights) -> Found:
+  groups = range(_count(weights, 'layers.{}.swin1.norm1.weight'))
+  tables = [_shape(weights, f'layers.{i}.swin1.{_POSITIONS}', 2) for i in groups]
+  fields, assumed = _window_fields(weights, 'layers.0.swin1', odd='.swin2.')
+  fields |= {
+    'gc': _shape(weights, 'layers.0.adjust1.weight', 4)[0],
+    'num_heads': tuple(heads for _, heads in tables),
+    'resi_connection': '1conv' if 'conv_after_body.weight' in weights else 'identity',
+  }
+  return fields | _shuffle_fields(weights), assumed
+
+
+def _window_fields(weights: Weights, block: str, odd: str) -> Found:
+  """Reads what SwinIR and DRCT share from their first block; `odd` is in the names of those that may be shifted."""
+  width = _rgb_width(weights)
+  window = (math.isqrt(_shape(weights, f'{block}.{_POSITIONS}', 2)[0]) + 1) // 2
+  img_size, why = _img_size(weights, window, odd)
+  assumed = {'img_size': why} if why else {}
+  if img_size <= window:
+    assumed['window_size'] = 'no window is shifted; that of the blocks is taken, and pictures may be extended to more'
+  fields = {
+    'embed_dim': width,
+    'window_size': window,
+    'mlp_ratio': _factor(width, _shape(weights, f'{block}.mlp.fc1.weight', 2)[0]),
+    'img_size': img_size,
+    'img_range': 1.0,
+    'rgb_mean': DIV2K_MEAN,
+    'qkv_bias': f'{block}.attn.qkv.bias' in weights,
+    'qk_scale': None,
+    'patch_norm': 'patch_embed.norm.weight' in weights,
+    'ape': 'absolute_pos_embed' in weights,
+  }
+  return fields, assumed | {
+    'img_range': 'not stored; published networks have 255 with windows of 7 pixels and 1 otherwise',
+    'rgb_mean': 'not stored; every published network has it (the mean of DIV2K)',
+    'qk_scale': 'not stored; no published network sets it',
+  }
+
+
+def _img_size(weights: Weights, window: int, odd: str) -> tuple[int, str]:
+  """Returns the side of the training pictures, which were square, and why it is an assumption ('' if it is none)."""
+  if 'absolute_pos_embed' in weights:
+    return math.isqrt(_shape(weights, 'absolute_pos_embed', 3)[1]), ''
+  for key in weights:
+    if key.endswith('.attn_mask'):
+      return math.isqrt(_shape(weights, key, 3)[0]) * window, ''
+  if any(odd in key and key.endswith('.relative_position_index') for key in weights):
+    return window, ''  # The buffers are stored, and there are no masks among them: nothing is shifted.
+  return max(2, 64 // window) * window, 'not stored; it matters for the stored masks only'
+
+
+def _shuffle_fields(weights: Weights) -> dict[str, Any]:
+  """Reads the head of pixel shuffles."""
+  num_feat = _shape(weights, 'conv_before_upsample.0.weight', 4)[0]
+  nine = _shape(weights, 'upsample.0.weight', 4)[0] == 9 * num_feat
+  return {'upscale': 3 if nine else 2 ** _count(weights, 'upsample.{}.weight'), 'num_feat': num_feat}
+
+
+def _rgb_width(weights: Weights) -> int:
+  width, colours = _shape(weights, 'conv_first.weight', 4)[:2]
+  if colours != 3:
+    raise UserError(f"'conv_first.weight' takes {colours} colours; only networks for RGB pictures are known.")
+  return width
+
+
 def _mean_shift(weights: Weights) -> tuple[float, tuple[float, ...], bool]:
   """Returns img_range and rgb_mean of the frozen convolutions around the official EDSR, and whether they are exact.
 
@@ -179,5 +270,7 @@ FAMILIES = (
   Family('safmn_ntire2023', ('norm.gamma', 'to_feat.weight', 'feats.0.safm.aggr.weight'), _safmn),
   Family('safmn', ('feats.0.norm1.weight', 'to_feat.weight', 'feats.0.safm.aggr.weight'), _safmn),
   Family('edsr_official', ('head.0.weight', 'body.0.body.0.weight', 'tail.1.weight'), _edsr_official),
+  Family('drct', ('conv_first.weight', f'layers.0.swin1.{_POSITIONS}', 'layers.0.adjust1.weight'), _drct),
+  Family('swinir', ('conv_first.weight', f'layers.0.residual_group.blocks.0.{_POSITIONS}', 'norm.weight'), _swinir),
   Family('edsr', ('conv_first.weight', 'body.0.conv1.weight', 'conv_after_body.weight'), _edsr),
 )

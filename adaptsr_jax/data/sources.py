@@ -163,7 +163,7 @@ def shrink_window(hr: np.ndarray, scale: int, top: int, left: int, size: int) ->
 def _shrink_rows(x: np.ndarray, scale: int) -> np.ndarray:
   largest = np.iinfo(x.dtype).max
   # The tiny addend makes exact halves go up whatever the last bit of their sum is, hence also alike in every window.
-  resized = bicubic._resize_rows(x.astype(np.float64), 1 / scale, True)
+  resized = bicubic.resize_rows(x.astype(np.float64), 1 / scale, True)
   return np.clip(np.floor(resized + (0.5 + 1e-6)), 0, largest).astype(x.dtype)
 
 

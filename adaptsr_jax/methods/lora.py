@@ -19,24 +19,14 @@ def spec(config: ConfigDict, sites: tuple[Site, ...], ranks: dict[str, int]) -> 
     'rslora': bool(config.lora.rslora),
     'biases': bool(config.lora.biases),
     'path': 'merged' if config.lora.path == 'auto' else config.lora.path,
-    'sites': [
-      {
-        'name': site.name,
-        'path': list(site.path),
-        'kind': site.kind,
-        'shape': list(site.shape),
-        'part': list(site.part) if site.part else None,
-        'rank': int(ranks.get(site.name, 0)),
-      }
-      for site in sites
-    ],
+    'sites': lora.to_json(sites, ranks),
   }
 
 
 def build(spec: dict[str, Any]) -> Method:
   """Returns the method of `spec`. Trainable: {'adapters': {site: {'a', 'b'}}, 'biases': {'path/bias': array}}."""
   form, alpha, rslora = spec['form'], spec['alpha'], spec['rslora']
-  sites, ranks = sites_of(spec)
+  sites, ranks = lora.from_json(spec['sites'])
   adapted = dict.fromkeys('/'.join(site.path) for site in sites if ranks[site.name])
 
   def init(key, base: Params) -> tuple[Params, Params]:
@@ -57,12 +47,3 @@ def build(spec: dict[str, Any]) -> Method:
   forward = factored if spec['path'] == 'factored' else through_merge(merge)
   labels = {'adapters': 'train', 'biases': 'bias'}
   return Method(init, merge, lambda trainable: labels, forward, spec)
-
-
-def sites_of(spec: dict[str, Any]) -> tuple[tuple[Site, ...], dict[str, int]]:
-  """Returns the sites and ranks that `spec` holds."""
-  sites = tuple(
-    Site(s['name'], tuple(s['path']), s['kind'], tuple(s['shape']), tuple(s['part']) if s['part'] else None)
-    for s in spec['sites']
-  )
-  return sites, {s['name']: s['rank'] for s in spec['sites']}

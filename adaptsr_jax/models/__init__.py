@@ -5,7 +5,7 @@
 
 Besides its fields, every model has the attributes
   upscale    factor of the output size
-  multiple   the sides of the input must be multiples of it
+  multiple   unit of the sides of the input: what window models extend them to, and where tiles have to be cut
   minimum    the smallest side it takes; a smaller one is a UserError while tracing
   receptive  radius in input pixels beyond which the input does not matter: the overlap of exact tiles
   tileable   False where tiles cannot give what the whole picture gives
@@ -17,17 +17,24 @@ from typing import Any
 from flax import linen as nn
 
 from adaptsr_jax.errors import UserError
-from adaptsr_jax.models import edsr, safmn
+from adaptsr_jax.models import drct, edsr, safmn, swinir
 
 MODELS: dict[str, type[nn.Module]] = {
+  'drct': drct.DRCT,
   'edsr': edsr.EDSR,
   'edsr_official': edsr.EDSR,  # the same network; the name keeps the key style of its weight files
   'safmn': safmn.SAFMN,
   'safmn_ntire2023': safmn.SAFMN_NTIRE2023,
+  'swinir': swinir.SwinIR,
 }
 
 # Published configurations: name -> (model name, fields).
-PRESETS: dict[str, tuple[str, dict[str, Any]]] = {**edsr.PRESETS, **safmn.PRESETS}
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+  **edsr.PRESETS,
+  **safmn.PRESETS,
+  **swinir.PRESETS,
+  **drct.PRESETS,
+}
 
 
 def build(name: str, /, **fields: Any) -> nn.Module:

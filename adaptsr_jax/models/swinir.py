@@ -1,0 +1,168 @@
+"""SwinIR: image restoration with shifted windows of attention (Liang et al., ICCV Workshops 2021)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from adaptsr_jax.errors import UserError
+from adaptsr_jax.models import layers, window
+
+Array = jax.Array
+
+# What makes a picture of the features, and the enlargements it can make; '' restores at the same size.
+UPSAMPLERS = {
+  'pixelshuffle': tuple(window.STAGES),
+  'pixelshuffledirect': (2, 3, 4, 8),
+  'nearest+conv': (2, 4),
+  '': (1,),
+}
+RESI_CONNECTIONS = ('1conv', '3conv')
+
+
+class RSTB(nn.Module):
+  """x + convolution(blocks(x)), the blocks shifted by turns; (b, h, w, c)."""
+
+  depth: int
+  shift: int  # of every second block
+  block: Callable[..., nn.Module]  # of shift and name
+  resi_connection: str
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    y = x
+    for i in range(self.depth):
+      y = self.block(shift=self.shift if i % 2 else 0, name=f'blocks_{i}')(y)
+    return x + residual_conv(y, self.resi_connection, self.dtype, 'conv')
+
+
+class SwinIR(nn.Module):
+  """(b, h, w, 3) in [0, 1] -> (b, upscale * h, upscale * w, 3) in float32, not clipped.
+
+  The sides may be any above `minimum`: they are extended by reflection to multiples of the window, and cut off again.
+  """
+
+  upscale: int = 4
+  embed_dim: int = 180
+  depths: tuple[int, ...] = (6, 6, 6, 6, 6, 6)  # blocks of each group
+  num_heads: tuple[int, ...] = (6, 6, 6, 6, 6, 6)
+  window_size: int = 8
+  mlp_ratio: float = 2.0
+  upsampler: str = 'pixelshuffle'  # a key of UPSAMPLERS
+  resi_connection: str = '1conv'  # or '3conv': three convolutions with a bottleneck
+  img_size: int = 64  # of the training pictures; decides the stored masks, and whether windows are shifted at all
+  img_range: float = 1.0
+  rgb_mean: tuple[float, ...] = window.RGB_MEAN
+  num_feat: int = 64  # channels of the head
+  qkv_bias: bool = True
+  qk_scale: float | None = None
+  patch_norm: bool = True
+  ape: bool = False  # absolute positions: only pictures of img_size fit
+  dtype: Any = jnp.float32  # of the computation; parameters, norms, softmax and sums are float32
+  remat: bool = False  # compute each block again for its gradient instead of keeping its activations
+
+  tileable = True
+
+  def __post_init__(self):
+    super().__post_init__()
+    window.check(self)
+    for field, values in (('upsampler', UPSAMPLERS), ('resi_connection', RESI_CONNECTIONS)):
+      if getattr(self, field) not in values:
+        raise UserError(f'SwinIR: {field} is {getattr(self, field)!r}; it can be {", ".join(map(repr, values))}.')
+    if self.upscale not in UPSAMPLERS[self.upsampler]:
+      allowed = ', '.join(map(str, UPSAMPLERS[self.upsampler]))
+      raise UserError(f'SwinIR: upscale is {self.upscale}; with upsampler {self.upsampler!r} it can be {allowed}.')
+    if len(self.depths) != len(self.num_heads):
+      raise UserError(f'SwinIR: depths has {len(self.depths)} entries and num_heads {len(self.num_heads)}.')
+    for heads in self.num_heads:
+      if heads < 1 or self.embed_dim % heads:
+        raise UserError(f'SwinIR: embed_dim is {self.embed_dim}, which {heads} heads cannot share evenly.')
+
+  @property
+  def multiple(self) -> int:
+    """The window. Other sides work too; tiles must be cut at its multiples to have the windows of the picture."""
+    return self.window_size
+
+  @property
+  def minimum(self) -> int:
+    return window.minimum(self)
+
+  @property
+  def receptive(self) -> int:
+    """Radius in input pixels: half a window per block. Nearly all of what is seen is much nearer."""
+    side, shift = window.geometry(self)
+    if not shift:
+      raise UserError('SwinIR: without shifted windows the picture is a single window, and all of it is seen.')
+    # The head's convolutions count as one at the input size, and those on ever finer pixels as two.
+    head = {'pixelshuffle': 3, 'pixelshuffledirect': 1, 'nearest+conv': 3, '': 1}[self.upsampler]
+    convs = 2 if self.resi_connection == '3conv' else 1
+    steps: list[int | None] = [None]
+    for depth in self.depths:
+      steps += [shift if i % 2 else 0 for i in range(depth)] + [None] * convs
+    return window.radius(side, steps + [None] * (convs + head))
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    _, h, w, _ = x.shape
+    mean = jnp.asarray(self.rgb_mean, jnp.float32)
+    x = (window.whole_windows(self, x) - mean) * self.img_range
+    hidden = int(self.embed_dim * self.mlp_ratio + 1e-6)
+    first = nn.Conv(self.embed_dim, (3, 3), dtype=jnp.float32, name='conv_first')(x)
+    y = window.embed(self, first)
+    for i, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True)):
+      block = window.block_of(self, num_heads=heads, hidden=hidden)
+      y = RSTB(depth, window.geometry(self)[1], block, self.resi_connection, self.dtype, name=f'layers_{i}')(y)
+    y = window.layer_norm('norm')(y)
+    y = residual_conv(y, self.resi_connection, self.dtype, 'conv_after_body') + first
+    y = self._picture(x, y) / self.img_range + mean
+    return y[:, : h * self.upscale, : w * self.upscale]
+
+  def _picture(self, x: Array, features: Array) -> Array:
+    if self.upsampler == 'pixelshuffle':
+      return window.shuffle_head(self, features)
+    if self.upsampler == 'pixelshuffledirect':
+      y = window.to_picture(features, 'upsample_0', 3 * self.upscale**2)
+      return layers.pixel_shuffle(y, self.upscale)
+    if self.upsampler == 'nearest+conv':
+      return self._nearest_head(features)
+    return x + window.to_picture(features, 'conv_last')
+
+  def _nearest_head(self, x: Array) -> Array:
+    def conv(x, name):
+      return nn.Conv(self.num_feat, (3, 3), dtype=self.dtype, name=name)(x)
+
+    x = nn.leaky_relu(conv(x, 'conv_before_upsample_0'), 0.01)
+    for name in ('conv_up1', 'conv_up2')[: 2 if self.upscale == 4 else 1]:
+      _, h, w, _ = x.shape
+      x = nn.leaky_relu(conv(layers.resize_nearest(x, (2 * h, 2 * w)), name), 0.2)
+    return window.to_picture(nn.leaky_relu(conv(x, 'conv_hr'), 0.2), 'conv_last')
+
+
+def residual_conv(x: Array, resi_connection: str, dtype: Any, name: str) -> Array:
+  """Returns the convolution at the end of a residual group, or three of them; within a compact method."""
+  c = x.shape[-1]
+  if resi_connection == '1conv':
+    return nn.Conv(c, (3, 3), dtype=dtype, name=name)(x)
+  # The activations between the convolutions take up the odd indices.
+  x = nn.leaky_relu(nn.Conv(c // 4, (3, 3), dtype=dtype, name=f'{name}_0')(x), 0.2)
+  x = nn.leaky_relu(nn.Conv(c // 4, (1, 1), dtype=dtype, name=f'{name}_2')(x), 0.2)
+  return nn.Conv(c, (3, 3), dtype=dtype, name=f'{name}_4')(x)
+
+
+_MEDIUM = {'embed_dim': 180, 'depths': (6,) * 6, 'num_heads': (6,) * 6}
+_LIGHT = {'embed_dim': 60, 'depths': (6,) * 4, 'num_heads': (6,) * 4, 'upsampler': 'pixelshuffledirect'}
+_LARGE = {'embed_dim': 240, 'depths': (6,) * 9, 'num_heads': (8,) * 9, 'resi_connection': '3conv'}
+_REAL = {'upsampler': 'nearest+conv'}
+_RESTORE = {'upscale': 1, 'upsampler': ''}
+
+PRESETS = {
+  **{f'swinir_classical_x{scale}': ('swinir', {'upscale': scale, **_MEDIUM}) for scale in (2, 3, 4, 8)},
+  **{f'swinir_light_x{scale}': ('swinir', {'upscale': scale, **_LIGHT}) for scale in (2, 3, 4)},
+  **{f'swinir_real_x{scale}': ('swinir', {'upscale': scale, **_MEDIUM, **_REAL}) for scale in (2, 4)},
+  'swinir_real_l_x4': ('swinir', {'upscale': 4, **_LARGE, **_REAL}),
+  'swinir_denoise': ('swinir', {**_MEDIUM, **_RESTORE, 'img_size': 128}),
+  'swinir_jpeg': ('swinir', {**_MEDIUM, **_RESTORE, 'img_size': 126, 'window_size': 7, 'img_range': 255.0}),
+}

@@ -1,0 +1,259 @@
+"""Attention in shifted windows (Swin transformer, Liu et al., ICCV 2021), and what else SwinIR and DRCT share.
+
+Features stay (b, h, w, c) pictures, h and w multiples of the window. What depends on sizes only is made in numpy while
+tracing: which entry of the position table belongs to which pair of pixels, and which pixels may look at each other.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from adaptsr_jax.errors import UserError
+from adaptsr_jax.models import layers
+
+Array = jax.Array
+
+RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
+STAGES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}  # upscale -> pixel shuffles of the head
+MASKED = -100.0  # added to the logit of a pair that must not meet; the published networks know no infinity
+EPSILON = 1e-5  # of the layer norms
+
+_INIT = nn.initializers.truncated_normal(0.02)
+
+
+@functools.cache
+def position_index(window: int) -> np.ndarray:
+  """Returns (n, n) int64, n = window**2: the row of the position table for query pixel a and key pixel b at [a, b].
+
+  Pixels are counted row by row; the table lists the offsets query - key from (1 - window) up, rows first.
+  """
+  y, x = np.divmod(np.arange(window**2), window)
+  dy, dx = (at[:, None] - at[None, :] + window - 1 for at in (y, x))
+  return dy * (2 * window - 1) + dx
+
+
+@functools.cache
+def regions(height: int, width: int, window: int, shift: int) -> np.ndarray:
+  """Returns (windows, n) int32: of which region of the picture each pixel of each window is, after the shift.
+
+  The shift carries what leaves on one side in on the other. Pixels of a window that are no neighbours in the picture
+  are of different regions, and must not look at each other.
+  """
+  rows, columns = (
+    (np.arange(side) >= side - window).astype(np.int32) + (np.arange(side) >= side - shift) for side in (height, width)
+  )
+  labels = 3 * rows[:, None] + columns
+  labels = labels.reshape(height // window, window, width // window, window)
+  return labels.transpose(0, 2, 1, 3).reshape(-1, window**2)
+
+
+@functools.lru_cache(maxsize=4)
+def attention_mask(size: int, window: int, shift: int) -> np.ndarray:
+  """Returns (windows, n, n) float32 for square pictures: 0 within a region, else -100, as weight files store it."""
+  labels = regions(size, size, window, shift)
+  return np.where(labels[:, :, None] == labels[:, None, :], np.float32(0), np.float32(MASKED))
+
+
+def partition(x: Array, window: int) -> Array:
+  """Cuts (b, h, w, c) into windows, row by row: (b * windows, window**2, c)."""
+  b, h, w, c = x.shape
+  x = x.reshape(b, h // window, window, w // window, window, c)
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, window**2, c)
+
+
+def unite(x: Array, window: int, height: int, width: int) -> Array:
+  """Inverse of `partition`: (b, height, width, c)."""
+  c = x.shape[-1]
+  x = x.reshape(-1, height // window, width // window, window, window, c)
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height, width, c)
+
+
+class WindowAttention(nn.Module):
+  """Attention among the pixels of each window of (b * windows, window**2, c), with a learned bias by offset."""
+
+  num_heads: int
+  window: int
+  qkv_bias: bool = True
+  qk_scale: float | None = None  # of the logits; None: 1 / sqrt(channels of a head)
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, region: np.ndarray | None = None) -> Array:
+    """`region` (windows, window**2): only pixels of equal region meet; see `regions`."""
+    windows, n, c = x.shape
+    width = c // self.num_heads
+    table = self.param('relative_position_bias_table', _INIT, ((2 * self.window - 1) ** 2, self.num_heads))
+    qkv = nn.Dense(3 * c, use_bias=self.qkv_bias, kernel_init=_INIT, dtype=self.dtype, name='qkv')(x)
+    # Features are ordered by query, key, value, then by head.
+    q, k, v = (part.reshape(windows, n, self.num_heads, width) for part in jnp.split(qkv, 3, axis=-1))
+    # Logits, bias and softmax are float32 whatever the compute precision: sums over a window lose too much otherwise.
+    logits = jnp.einsum('wqhd,wkhd->whqk', q, k, preferred_element_type=jnp.float32)
+    logits = logits * (self.qk_scale or width**-0.5) + jnp.take(table.T, position_index(self.window), axis=1)
+    if region is not None:
+      # Compared here, in the fusion with the softmax: the mask of a large picture would take n times the memory.
+      apart = region[:, None, :, None] != region[:, None, None, :]
+      logits = logits.reshape(-1, len(region), self.num_heads, n, n)
+      logits = jnp.where(apart, logits + MASKED, logits).reshape(windows, self.num_heads, n, n)
+    y = jnp.einsum('whqk,wkhd->wqhd', nn.softmax(logits).astype(v.dtype), v)
+    return nn.Dense(c, kernel_init=_INIT, dtype=self.dtype, name='proj')(y.reshape(windows, n, c))
+
+
+class Mlp(nn.Module):
+  """Dense layer to `hidden` channels, GELU, dense layer back."""
+
+  hidden: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    y = nn.Dense(self.hidden, kernel_init=_INIT, dtype=self.dtype, name='fc1')(x)
+    return nn.Dense(x.shape[-1], kernel_init=_INIT, dtype=self.dtype, name='fc2')(layers.gelu(y))
+
+
+class SwinBlock(nn.Module):
+  """x + attention(norm(x)) in windows, moved by `shift` pixels, then x + mlp(norm(x)); (b, h, w, c) in float32."""
+
+  num_heads: int
+  window: int
+  shift: int
+  hidden: int  # channels of the MLP
+  qkv_bias: bool = True
+  qk_scale: float | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    _, h, w, _ = x.shape
+    attention = WindowAttention(self.num_heads, self.window, self.qkv_bias, self.qk_scale, self.dtype, name='attn')
+    y = layer_norm('norm1')(x)
+    if self.shift:
+      y = jnp.roll(y, (-self.shift, -self.shift), axis=(1, 2))
+      y = attention(partition(y, self.window), regions(h, w, self.window, self.shift))
+      y = jnp.roll(unite(y, self.window, h, w), (self.shift, self.shift), axis=(1, 2))
+    else:
+      y = unite(attention(partition(y, self.window)), self.window, h, w)
+    # The sum stays float32: dozens of blocks add to it.
+    x = x + y
+    return x + Mlp(self.hidden, self.dtype, name='mlp')(layer_norm('norm2')(x))
+
+
+class PatchEmbed(nn.Module):
+  """The layer norm in front of the body, under the name that weight files give it; patches are single pixels."""
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    return layer_norm('norm')(x)
+
+
+def layer_norm(name: str) -> nn.LayerNorm:
+  """Returns a layer norm over channels that computes in float32."""
+  return nn.LayerNorm(epsilon=EPSILON, use_fast_variance=False, dtype=jnp.float32, name=name)
+
+
+def embed(model: nn.Module, x: Array) -> Array:
+  """Returns the features that enter the body, within the compact method of `model`."""
+  if model.patch_norm:
+    x = PatchEmbed(name='patch_embed')(x)
+  if model.ape:
+    _, h, w, c = x.shape
+    side = model.img_size
+    if (h, w) != (side, side):
+      raise UserError(
+        f'{type(model).__name__}: with absolute positions it takes pictures of {side} x {side} pixels, not {w} x {h}.'
+      )
+    x = x + model.param('absolute_pos_embed', _INIT, (1, side**2, c)).reshape(1, side, side, c)
+  return x
+
+
+def shuffle_head(model: nn.Module, x: Array) -> Array:
+  """Returns the picture, `model.upscale` times as large, by convolutions and pixel shuffles; call as `embed`."""
+  x = nn.Conv(model.num_feat, (3, 3), dtype=model.dtype, name='conv_before_upsample_0')(x)
+  x = nn.leaky_relu(x, 0.01)
+  for i, factor in enumerate(STAGES[model.upscale]):
+    # The shuffles between the convolutions have no parameters but take up the odd indices.
+    x = nn.Conv(model.num_feat * factor**2, (3, 3), dtype=model.dtype, name=f'upsample_{2 * i}')(x)
+    x = layers.pixel_shuffle(x, factor)
+  return to_picture(x, 'conv_last')
+
+
+def to_picture(x: Array, name: str, channels: int = 3) -> Array:
+  """The last convolution; float32, because bfloat16 would round the picture to 8 bits of mantissa."""
+  return nn.Conv(channels, (3, 3), dtype=jnp.float32, name=name)(x)
+
+
+def whole_windows(model: nn.Module, x: Array) -> Array:
+  """Extends (b, h, w, c) at the bottom and the right, by reflection, to multiples of the window.
+
+  Raises:
+    UserError: a side is too short to be reflected that far.
+  """
+  _, h, w, _ = x.shape
+  bottom, right = (-side % model.window_size for side in (h, w))
+  if bottom >= h or right >= w:
+    raise UserError(
+      f'{type(model).__name__}: the picture is {w} x {h} pixels, and each side must have {model.minimum}; pad it first.'
+    )
+  return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)), mode='reflect')
+
+
+def geometry(model: nn.Module) -> tuple[int, int]:
+  """Returns (window, shift) of the blocks: pictures no larger than a window are one window, and nothing is shifted."""
+  if model.img_size <= model.window_size:
+    return model.img_size, 0
+  return model.window_size, model.window_size // 2
+
+
+def block_of(model: nn.Module, **fields: Any) -> Callable[..., nn.Module]:
+  """Returns what makes the blocks of `model` from the fields that are still open."""
+  block = nn.remat(SwinBlock) if model.remat else SwinBlock
+  common = {'window': geometry(model)[0], 'qkv_bias': model.qkv_bias, 'qk_scale': model.qk_scale, 'dtype': model.dtype}
+  return functools.partial(block, **common, **fields)
+
+
+def minimum(model: nn.Module) -> int:
+  """Returns the smallest side that reflection completes to a window; with absolute positions the only one."""
+  return model.img_size if model.ape else model.window_size // 2 + 1
+
+
+def radius(window: int, steps: Iterable[int | None]) -> int:
+  """Returns how far the input of a sequence of layers is seen from an output pixel, in pixels.
+
+  Args:
+    window: side of the windows.
+    steps: in order of execution: the shift of a block of attention, or None for a 3x3 convolution.
+  """
+  steps = tuple(steps)
+  farthest = 0
+  for pixel in range(window):
+    first = last = pixel
+    for shift in reversed(steps):
+      if shift is None:
+        first, last = first - 1, last + 1
+      else:  # to the ends of the windows
+        first = (first - shift) // window * window + shift
+        last = ((last - shift) // window + 1) * window + shift - 1
+    farthest = max(farthest, pixel - first, last - pixel)
+  return farthest
+
+
+def check(model: nn.Module) -> None:
+  """Raises a UserError that names the first field of `model`, SwinIR or DRCT, that cannot work."""
+  kind = type(model).__name__
+  if jnp.dtype(model.dtype) == jnp.float16:
+    raise UserError(
+      f'{kind}: dtype is float16, whose largest number, 65504, the activations exceed; use bfloat16 or float32.'
+    )
+  if len(model.rgb_mean) != 3:
+    raise UserError(f'{kind}: rgb_mean has {len(model.rgb_mean)} values; it must have 3.')
+  if min(model.window_size, model.img_size) < 1 or model.img_size % min(model.window_size, model.img_size):
+    raise UserError(f'{kind}: img_size is {model.img_size}, which is no multiple of window_size {model.window_size}.')
+  if model.window_size % min(model.window_size, model.img_size):
+    raise UserError(
+      f'{kind}: img_size is {model.img_size}, so blocks have windows of that side, and window_size '
+      f'{model.window_size}, to which pictures are extended, is no multiple of it.'
+    )

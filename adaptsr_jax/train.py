@@ -1,0 +1,201 @@
+"""The training loop: compiled steps, with checks, measurements and saves between them."""
+
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from adaptsr_jax import checkpoint, losses, methods, optim
+from adaptsr_jax.errors import UserError
+from adaptsr_jax.log import Progress, RunLog, say
+from adaptsr_jax.prepare import Setup
+from adaptsr_jax.tree import Params
+
+# A run is logged, measured and saved this many times by default.
+_TIMES = {'log': 50, 'eval': 10, 'save': 10}
+
+
+class TrainState(NamedTuple):
+  """All that a training step changes."""
+
+  step: jax.Array
+  trainable: Params
+  opt_state: Any
+  key: jax.Array
+  ema: Params  # running average of `trainable`; empty where none is kept
+
+
+class Trained(NamedTuple):
+  """Where training ended."""
+
+  trainable: Params
+  seconds: float  # spent on steps in all starts together, without scoring and measuring
+  best: dict[str, Any] | None  # {'step', 'psnr_y'} of the best measurement
+  measured: dict[str, Any] | None  # the last measurement, where this start made it
+
+
+class Interrupted(Exception):
+  """The run was asked to stop, and has saved its state."""
+
+
+def make_step(
+  apply_fn: Callable[..., jax.Array],
+  method: methods.Method,
+  tx: optax.GradientTransformation,
+  loss_fn: Callable[[jax.Array, jax.Array], jax.Array],
+  ema: float = 0.0,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """Returns the compiled step(state, frozen, batch) -> (state, scalars); `state` is overwritten in place.
+
+  Args:
+    apply_fn: as `model.apply`.
+    method: what is trained, and how it reaches the network.
+    tx: from `optim.make`.
+    loss_fn: (prediction, hr) -> scalar.
+    ema: decay of the average of what is trained; 0 for none.
+  """
+
+  def step(state: TrainState, frozen: Params, batch: Mapping[str, jax.Array]):
+    def loss(trainable):
+      return loss_fn(method.forward(apply_fn, frozen, trainable, batch['lr']), batch['hr'])
+
+    value, gradient = jax.value_and_grad(loss)(state.trainable)
+    updates, opt_state = tx.update(gradient, state.opt_state, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    average = optax.incremental_update(trainable, state.ema, 1 - ema) if ema else state.ema
+    scalars = {'loss': value, 'grad_norm': optax.tree.norm(gradient)}
+    return TrainState(state.step + 1, trainable, opt_state, state.key, average), scalars
+
+  return jax.jit(step, donate_argnums=0)
+
+
+def train(
+  config: ConfigDict,
+  setup: Setup,
+  method: methods.Method,
+  frozen: Params,
+  trainable: Params,
+  measure: Callable[[Params], dict[str, Any]],
+  workdir: Path,
+) -> Trained:
+  """Takes the steps that are left, with measurements and saves between them.
+
+  Args:
+    config: the run's config.
+    setup: model, pictures and batches.
+    method: from `methods.make`.
+    frozen: from `method.init`.
+    trainable: from `method.init`.
+    measure: (merged params) -> {'mean': ..., 'images': ...}; only called where there are validation pictures.
+    workdir: where states and metrics are kept; what is there is continued.
+
+  Raises:
+    UserError: a loss that is not a number, or a folder whose state does not fit.
+    Interrupted: after Ctrl-C or a termination signal, once the state is saved.
+  """
+  if not config.steps:
+    return Trained(trainable, 0.0, None, None)
+  tx, rate = optim.make(config, method.labels)
+  step_fn = make_step(setup.model.apply, method, tx, losses.l1, config.optim.ema)
+  average = jax.tree.map(jnp.array, trainable) if config.optim.ema else {}
+  trainable = jax.tree.map(jnp.array, trainable)
+  state = TrainState(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), jax.random.key(config.seed), average)
+  frozen = jax.device_put(frozen)
+  batches = setup.batches
+  store = checkpoint.RunStore(workdir / 'checkpoints', metric='psnr_y')
+  done, notes = store.latest() or 0, {'seconds': 0.0, 'best': None}
+  if done > config.steps:
+    raise UserError(f'{workdir} holds a run of {done} steps, more than config.steps={config.steps}.')
+  if done:
+    state, notes = store.restore(done, state, batches)
+    say(f'Continuing from step {done}.' if done < config.steps else f'All {done} steps are done.')
+
+  every = {name: config[f'{name}_every'] or max(1, config.steps // times) for name, times in _TIMES.items()}
+  progress, pending, measured = Progress(done, config.steps), [], None
+  seconds = notes['seconds']
+  with closing(store), closing(RunLog(workdir, done, config.tensorboard)) as log, _Interrupts() as interrupts:
+    for step in range(done + 1, config.steps + 1):
+      before = time.perf_counter()
+      batch = next(batches)
+      progress.waited += time.perf_counter() - before
+      state, scalars = step_fn(state, frozen, batch)
+      pending.append((step, scalars))
+
+      stop = interrupts.asked  # Read once: what is asked after the save below waits for the next step.
+      last = step == config.steps
+      to_measure = setup.valid is not None and (step % every['eval'] == 0 or last)
+      to_save = step % every['save'] == 0 or to_measure or last or stop
+      if step % every['log'] == 0 or to_save:
+        values = _checked(pending, workdir)
+        values['lr'] = float(rate((step - 1) // config.optim.accumulate))
+        log.scalars(step, {**values, 'data_wait': progress.waited / max(progress.seconds(), 1e-9)})
+        say(progress.line(step, {'loss': values['loss']}))
+        pending = []
+      before = time.perf_counter()
+      notes = {'seconds': seconds + progress.seconds(), 'best': notes['best']}
+      if to_measure:
+        measured = measure(method.merge(frozen, state.ema or state.trainable))
+        notes |= _noted(step, measured['mean'], notes['best'], log)
+      if to_save:
+        store.save(step, state, batches, notes)
+      progress.pause(time.perf_counter() - before)
+      if stop and not last:
+        raise Interrupted(f'Stopped after step {step}; the same command continues from there.')
+    if config.export == 'best' and notes['best'] and notes['best']['step'] != config.steps:
+      state, measured = store.restore(notes['best']['step'], state)[0], None
+      say(f'Exporting step {notes["best"]["step"]}, the best of the measured ones.')
+  return Trained(jax.device_get(state.ema or state.trainable), notes['seconds'], notes['best'], measured)
+
+
+def _checked(pending: list[tuple[int, dict[str, jax.Array]]], workdir: Path) -> dict[str, float]:
+  """Returns the mean scalars of the steps in `pending`; fails on the first that is not finite."""
+  rows = [(step, jax.device_get(scalars)) for step, scalars in pending]
+  for step, row in rows:
+    bad = [name for name, value in row.items() if not np.isfinite(value)]
+    if bad:
+      raise UserError(
+        f'{" and ".join(bad)} of step {step} is not a finite number; the last good state is in {workdir}/checkpoints. '
+        'Lower config.optim.lr, set config.optim.clip, or look for broken pictures in the training folder.'
+      )
+  return {name: float(np.mean([row[name] for _, row in rows])) for name in rows[0][1]}
+
+
+def _noted(step: int, mean: dict[str, float], best: dict[str, Any] | None, log: RunLog) -> dict[str, Any]:
+  """Logs a measurement; returns what the saved state notes of it."""
+  log.scalars(step, {f'valid/{name}': value for name, value in mean.items()})
+  if best is None or mean['psnr_y'] > best['psnr_y']:
+    best = {'step': step, 'psnr_y': mean['psnr_y']}
+  say(f'step {step}  validation PSNR {mean["psnr_y"]:.3f} dB, SSIM {mean["ssim_y"]:.4f} (Y)')
+  return {'psnr_y': mean['psnr_y'], 'best': best}
+
+
+class _Interrupts:
+  """Turns Ctrl-C and termination into a wish that the loop grants after the current step; a second Ctrl-C kills."""
+
+  def __enter__(self):
+    self.asked = False
+    self._old = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+      try:
+        self._old[number] = signal.signal(number, self._ask)
+      except ValueError:  # Not in the main thread: whoever runs us there handles signals.
+        continue
+    return self
+
+  def _ask(self, number, frame):
+    del frame
+    self.asked = True
+    say('Stopping after this step; once more stops at once.')
+    signal.signal(number, self._old[number])
+
+  def __exit__(self, *exception):
+    for number, handler in self._old.items():
+      signal.signal(number, handler)

@@ -1,0 +1,54 @@
+"""Lists published weights, or downloads them.
+
+python -m adaptsr_jax.zoo
+python -m adaptsr_jax.zoo swinir_light_x4 safmn_x4
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from adaptsr_jax import zoo
+from adaptsr_jax.errors import UserError
+
+
+def table() -> str:
+  """Returns the list that the command prints: all names, and what is known of each."""
+  rows = [('name', 'Set5 Y', 'licence', 'trained on', 'file')]
+  rows += [
+    (zoo.BUNDLED + name, '', '', 'see assets/README.md', _size(zoo.bundled(name))) for name in zoo.bundled_names()
+  ]
+  for name, entry in zoo.ZOO.items():
+    path = zoo.cache_folder() / entry.file
+    state = f'cached, {_size(path)}' if path.is_file() else 'to download' if entry.url else f'by hand: {entry.page}'
+    rows.append((name, f'{entry.psnr:.2f}' if entry.psnr else '', entry.licence, entry.trained, state))
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+  return '\n'.join([*lines, f'Set5 Y: published PSNR in dB. Cache: {zoo.cache_folder()} (set by ADAPTSR_JAX_CACHE).'])
+
+
+def _size(path: Path) -> str:
+  return f'{path.stat().st_size / 1e6:.1f} MB'
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command; returns the exit code."""
+  parser = argparse.ArgumentParser(
+    prog='python -m adaptsr_jax.zoo', description='Lists published weights, or downloads them to the cache.'
+  )
+  parser.add_argument('names', nargs='*', metavar='NAME', help='what to download; without: the list')
+  args = parser.parse_args(argv)
+  if not args.names:
+    print(table())
+    return 0
+  try:
+    for name in args.names:
+      print(f'{name}: {zoo.fetch(name)}')
+  except UserError as error:
+    print(f'Error: {error}', file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

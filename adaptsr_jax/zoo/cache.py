@@ -1,0 +1,167 @@
+"""The folder of downloaded weights: what stands there under its name is whole, and stays what it was."""
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from adaptsr_jax.errors import UserError
+from adaptsr_jax.zoo.table import Entry
+from adaptsr_jax.zoo.transfer import Broken, transfer
+
+# What needs the network or reads weights is imported where it is used: the list of names comes at once.
+
+
+def cache_folder() -> Path:
+  """Returns the folder of downloaded weights; it need not exist yet."""
+  return Path(os.environ.get('ADAPTSR_JAX_CACHE') or '~/.cache/adaptsr_jax').expanduser().absolute()
+
+
+def fetch(name: str, entry: Entry) -> Path:
+  """Returns the file of `entry`, downloaded if it is not in the cache; see `zoo.fetch`."""
+  path = cache_folder() / entry.file
+  with _cache_faults(path):
+    if not path.is_file():
+      if not entry.url:
+        raise UserError(
+          f'{name} has no direct download: fetch it from {entry.page} with a browser, and {_by_hand(path)}.'
+        )
+      _download(name, entry, path)
+    _check_cached(entry, path)
+  return path
+
+
+def _by_hand(path: Path) -> str:
+  return f'give the path of the file instead of the name, or save it as {path}'
+
+
+@contextlib.contextmanager
+def _cache_faults(path: Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    raise UserError(
+      f'{path.parent} cannot be used as the cache ({error.strerror or error}); '
+      'choose another folder by the environment variable ADAPTSR_JAX_CACHE.'
+    ) from error
+
+
+def _check_cached(entry: Entry, path: Path) -> None:
+  """Compares a file of the cache with its record; one without a record, put there by hand perhaps, gets it."""
+  record = _read_record(path)
+  digest = _sha256(path)
+  fault = _hash_fault(digest, entry, record)
+  if fault:
+    raise UserError(f'{path} {fault}: it is damaged or another file; delete it to get it anew{_and_record(path)}.')
+  if not record:
+    _check_readable(path)
+    _write_record(path, {
+      'url': entry.url or entry.page,
+      'sha256': digest,
+      'bytes': path.stat().st_size,
+      'recorded': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    })  # fmt: skip
+
+
+def _and_record(path: Path) -> str:
+  return f', and {_record(path).name} beside it if it is the file you want' if _record(path).exists() else ''
+
+
+def _record(path: Path) -> Path:
+  return path.with_name(f'{path.name}.json')
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+  record = _record(path)
+  if not record.exists():
+    return {}
+  try:
+    content = json.loads(record.read_text())
+    return {**content, 'sha256': str(content['sha256'])}
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(f'{record} is damaged; delete it, and the SHA-256 of {path.name} is recorded anew.') from error
+
+
+def _write_record(path: Path, content: dict[str, Any]) -> None:
+  aside = path.with_name(f'.{path.name}.json.{os.getpid()}.part')
+  aside.write_text(json.dumps(content, indent=1) + '\n')
+  os.replace(aside, _record(path))
+
+
+def _sha256(path: str | Path) -> str:
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _hash_fault(digest: str, entry: Entry, record: dict[str, Any]) -> str:
+  """Returns what is wrong with the SHA-256 `digest`, or ''."""
+  for expected, whence in ((entry.sha256, 'published'), (record.get('sha256', ''), 'recorded when it was first there')):
+    if not digest.startswith(expected):
+      return f'has SHA-256 {digest[:16]}..., not {expected[:16]}{"..." * (len(expected) > 16)} as {whence}'
+  return ''
+
+
+def _check_readable(path: Path) -> None:
+  """Raises a UserError unless the file can be read as weights: no web page, no foreign file, not cut short."""
+  from adaptsr_jax import convert
+
+  convert.read(path)
+
+
+def _download(name: str, entry: Entry, path: Path) -> None:
+  """Downloads the file of `entry`; it appears at `path` whole and checked, or not at all."""
+  import pooch
+  import requests
+
+  def download(url: str, target: str, _pooch: Any) -> None:
+    # pooch made it readable for its owner alone, but a cache may be shared.
+    Path(target).unlink()
+    transfer(name, url, Path(target))
+    _check_download(entry, Path(target), _read_record(path))
+
+  # What it says is meant for programmers: where to put the hash that the record keeps here.
+  pooch.get_logger().setLevel('WARNING')
+  print(f'Downloading {entry.url}', file=sys.stderr, flush=True)
+  try:
+    pooch.retrieve(entry.url, known_hash=None, fname=path.name, path=path.parent, downloader=download)
+  except (Broken, requests.RequestException) as error:
+    elsewhere = f' (or from {entry.page})' if entry.page else ''
+    raise UserError(
+      f'{name} could not be downloaded from {entry.url}: {_reason(error)}; '
+      f'fetch it on another machine or later{elsewhere}, and {_by_hand(path)}.'
+    ) from error
+
+
+def _check_download(entry: Entry, target: Path, record: dict[str, Any]) -> None:
+  fault = _hash_fault(_sha256(target), entry, record)
+  if fault:
+    beside = f', or delete {_record(cache_folder() / entry.file)} if the change is meant' if record else ''
+    raise UserError(
+      f'What {entry.url} sent {fault}; it was not kept: try again, give the path of a file instead of the name{beside}.'
+    )
+  try:
+    _check_readable(target)
+  except UserError as error:
+    raise UserError(
+      f'What {entry.url} sent is not a file of weights; it was not kept: ' + str(error).replace(str(target), entry.file)
+    ) from error
+
+
+def _reason(error: Exception) -> str:
+  import requests
+
+  if isinstance(error, requests.HTTPError):
+    return f'the server answered {error.response.status_code} {error.response.reason}'
+  reasons = {
+    Broken: str(error),
+    requests.exceptions.ProxyError: 'the proxy does not answer',
+    requests.exceptions.SSLError: 'the certificate of the server cannot be verified',
+    requests.Timeout: 'the server does not answer',
+    requests.ConnectionError: 'there is no connection to the server',
+  }
+  return next((text for kind, text in reasons.items() if isinstance(error, kind)), str(error) or type(error).__name__)

@@ -1,0 +1,72 @@
+"""One download over HTTP that survives a connection that breaks off."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ATTEMPTS = 5  # of one transfer, the first included
+PAUSE = 1.0  # seconds before the second attempt; doubled for each one after it
+TIMEOUT = (15, 60)  # seconds to connect, and between two pieces
+CHUNK = 1 << 14  # bytes; what is lost of a transfer that breaks off
+
+
+class Broken(Exception):
+  """A transfer that broke off for good."""
+
+
+def transfer(name: str, url: str, target: Path) -> None:
+  """Writes what `url` sends to `target`; goes on where a connection broke, or starts again.
+
+  Raises:
+    requests.RequestException: nothing was sent at all.
+    Broken: less was sent than announced, in every attempt.
+  """
+  import requests
+  from tqdm import tqdm
+
+  bar = tqdm(desc=name, unit='B', unit_scale=True, disable=not sys.stderr.isatty())
+  with open(target, 'wb') as file, requests.Session() as session, bar:
+    tag, total = '', None
+    for attempt in range(ATTEMPTS):
+      if attempt:
+        time.sleep(PAUSE * 2 ** (attempt - 1))
+      try:
+        with _request(session, url, file.tell() if tag else 0, tag) as answer:
+          start, total = _extent(answer)
+          # A weak tag does not promise the same bytes, so it cannot join two transfers.
+          tag = '' if answer.headers.get('ETag', '').startswith('W/') else answer.headers.get('ETag', '')
+          file.seek(start)
+          file.truncate()
+          bar.reset(total)
+          bar.update(start)
+          for chunk in answer.iter_content(CHUNK):
+            file.write(chunk)
+            bar.update(len(chunk))
+        if total is None or file.tell() == total:
+          return
+      except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
+        if total is None and not file.tell():
+          raise
+    sizes = f'{file.tell():,} of {total:,} bytes' if total else f'{file.tell():,} bytes'
+    raise Broken(f'the transfer broke off {ATTEMPTS} times, at last after {sizes}')
+
+
+def _request(session: Any, url: str, start: int, tag: str) -> Any:
+  """Asks for the bytes from `start` on, provided that the file still has the `tag`; the body is not read yet."""
+  headers = {'Accept-Encoding': 'identity'}
+  if start:
+    headers |= {'Range': f'bytes={start}-', 'If-Range': tag}
+  answer = session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+  answer.raise_for_status()
+  return answer
+
+
+def _extent(answer: Any) -> tuple[int, int | None]:
+  """Returns at which byte the body of an answer starts, and the size of the whole file where it is told."""
+  unit, _, content = answer.headers.get('Content-Range', '').partition(' ')
+  if answer.status_code == 206 and unit == 'bytes':
+    extent, _, total = content.partition('/')
+    return int(extent.partition('-')[0]), int(total) if total.isdigit() else None
+  length = answer.headers.get('Content-Length', '')
+  return 0, int(length) if length.isdigit() else None

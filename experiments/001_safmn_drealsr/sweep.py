@@ -1,0 +1,121 @@
+"""SAFMN on real camera pairs: base, uniform ranks, rank-aware, full fine-tuning; several seeds.
+
+  python experiments/001_safmn_drealsr/sweep.py --base=safmn_ntire2023_x4.pth --data=drealsr_x4 --runs=runs/001
+
+`--data` holds LR and HR; in the order of sorted names every seventh pair validates and the others train. Each run is the
+main command in a process of its own; what is done already is kept. Writes results.jsonl and curves.png beside this file
+and prints the table of README.md.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from adaptsr_jax import figures, log
+
+HERE = Path(__file__).parent
+ARMS = {
+  'uniform r = 8': {'lora.rule': 'uniform'},
+  'rank-aware': {},
+  'full fine-tuning': {'method': 'full'},
+  'uniform r = 8, rsLoRA': {'lora.rule': 'uniform', 'lora.rslora': True},
+  'rank-aware, rsLoRA': {'lora.rslora': True},
+}
+METRICS = ('psnr_y', 'ssim_y', 'psnr_rgb', 'ssim_rgb')
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--base', required=True)
+  parser.add_argument('--data', required=True, type=Path)
+  parser.add_argument('--runs', required=True, type=Path)
+  parser.add_argument('--steps', type=int, default=300)
+  parser.add_argument('--seeds', type=int, default=3)
+  parser.add_argument('--table', action='store_true', help='only rewrite the table from results.jsonl')
+  args = parser.parse_args()
+  rows = [] if not args.table else [json.loads(line) for line in (HERE / 'results.jsonl').read_text().splitlines()]
+  if not args.table:
+    for seed in range(args.seeds):
+      for arm in ARMS:
+        rows.append(run(arm, seed, args))
+        (HERE / 'results.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  print(table(rows))
+  draw(rows)
+
+
+def run(arm: str, seed: int, args: argparse.Namespace) -> dict:
+  """Runs one arm, or finds it done; returns its row."""
+  workdir = args.runs / f'{"".join(c if c.isalnum() else "_" for c in arm)}_{seed}'
+  if not (workdir / 'results.json').exists():
+    names = sorted(path.stem for path in (args.data / 'HR').iterdir())
+    args.runs.mkdir(parents=True, exist_ok=True)
+    held_out = args.runs / 'validation.txt'
+    held_out.write_text('\n'.join(names[::7]) + '\n')
+    fields = {
+      'base': args.base,
+      'steps': args.steps,
+      'seed': seed,
+      'batch_size': 8,
+      'patch': 128,
+      'eval_every': max(1, args.steps // 6),
+      'data.train.lr': args.data / 'LR',
+      'data.train.hr': args.data / 'HR',
+      'data.train.skip_names': held_out,
+      'data.valid.lr': args.data / 'LR',
+      'data.valid.hr': args.data / 'HR',
+      'data.valid.names': held_out,
+      'tensorboard': False,
+      **ARMS[arm],
+    }
+    flags = [f'--config.{name}={value}' for name, value in fields.items()]
+    command = [sys.executable, '-m', 'adaptsr_jax.main', '--config=configs/safmn.py', f'--workdir={workdir}', *flags]
+    subprocess.run(command, check=True)
+  results = json.loads((workdir / 'results.json').read_text())
+  curve = [(r['step'], r['valid/psnr_y']) for r in log.read_metrics(workdir) if 'valid/psnr_y' in r]
+  kept = ('trainable_parameters', 'total_parameters', 'seconds', 'peak_memory_bytes')
+  means = {label: results[label]['mean'] for label in ('base', 'adapted')}
+  return {'arm': arm, 'seed': seed, 'curve': curve, **{key: results[key] for key in kept}, **means}
+
+
+def table(rows: list[dict]) -> str:
+  """Returns the results as markdown: mean over the seeds and standard deviation, per arm."""
+  lines = [
+    '| arm | trained | PSNR Y | SSIM Y | PSNR RGB | SSIM RGB | seconds | peak memory |',
+    '|---|---|---|---|---|---|---|---|',
+  ]
+  base = rows[0]['base']
+  lines.append('| base | 0 | ' + ' | '.join(f'{base[m]:.{_digits(m)}f}' for m in METRICS) + ' | | |')
+  for arm in dict.fromkeys(row['arm'] for row in rows):
+    same = [row for row in rows if row['arm'] == arm]
+    cells = [f'{arm} ({len(same)} seeds)', f'{same[0]["trainable_parameters"]:,}']
+    for metric in METRICS:
+      values = np.array([row['adapted'][metric] for row in same])
+      spread = f' ± {values.std(ddof=1):.{_digits(metric)}f}' if len(values) > 1 else ''
+      cells.append(f'{values.mean():.{_digits(metric)}f}{spread}')
+    cells.append(f'{np.median([row["seconds"] for row in same]):.0f}')
+    cells.append(f'{np.median([row["peak_memory_bytes"] for row in same]) / 2**30:.2f} GiB')
+    lines.append('| ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines)
+
+
+def _digits(metric: str) -> int:
+  return 3 if metric.startswith('psnr') else 4
+
+
+def draw(rows: list[dict]) -> None:
+  """Draws the mean validation PSNR against steps of every arm."""
+  series = {}
+  for arm in dict.fromkeys(row['arm'] for row in rows):
+    curves = [np.array(row['curve']) for row in rows if row['arm'] == arm]
+    series[arm] = (curves[0][:, 0], np.mean([curve[:, 1] for curve in curves], axis=0))
+  figures.learning_curves(
+    HERE / 'curves.png', series, 'step', 'validation PSNR (Y) in dB', baselines={'base': rows[0]['base']['psnr_y']}
+  )
+
+
+if __name__ == '__main__':
+  main()
