@@ -60,7 +60,7 @@ def make_step(
     method: what is trained, and how it reaches the network.
     tx: from `optim.make`.
     loss_fn: (prediction, hr) -> scalar.
-    ema: decay of the average of what is trained; 0 for none.
+    ema: decay of the average of what is trained, reached from below as (1 + step) / (10 + step); 0 for none.
   """
 
   def step(state: TrainState, frozen: Params, batch: Mapping[str, jax.Array]):
@@ -70,7 +70,9 @@ def make_step(
     value, gradient = jax.value_and_grad(loss)(state.trainable)
     updates, opt_state = tx.update(gradient, state.opt_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
-    average = optax.incremental_update(trainable, state.ema, 1 - ema) if ema else state.ema
+    # Short memory at first, or the start would weigh in for thousands of steps.
+    decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
+    average = optax.incremental_update(trainable, state.ema, 1 - decay) if ema else state.ema
     scalars = {'loss': value, 'grad_norm': optax.tree.norm(gradient)}
     return TrainState(state.step + 1, trainable, opt_state, state.key, average), scalars
 

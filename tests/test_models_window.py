@@ -29,17 +29,24 @@ FACTS = {
   'drct_l': 'drct-l',
 }
 
-SWINIR = {'embed_dim': 8, 'depths': (2,), 'num_heads': (2,), 'window_size': 4, 'img_size': 8, 'num_feat': 4}
+SWINIR = {'embed_dim': 8, 'depths': (2,), 'num_heads': (2,), 'window_size': 4, 'img_size': 8}
 TINY = {
-  'classical': ('swinir', {**SWINIR, 'upscale': 3}),
+  'classical': ('swinir', {**SWINIR, 'upscale': 3, 'num_feat': 4}),
   'light': ('swinir', {**SWINIR, 'upscale': 2, 'upsampler': 'pixelshuffledirect'}),
-  'real': ('swinir', {**SWINIR, 'upscale': 4, 'upsampler': 'nearest+conv', 'resi_connection': '3conv'}),
+  'real': (
+    'swinir',
+    {**SWINIR, 'upscale': 4, 'upsampler': 'nearest+conv', 'resi_connection': '3conv', 'num_feat': 4},
+  ),
   'restore': ('swinir', {**SWINIR, 'upscale': 1, 'upsampler': '', 'window_size': 5, 'img_size': 10}),
   'drct': (
     'drct',
     {'upscale': 2, 'embed_dim': 8, 'gc': 4, 'num_heads': (2,), 'window_size': 4, 'img_size': 8, 'num_feat': 4},
   ),
 }
+
+
+# Most of the time goes into compiling: with less care it takes half as long.
+jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def golden(name):
@@ -71,7 +78,7 @@ def picture(h, w, b=1):
 def test_outputs_and_activations_equal_original(name):
   model, params, arrays, meta = golden(name)
   assert model.num_feat == meta['num_feat'] or model.upsampler == 'pixelshuffledirect'
-  apply = jax.jit(functools.partial(model.apply, capture_intermediates=True, mutable=['intermediates']))
+  apply = jit(functools.partial(model.apply, capture_intermediates=True, mutable=['intermediates']))
   inputs = [key for key in arrays if key.startswith('input')]
   assert inputs
   for key in inputs:
@@ -141,18 +148,15 @@ def test_sites_of_drct():
 @pytest.mark.parametrize('name', TINY)
 def test_any_size_is_taken_and_tells_nothing_of_its_neighbours(name):
   model, params = tiny(name)
-  apply = jax.jit(model.apply)
-  for h, w in [(model.minimum, 9), (12, 7)]:
-    x = picture(h, w, 2)
-    y = apply({'params': params}, x)
-    assert y.shape == (2, model.upscale * h, model.upscale * w, 3)
-    # Pictures of a batch do not meet.
-    np.testing.assert_allclose(apply({'params': params}, x[1:]), y[1:], rtol=0, atol=1e-5)
-    # Padding is that of numpy, by reflection at the bottom and the right.
-    side = model.multiple
-    padded = np.pad(x, ((0, 0), (0, -h % side), (0, -w % side), (0, 0)), 'reflect')
-    whole = apply({'params': params}, padded)[:, : y.shape[1], : y.shape[2]]
-    np.testing.assert_allclose(whole, y, rtol=0, atol=1e-5)
+  apply = jit(model.apply)
+  h, w, side = model.minimum, 9, model.multiple
+  x = picture(h, w, 2)
+  y = apply({'params': params}, x)
+  assert y.shape == (2, model.upscale * h, model.upscale * w, 3)
+  # Padding is by reflection at the bottom and the right; pictures of a batch do not meet.
+  padded = np.pad(x[1:], ((0, 0), (0, -h % side), (0, -w % side), (0, 0)), 'reflect')
+  whole = apply({'params': params}, padded)[:, : y.shape[1], : y.shape[2]]
+  np.testing.assert_allclose(whole, y[1:], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', TINY)
@@ -170,7 +174,7 @@ def test_gradients_are_finite_reach_all_and_survive_remat(name):
   x = picture(7, 9)
 
   def gradients(model):
-    return jax.jit(jax.grad(lambda p: jnp.abs(model.apply({'params': p}, x) - 0.5).mean()))(params)
+    return jit(jax.grad(lambda p: jnp.abs(model.apply({'params': p}, x) - 0.5).mean()))(params)
 
   kept = tree.flatten(gradients(model))
   computed_again = tree.flatten(gradients(model.clone(remat=True)))
@@ -186,8 +190,8 @@ def test_bfloat16_keeps_parameters_sums_and_pictures_in_float32(name):
   model, params = tiny(name)
   low = model.clone(dtype=jnp.bfloat16)
   x = picture(8, 12)
-  y = jax.jit(model.apply)({'params': params}, x)
-  z, state = jax.jit(functools.partial(low.apply, capture_intermediates=True))({'params': params}, x)
+  y = jit(model.apply)({'params': params}, x)
+  z, state = jit(functools.partial(low.apply, capture_intermediates=True))({'params': params}, x)
   assert z.dtype == y.dtype == jnp.float32
   (features,) = state['intermediates']['layers_0']['__call__']
   assert features.dtype == jnp.float32
@@ -201,7 +205,7 @@ def test_receptive_is_the_radius(name):
   model, params = tiny(name)
   side, upscale = 40 // model.multiple * model.multiple, model.upscale
 
-  @jax.jit
+  @jit
   @jax.grad
   def gradient(x, row):  # of the output pixels of one input pixel on the diagonal
     y = model.apply({'params': params}, x)
@@ -219,7 +223,7 @@ def test_receptive_is_the_radius(name):
 def test_absolute_positions_fit_one_size_only():
   model, params = tiny('classical', ape=True)
   assert params['absolute_pos_embed'].shape == (1, 64, 8)
-  apply = jax.jit(model.apply)
+  apply = jit(model.apply)
   y = apply({'params': params}, picture(8, 8))
   without = {**params, 'absolute_pos_embed': 0 * params['absolute_pos_embed']}
   assert np.abs(y - apply({'params': without}, picture(8, 8))).max() > 1e-3
@@ -243,12 +247,12 @@ def test_pictures_no_larger_than_a_window_are_not_shifted():
   model, params = tiny('light', window_size=8, img_size=4)
   assert params['layers_0']['blocks_0']['attn']['relative_position_bias_table'].shape == (49, 2)
   x = picture(8, 8)
-  apply = jax.jit(model.apply)
+  apply = jit(model.apply)
   y = apply({'params': params}, x)
   assert (model.multiple, y.shape) == (8, (1, 16, 16, 3))
-  # Windows of 4 stand still, so a far corner is seen through the convolutions only.
+  # Windows of 4 stand still: four convolutions carry the last window one pixel short of the first.
   x[:, 7, 7] += 1
-  assert np.array_equal(apply({'params': params}, x)[:, :4, :4], y[:, :4, :4])
+  assert np.array_equal(apply({'params': params}, x)[:, :2, :2], y[:, :2, :2])
   with pytest.raises(UserError, match='single window'):
     _ = model.receptive
 
@@ -256,7 +260,7 @@ def test_pictures_no_larger_than_a_window_are_not_shifted():
 def test_qk_scale_replaces_the_root_of_the_width():
   model, params = tiny('light')
   y, z, other = (
-    jax.jit(model.clone(qk_scale=scale).apply)({'params': params}, picture(8, 8)) for scale in (None, 0.5, 0.1)
+    jit(model.clone(qk_scale=scale).apply)({'params': params}, picture(8, 8)) for scale in (None, 0.5, 0.1)
   )
   np.testing.assert_array_equal(y, z)  # four channels a head
   assert np.abs(y - other).max() > 1e-3
@@ -280,7 +284,7 @@ def test_qk_scale_replaces_the_root_of_the_width():
     ('swinir', {'rgb_mean': (0.5,)}, 'rgb_mean has 1 values'),
     ('drct', {'upscale': 1}, 'upscale is 1.*2, 3, 4, 8'),
     ('drct', {'resi_connection': '3conv'}, "resi_connection is '3conv'.*identity"),
-    ('drct', {'gc': 30}, '6 heads gives|num_heads of 6 gives'),
+    ('drct', {'gc': 31}, 'num_heads of 6 gives 5 heads to a block of 211 channels'),
     ('drct', {'num_heads': (0,)}, 'num_heads of 0'),
     ('drct', {'depths': (6, 6)}, "no field 'depths'"),
   ],

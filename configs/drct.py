@@ -1,0 +1,26 @@
+"""Adapts DRCT to pairs of pictures of a real camera, with the settings of the paper for SwinIR.
+
+  python -m adaptsr_jax.main --config=configs/drct.py --config.base=DRCT_X4.pth \
+    --config.data.train.lr=LR --config.data.train.hr=HR \
+    --config.data.valid.lr=LR_VALID --config.data.valid.hr=HR_VALID --workdir=runs/drct
+
+The budget is the same, 839,088 adapter parameters; rank 8 at all 154 sites of DRCT costs 781,488 of them, and at all
+304 sites of DRCT-L 1,501,488. Where every site gets a rank, 50,011 biases of DRCT are trained beside them: 889,099
+parameters, 6.3 % of 14,139,579. With --config.steps=0 the counts are printed and the base is measured alone.
+"""
+
+from adaptsr_jax import config
+
+
+def get_config():
+  c = config.default()
+  c.steps = 100_000
+  c.batch_size = 8
+  c.patch = 256
+  # The form that gives the published counts of SwinIR.
+  c.lora.form = 'loralib'
+  c.lora.budget = 839_088
+  c.lora.biases = True
+  # The convolutions in front of the pixel shuffles are left alone; conv_before_upsample_0 is adapted.
+  c.lora.exclude = ('^upsample_',)
+  return c

@@ -1,0 +1,201 @@
+"""Weights of SwinIR and DRCT in and out: detection, exactness there and back, buffers, and what a file cannot tell."""
+
+import functools
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adaptsr_jax import convert, models, tree
+from adaptsr_jax.convert import names
+from adaptsr_jax.errors import UserError
+from adaptsr_jax.models import window
+from tests.shared import GOLDEN
+from tests.test_convert import assert_same, random_weights, there_and_back
+from tests.test_models_window import FACTS, TINY
+
+FIXTURES = sorted(path.name for family in ('swinir', 'drct') for path in GOLDEN.glob(f'{family}_*'))
+FILES = sorted(str(path.relative_to(GOLDEN)) for name in FIXTURES for path in (GOLDEN / name).glob('w*.*'))
+PRESETS = [name for name in models.PRESETS if name.startswith(('swinir', 'drct'))]
+UNTOLD = {'img_range', 'rgb_mean', 'qk_scale'}
+
+
+@functools.cache
+def shapes_of(preset: str) -> dict[str, np.ndarray]:
+  """Weights by PyTorch key that take no memory, buffers too, whatever the size of the network."""
+  return {e.key: np.broadcast_to(np.float32(0), e.shape) for e in names.entries(*models.PRESETS[preset])}
+
+
+def random_tiny(name: str, **fields) -> dict[str, np.ndarray]:
+  """Random weights of a small network, buffers as they are."""
+  family, chosen = TINY[name]
+  weights = random_weights(family, {**chosen, **fields})
+  buffers = {e.key: e.value() for e in names.entries(family, {**chosen, **fields}) if e.value}
+  return weights | buffers
+
+
+@pytest.mark.parametrize('fixture', FIXTURES)
+def test_detects_the_fixtures(fixture):
+  meta = json.loads((GOLDEN / fixture / 'meta.json').read_text())
+  made = meta['constructor']
+  name, fields, assumed = convert.detect(convert.read(GOLDEN / fixture / 'weights.safetensors'))
+  assert name == fixture.partition('_')[0]
+  given = ['upscale', 'embed_dim', 'window_size', 'mlp_ratio', 'resi_connection', 'img_size', 'img_range', 'num_heads']
+  given += ['depths', 'upsampler'] if name == 'swinir' else ['gc']
+  for field in given:
+    value = fields[field]
+    assert (list(value) if isinstance(value, tuple) else value) == made[field], field
+  if 'num_feat' in fields:
+    assert fields['num_feat'] == meta['num_feat']
+  assert (fields['qkv_bias'], fields['patch_norm'], fields['ape']) == (True, True, False)
+  assert set(assumed) == UNTOLD
+  json.dumps([fields, assumed])
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_fixtures_come_back_bit_for_bit(file):
+  source = convert.read_source(GOLDEN / file)
+  assert source.layout['wrappers'] == (['params'] if file.endswith('pth') else [])
+  assert_same(there_and_back(source.weights), source.weights, order=False)
+
+
+def test_half_precision_keeps_the_types_of_the_buffers():
+  weights = convert.read(GOLDEN / 'swinir_real_x4_1conv_nf64_fp16/weights.safetensors')
+  back = there_and_back(weights)
+  types = {key: array.dtype.name for key, array in back.items() if key.startswith('layers.0.residual_group.blocks.1')}
+  assert types.pop('layers.0.residual_group.blocks.1.attn.relative_position_index') == 'int64'
+  assert types.pop('layers.0.residual_group.blocks.1.attn_mask') == 'float32'
+  assert set(types.values()) == {'float16'}
+
+
+@pytest.mark.parametrize('preset', PRESETS)
+def test_detects_every_preset(preset):
+  name, fields = models.PRESETS[preset]
+  found, detected, assumed = convert.detect(shapes_of(preset))
+  assert found == name
+  assert models.build(name, **detected) == models.build(name, **fields)
+  assert set(assumed) == UNTOLD
+
+
+@pytest.mark.parametrize('preset', PRESETS)
+def test_table_has_the_published_numbers_of_tensors_and_values(preset):
+  stem, _, scale = preset.rpartition('_x')
+  facts = json.loads((GOLDEN / 'backbone_facts.json').read_text())['models']
+  fact = facts[f'{FACTS[stem]}_x{scale}' if stem else FACTS[preset]]
+  table = names.entries(*models.PRESETS[preset])
+  assert len(table) == fact['state_dict_tensors']
+  assert sum(np.prod(entry.shape, dtype=int) for entry in table if entry.path) == fact['total']
+  assert sum(np.prod(entry.shape, dtype=int) for entry in table if entry.value) == fact['buffers']
+
+
+def test_smaller_training_pictures_are_told_from_the_masks():
+  name, fields = models.PRESETS['swinir_classical_x4']
+  table = names.entries(name, {**fields, 'img_size': 48})
+  facts = json.loads((GOLDEN / 'backbone_facts.json').read_text())['models']['swinir_M_classical_x4_img48']
+  assert sum(np.prod(entry.shape, dtype=int) for entry in table if entry.value) == facts['buffers']
+  _, detected, assumed = convert.detect({e.key: np.broadcast_to(np.float32(0), e.shape) for e in table})
+  assert detected['img_size'] == 48
+  assert set(assumed) == UNTOLD
+
+
+@pytest.mark.parametrize('name', TINY)
+@pytest.mark.parametrize('options', [{}, {'patch_norm': False, 'qkv_bias': False, 'ape': True}], ids=['', 'other'])
+def test_table_has_the_parameters_of_the_model(name, options):
+  family, fields = TINY[name]
+  fields = {**fields, **options}
+  model = models.build(family, **fields)
+  params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, model.minimum, model.minimum, 3)))['params']
+  table = {e.path: np.broadcast_to(0, names.flax_shape(e)) for e in names.entries(family, fields) if e.path}
+  assert tree.compare(params, tree.unflatten(table)) == []
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+@pytest.mark.parametrize('name', TINY)
+def test_every_network_comes_back_bit_for_bit_through_files(tmp_path, name, suffix):
+  for options in ({}, {'patch_norm': False, 'qkv_bias': False, 'ape': True}):
+    weights = random_tiny(name, **options)
+    convert.write(tmp_path / f'x{suffix}', weights)
+    source = convert.read_source(tmp_path / f'x{suffix}')
+    assert source.layout['dtype'] == 'float32'
+    family, fields, _ = convert.detect(source.weights)
+    assert models.build(family, **fields) == models.build(TINY[name][0], **TINY[name][1], **options)
+    assert_same(there_and_back(source.weights), weights)
+
+
+@pytest.mark.parametrize('name', TINY)
+def test_buffers_are_ignored_on_the_way_in_and_computed_on_the_way_out(name):
+  weights = random_tiny(name)
+  buffers = {key for key in weights if key.endswith(('attn_mask', 'relative_position_index'))}
+  family, fields, assumed = convert.detect(weights)
+  spoilt = {key: value + 7 if key in buffers else value for key, value in weights.items()}
+  assert_same(there_and_back(spoilt), weights)
+  bare = {key: value for key, value in weights.items() if key not in buffers}
+  found, without, more = convert.detect(bare)
+  assert found == family
+  assert set(more) - set(assumed) == {'img_size'}
+  assert without['img_size'] % without['window_size'] == 0
+  assert {**without, 'img_size': 0} == {**fields, 'img_size': 0}
+  params = convert.to_flax(family, bare)
+  assert_same(convert.to_torch(family, fields, params), weights)
+
+
+@pytest.mark.parametrize('name', ['light', 'drct'])
+def test_networks_that_shift_nothing_are_told(name):
+  weights = random_tiny(name, img_size=4)
+  assert not any(key.endswith('attn_mask') for key in weights)
+  family, fields, assumed = convert.detect(weights)
+  assert fields['img_size'] == fields['window_size'] == 4
+  assert set(assumed) == UNTOLD | {'window_size'}
+  assert_same(there_and_back(weights), weights)
+
+
+def test_range_of_the_networks_against_jpeg_artefacts():
+  assert convert.detect(shapes_of('swinir_jpeg'))[1]['img_range'] == 255.0
+  assert convert.detect(shapes_of('swinir_denoise'))[1]['img_range'] == 1.0
+
+
+@pytest.mark.parametrize('name', TINY)
+def test_any_missing_or_misshapen_tensor_is_a_user_error(name):
+  weights = random_tiny(name)
+  for key, value in weights.items():
+    for shape in ((), (5,), (0, 3, 3, 3), (1, 2, 3, 4, 5), (value.shape[0] + 1, *value.shape[1:])):
+      with pytest.raises(UserError):
+        convert.detect({**weights, key: np.zeros(shape, np.float32)})
+    if not key.endswith(('attn_mask', 'relative_position_index', 'qkv.bias')):
+      with pytest.raises(UserError):
+        convert.detect({other: v for other, v in weights.items() if other != key})
+
+
+def test_differences_are_named():
+  weights = random_tiny('drct')
+  key = 'layers.0.swin2.attn.relative_position_bias_table'
+  with pytest.raises(UserError, match=re.escape(f"'{key}' is (49, 3) instead of (49, 2)")):
+    convert.detect({**weights, key: np.zeros((49, 3), np.float32)})
+  with pytest.raises(UserError, match=r"'conv_up1\.weight' is unknown"):
+    convert.detect({**weights, 'conv_up1.weight': np.zeros((4, 4, 3, 3), np.float32)})
+  gray = {**random_tiny('classical'), 'conv_first.weight': np.zeros((8, 1, 3, 3), np.float32)}
+  with pytest.raises(UserError, match='1 colours'):
+    convert.detect(gray)
+
+
+def test_flax_layout():
+  weights = random_tiny('real')
+  params = convert.to_flax('swinir', weights)
+  block = params['layers_0']['blocks_1']
+  assert block['attn']['qkv']['kernel'][3, 20] == weights['layers.0.residual_group.blocks.1.attn.qkv.weight'][20, 3]
+  assert params['layers_0']['conv_2']['kernel'].shape == (1, 1, 2, 2)
+  assert params['conv_after_body_4']['kernel'][2, 0, 1, 7] == weights['conv_after_body.4.weight'][7, 1, 2, 0]
+  np.testing.assert_array_equal(params['patch_embed']['norm']['scale'], weights['patch_embed.norm.weight'])
+
+
+@pytest.mark.parametrize('side', [1, 4, 7])
+def test_position_index_follows_its_definition(side):
+  index = window.position_index(side)
+  assert index.dtype == np.int64
+  for a in range(side**2):
+    for b in range(side**2):
+      dy, dx = a // side - b // side, a % side - b % side
+      assert index[a, b] == (dy + side - 1) * (2 * side - 1) + dx + side - 1

@@ -1,0 +1,112 @@
+"""Exported files in an independent PyTorch implementation of the networks: the same picture comes out.
+
+Runs where the package spandrel can be imported (`pip install --no-deps spandrel einops`). Of torchvision it uses two
+functions, for networks that do not occur here: where torchvision is absent, empty ones stand in.
+"""
+
+import importlib.util
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adaptsr_jax import base as base_lib
+from adaptsr_jax import convert, models, tree
+
+torch = pytest.importorskip('torch')
+
+TOLERANCE = 1e-4
+NETWORKS = {
+  'swinir classical': (
+    'swinir',
+    {'upscale': 3, 'embed_dim': 12, 'depths': (2, 3), 'num_heads': (2, 3), 'window_size': 8},
+  ),
+  'swinir light': (
+    'swinir',
+    {'upscale': 2, 'embed_dim': 12, 'depths': (3,), 'num_heads': (2,), 'upsampler': 'pixelshuffledirect'},
+  ),
+  'swinir real': (
+    'swinir',
+    {
+      'upscale': 4,
+      'embed_dim': 16,
+      'depths': (2,),
+      'num_heads': (4,),
+      'window_size': 4,
+      'img_size': 48,
+      'upsampler': 'nearest+conv',
+      'resi_connection': '3conv',
+    },
+  ),
+  'swinir restore': (
+    'swinir',
+    {
+      'upscale': 1,
+      'embed_dim': 12,
+      'depths': (2,),
+      'num_heads': (2,),
+      'window_size': 7,
+      'img_size': 126,
+      'img_range': 255.0,
+      'upsampler': '',
+    },
+  ),
+  'drct': ('drct', {'upscale': 4, 'embed_dim': 12, 'gc': 8, 'num_heads': (6, 6)}),
+  'safmn': ('safmn', {'upscale': 4, 'dim': 12, 'n_blocks': 2}),
+}
+
+
+@pytest.fixture(scope='module')
+def load():
+  """Returns (path) -> network of spandrel."""
+  if importlib.util.find_spec('spandrel') is None:
+    pytest.skip('spandrel is not installed')
+  stubs = {}
+  if importlib.util.find_spec('torchvision') is None:
+    stubs = {f'torchvision{part}': types.ModuleType(f'torchvision{part}') for part in _TORCHVISION}
+    functional = stubs['torchvision.transforms.functional']
+    functional.InterpolationMode = functional.rotate = functional.normalize = None
+  sys.modules.update(stubs)
+  try:
+    spandrel = pytest.importorskip('spandrel')
+  finally:
+    for name in stubs:
+      del sys.modules[name]
+  return lambda path: spandrel.ModelLoader('cpu').load_from_file(path).model.eval()
+
+
+_TORCHVISION = ('', '.transforms', '.transforms.functional')
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_exported_files_give_the_same_picture(load, tmp_path, name):
+  family, fields = NETWORKS[name]
+  model = models.build(family, **fields)
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, model.minimum, model.minimum, 3)))['params']
+  leaves = {path: rng.normal(path.endswith('scale'), 0.1, leaf.shape) for path, leaf in tree.flatten(shapes).items()}
+  params = tree.unflatten({path: leaf.astype(np.float32) for path, leaf in leaves.items()})
+  side = 3 * model.multiple if model.multiple > 1 else 24
+  x = rng.random((1, side, 2 * side, 3), np.float32)
+  y = jax.jit(model.apply)({'params': params}, x)
+
+  base = base_lib.Base(family, fields, params, {}, None)
+  for suffix in ('pth', 'safetensors'):
+    path = tmp_path / f'network.{suffix}'
+    base_lib.export(path, base, params)
+    network = load(path)
+    with torch.no_grad():
+      z = network(torch.from_numpy(x.transpose(0, 3, 1, 2))).numpy().transpose(0, 2, 3, 1)
+    assert z.shape == y.shape
+    assert np.std(y) > 0.1
+    np.testing.assert_allclose(z, y, rtol=0, atol=TOLERANCE)
+    # Names, their order, and buffers are those of the network too.
+    state = network.state_dict()
+    written = convert.read(tmp_path / 'network.pth')
+    assert list(written) == list(state)
+    for key, value in state.items():
+      assert written[key].dtype == value.numpy().dtype, key
+      np.testing.assert_array_equal(written[key], value.numpy(), err_msg=key)
