@@ -37,6 +37,7 @@ def main() -> None:
   parser.add_argument('--runs', required=True, type=Path)
   parser.add_argument('--steps', type=int, default=300)
   parser.add_argument('--seeds', type=int, default=3)
+  parser.add_argument('--ema', type=float, default=0.99)
   parser.add_argument('--table', action='store_true', help='only rewrite the table from results.jsonl')
   args = parser.parse_args()
   rows = [] if not args.table else [json.loads(line) for line in (HERE / 'results.jsonl').read_text().splitlines()]
@@ -72,6 +73,8 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> dict:
       'data.valid.hr': args.data / 'HR',
       'data.valid.names': held_out,
       'tensorboard': False,
+      # Pairs differ in exposure: without an average the last batches decide the level of dark, flat pictures.
+      'optim.ema': args.ema,
       **ARMS[arm],
     }
     flags = [f'--config.{name}={value}' for name, value in fields.items()]
