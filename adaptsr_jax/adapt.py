@@ -15,7 +15,21 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from adaptsr_jax import base as base_lib
-from adaptsr_jax import checkpoint, data, figures, image, infer, lora, methods, metrics, prepare, show, train, tree
+from adaptsr_jax import (
+  bicubic,
+  checkpoint,
+  data,
+  figures,
+  image,
+  infer,
+  lora,
+  methods,
+  metrics,
+  prepare,
+  show,
+  train,
+  tree,
+)
 from adaptsr_jax import config as config_lib
 from adaptsr_jax.adapters import file as adapter_file
 from adaptsr_jax.errors import UserError
@@ -101,7 +115,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
 
   # 6. and 7. Steps and measurements.
   measure_params = partial(_measure_valid, config, setup)
-  reference = _measured_once(workdir / 'base.json', lambda: measure_params(base.params))
+  enlarged = _measured_once(workdir, 'bicubic', lambda: _measure_bicubic(setup))
+  reference = _measured_once(workdir, 'base', lambda: measure_params(base.params))
   trained = train.train(config, setup, method, frozen, trainable, measure_params, workdir)
   params = jax.device_get(method.merge(frozen, trained.trainable))
   adapted = (trained.measured or measure_params(params)) if config.steps else reference
@@ -114,6 +129,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     'total_parameters': total_parameters,
     'seconds': trained.seconds,
     'peak_memory_bytes': peak_memory_bytes(),
+    'bicubic': enlarged,
     'base': reference,
     'adapted': adapted,
     'best': trained.best,
@@ -148,16 +164,23 @@ def _measure_valid(config: ConfigDict, setup: prepare.Setup, params: Params) -> 
   return evaluate(setup.model.apply, params, data.pairs(setup.valid), **_tiling(config, setup))
 
 
+def _measure_bicubic(setup: prepare.Setup) -> dict[str, Any] | None:
+  if setup.valid is None:
+    return None
+  return measure(bicubic.imresize, data.pairs(setup.valid), [metrics.quality])
+
+
 def _tiling(config: ConfigDict, setup: prepare.Setup) -> dict[str, int]:
   return infer.tiling_of(setup.model, config.eval_tile)
 
 
-def _measured_once(path: Path, measure_base: Callable[[], Any]) -> Any:
+def _measured_once(workdir: Path, label: str, measure_it: Callable[[], Any]) -> Any:
+  path = workdir / f'{label}.json'
   if not path.exists():
-    result = measure_base()
+    result = measure_it()
     if result is not None:
       mean = result['mean']
-      say(f'base  validation PSNR {mean["psnr_y"]:.3f} dB, SSIM {mean["ssim_y"]:.4f} (Y)')
+      say(f'{label}  validation PSNR {mean["psnr_y"]:.3f} dB, SSIM {mean["ssim_y"]:.4f} (Y)')
     checkpoint.write_json(path, result)
   return checkpoint.read_json(path)
 

@@ -30,7 +30,8 @@ def default() -> ConfigDict:
   """Returns the config that every file in configs/ starts from."""
   c = ConfigDict()
 
-  # What to adapt: a .pth, .pt or .safetensors file, a params folder written by this package, or 'random'.
+  # What to adapt: a .pth, .pt or .safetensors file, a params folder written by this package, the name of published
+  # weights or 'bundled:NAME' of those in the package (`python -m adaptsr_jax.zoo` lists both), or 'random'.
   c.base = ''
   # The variant that base='random' builds: a name of adaptsr_jax.models.PRESETS, e.g. 'safmn_x4'.
   c.model = ''
@@ -51,7 +52,8 @@ def default() -> ConfigDict:
   c.dtype = 'float32'
 
   c.data = ConfigDict()
-  # Folders of pictures. An empty lr makes it from hr with MATLAB's bicubic kernel.
+  # Folders of pictures. An empty lr makes it from hr with MATLAB's bicubic kernel. As hr, 'samples:train' and
+  # 'samples:valid' are sample photographs in the LR of a simulated camera (x4).
   c.data.train = _folders()
   # Measured before and after; empty: no measurements.
   c.data.valid = _folders()
@@ -63,9 +65,10 @@ def default() -> ConfigDict:
   c.lora = ConfigDict()
   # How a convolution is factored: '1x1_kxk' is equation 2 of the paper; its published counts need 'loralib'.
   c.lora.form = '1x1_kxk'
-  # The update is alpha / rank * B A (alpha / sqrt(rank) with rslora).
+  # The update is alpha / sqrt(rank) * B A with rslora, else alpha / rank * B A as in the paper: there, sites of high
+  # rank learn more slowly, and short runs are over before they have (experiments/001_safmn_drealsr).
   c.lora.alpha = 1.0
-  c.lora.rslora = False
+  c.lora.rslora = True
   # Rank of every site under rule 'uniform', and the rank that sets the default budget.
   c.lora.rank = 8
   # What the ranks may cost in units of `unit`; 0: what uniform ranks of `rank` cost on the same sites.
@@ -106,18 +109,19 @@ def default() -> ConfigDict:
   c.optim = ConfigDict()
   # Adam's learning rate; 0: the preset of the method (lora 1e-3, full 2e-4).
   c.optim.lr = 0.0
-  # Learning rate of trained biases relative to `lr`.
-  c.optim.bias_lr_scale = 1.0
+  # Learning rate of trained biases relative to `lr`, which suits factors: biases move pictures as a whole.
+  c.optim.bias_lr_scale = 0.2
   c.optim.b1 = 0.9
   c.optim.b2 = 0.99
   # 'steps': three decays by half (adapters). 'halvings': four, as full fine-tuning in the paper. 'auto': by method.
   c.optim.schedule = 'auto'
   # Steps of linear warm-up.
   c.optim.warmup = 0
-  # Largest global norm of the gradient; 0: no clipping.
-  c.optim.clip = 0.0
-  # Decay of the average of the trained parameters that is measured and exported; 0: no average.
-  c.optim.ema = 0.0
+  # Largest global norm of the gradient, far above the usual: for the rare batch that explodes. 0: no clipping.
+  c.optim.clip = 1.0
+  # Decay of the average of the trained parameters that is measured and exported; 0: no average. Real pairs differ in
+  # exposure, and without an average the last few batches decide the level of dark pictures.
+  c.optim.ema = 0.99
   # Batches whose gradients are averaged into one update.
   c.optim.accumulate = 1
 
@@ -134,6 +138,17 @@ def default() -> ConfigDict:
   # Operations that give the same bits in every run on a GPU (slower); a CPU always does.
   c.deterministic = False
   return c
+
+
+def as_in_paper(c: ConfigDict) -> None:
+  """Sets what the paper states, where the defaults are others because they serve short runs better."""
+  c.lora.form = 'loralib'  # the form that gives the published counts
+  c.lora.alpha = 1.0
+  c.lora.rslora = False
+  c.lora.biases = True
+  c.optim.bias_lr_scale = 1.0
+  c.optim.clip = 0.0
+  c.optim.ema = 0.0
 
 
 def _folders() -> ConfigDict:

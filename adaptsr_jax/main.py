@@ -21,11 +21,14 @@ def main(argv: list[str]) -> int:
   if _CONFIG.value.get('deterministic'):
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file it writes
-  from adaptsr_jax import adapt  # After the flags: --help need not wait for jax, and XLA reads its own when it starts.
+  # After the flags: --help need not wait for jax, and XLA reads its own when it starts.
+  from adaptsr_jax import adapt, show
   from adaptsr_jax.errors import UserError
 
   try:
-    adapt.run(_CONFIG.value, _WORKDIR.value)
+    results = adapt.run(_CONFIG.value, _WORKDIR.value)
+    if results['steps']:
+      print(show.next_commands(sys.argv[1:], results, _WORKDIR.value))
   except UserError as error:
     print(f'Error: {error}', file=sys.stderr)
     return 2

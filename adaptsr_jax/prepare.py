@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from adaptsr_jax import base as base_lib
 from adaptsr_jax import config as config_lib
-from adaptsr_jax import data, lora, losses, ranks, tree
+from adaptsr_jax import data, lora, losses, ranks, tree, zoo
+from adaptsr_jax.data import samples
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.log import clock, say
 from adaptsr_jax.tree import Params
@@ -37,8 +38,7 @@ def prepare(config: ConfigDict) -> Setup:
     base = base_lib.load(config.base, fields)
   model = base.model(dtype=jnp.dtype(config.dtype))
   train, valid = (
-    data.open_source(folders, model.upscale, config.data.cache_gb) if folders.hr else None
-    for folders in (config.data.train, config.data.valid)
+    _open(folders, model.upscale, config.data.cache_gb) for folders in (config.data.train, config.data.valid)
   )
   found = lora.find_sites(model, config.lora.exclude, config.lora.split_qkv)
   sites = tuple(site for site in found if site.kind in config.lora.kinds)
@@ -49,6 +49,19 @@ def prepare(config: ConfigDict) -> Setup:
     )
   drawn = batches(config, train, config.seed) if train and config.steps else None
   return Setup(base, model, train, valid, sites if config.method == 'lora' else found, drawn)
+
+
+def _open(folders: ConfigDict, scale: int, cache_gb: float) -> data.Source | None:
+  """Opens a pair of folders, or the sample pictures; None where nothing is given."""
+  if not folders.hr:
+    return None
+  if folders.hr.startswith(samples.PREFIX):
+    if folders.lr:
+      raise UserError(f'lr is {folders.lr}, but {folders.hr} comes with its own LR pictures; leave lr empty.')
+    lr, hr = samples.folders(folders.hr, zoo.cache_folder())
+    say(f'Sample pictures {folders.hr} are in {hr.parent}.')
+    folders = ConfigDict({**folders.to_dict(), 'lr': str(lr), 'hr': str(hr)})
+  return data.open_source(folders, scale, cache_gb)
 
 
 def describe(setup: Setup) -> str:

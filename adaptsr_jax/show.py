@@ -1,5 +1,7 @@
 """What a run leaves to look at: learning curve, comparison picture, and the last lines on the terminal."""
 
+import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def compare(path: Path, setup: Setup, params: Params, results: dict[str, Any], t
     base, adapted = (infer.upscale(setup.model.apply, p, lr, scale, **tiling) for p in (setup.base.params, params))
     panels = {
       'input': lr.repeat(scale, 0).repeat(scale, 1),
-      'bicubic': bicubic.imresize(lr, scale),
+      f'bicubic {results["bicubic"]["images"][name]["psnr_y"]:.2f} dB': bicubic.imresize(lr, scale),
       f'base {before[name]["psnr_y"]:.2f} dB': base,
       f'adapted {after[name]["psnr_y"]:.2f} dB': adapted,
       'HR': hr,
@@ -69,11 +71,10 @@ def summary(results: dict[str, Any], workdir: Path) -> str:
   """Returns the last lines of a run: a small table and where everything lies."""
   lines = []
   if results['base']:
-    base, adapted = results['base']['mean'], results['adapted']['mean']
-    lines = [f'{"":10}' + ''.join(f'{name:>10}' for name in base)]
-    for label, row in (('base', base), ('adapted', adapted)):
-      lines.append(f'{label:10}' + ''.join(f'{row[name]:10.4f}' for name in base))
-    gain = adapted['psnr_y'] - base['psnr_y']
+    means = {label: results[label]['mean'] for label in ('bicubic', 'base', 'adapted')}
+    lines = [f'{"":10}' + ''.join(f'{name:>10}' for name in means['base'])]
+    lines += [f'{label:10}' + ''.join(f'{value:10.4f}' for value in row.values()) for label, row in means.items()]
+    gain = means['adapted']['psnr_y'] - means['base']['psnr_y']
     verdict = 'better' if gain > 0 else 'worse' if gain < 0 else 'the same'
     if results['steps']:
       lines.append(
@@ -82,3 +83,30 @@ def summary(results: dict[str, Any], workdir: Path) -> str:
   lines.append(f'Trained for {clock(results["seconds"])}. Everything is in {workdir}:')
   lines += [f'  {file.name}' for file in sorted(workdir.iterdir()) if not file.name.startswith('.')]
   return '\n'.join(lines)
+
+
+def next_commands(argv: list[str], results: dict[str, Any], workdir: str | os.PathLike) -> str:
+  """Returns what to try after a run that was started with the flags `argv`: three commands, a purpose above each."""
+  other = 'lora' if results['method'] == 'full' else 'full'
+  parts = {'train': '', 'valid': '_VALID'}
+  own = {f'config.data.{part}.{side}': side.upper() + end for part, end in parts.items() for side in ('lr', 'hr')}
+  workdir = Path(workdir)
+  commands = {
+    'Enlarge your own photographs': f'python -m adaptsr_jax.upscale --params={shlex.quote(f"{workdir}/merged")} IN OUT',
+    'Adapt to your own camera': _again(argv, own | {'workdir': f'{workdir}_own'}),
+    f'Compare with method {other}': _again(argv, {'config.method': other, 'workdir': f'{workdir}_{other}'}),
+  }
+  return '\n'.join(['Next:', *(f'  {purpose}:\n    {command}' for purpose, command in commands.items())])
+
+
+def _again(argv: list[str], changes: dict[str, str]) -> str:
+  """Returns the command of this run with other values of some flags."""
+  kept, flags = [], iter(argv)
+  for flag in flags:
+    name, joined, _ = flag.lstrip('-').partition('=')
+    if name not in changes:
+      kept.append(flag)
+    elif not joined:
+      next(flags, None)  # `--name value`
+  flags = [*kept, *(f'--{name}={value}' for name, value in changes.items())]
+  return shlex.join(['python', '-m', 'adaptsr_jax.main', *flags])

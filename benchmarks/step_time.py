@@ -177,9 +177,9 @@ def rows(found: Sequence[Variant], times: dict[str, list[tuple[float, float]]]) 
 
 
 def same_program(found: Sequence[Variant]) -> bool:
-  """Tells whether the merged model compiles to the base's program: FLOPs, bytes, memory and instructions."""
+  """Tells whether the merged model compiles to a program of the base's FLOPs, bytes and memory."""
   base, merged = (variant.compiled for variant in found if variant.reference == _INFERENCE)
-  return program(base) == program(merged) and base.as_text() == merged.as_text()
+  return program(base) == program(merged)
 
 
 def machine() -> dict[str, Any]:
@@ -205,8 +205,8 @@ def text(table: Sequence[dict[str, Any]]) -> str:
     (
       row['variant'],
       f'{row["trainable_parameters"]:,}' if row['trainable_parameters'] else '',
-      *(f'{row["ms"]:.4g}', f'{row["ms_min"]:.4g}', f'{row["ms_ratio"]:.2f}'),
-      *(f'{row["cpu_ms"]:.4g}', f'{row["cpu_ms_ratio"]:.2f}'),
+      *(_digits(row['ms']), _digits(row['ms_min']), f'{row["ms_ratio"]:.2f}'),
+      *(_digits(row['cpu_ms']), f'{row["cpu_ms_ratio"]:.2f}'),
       *(f'{row["flops"] / 1e9:.4g}', f'{row["flops_ratio"]:.2f}'),
       *(f'{row["bytes_accessed"] / 1e9:.3g}', f'{row["bytes_accessed_ratio"]:.2f}'),
       *(f'{row["temporary_bytes"] / 2**20:.0f}', f'{row["held_bytes"] / 2**20:.0f}', f'{row["held_bytes_ratio"]:.2f}'),
@@ -221,6 +221,10 @@ def text(table: Sequence[dict[str, Any]]) -> str:
   ]
   rule = ' | '.join('-' * w if i == 0 else '-' * (w - 1) + ':' for i, w in enumerate(widths))
   return '\n'.join(f'| {line} |' for line in (lines[0], rule, *lines[1:]))
+
+
+def _digits(value: float) -> str:
+  return f'{value:.0f}' if value >= 1000 else f'{value:.4g}'
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -251,7 +255,10 @@ def main(argv: list[str] | None = None) -> int:
       content['models'][preset] = {'same_program': same, 'rows': table}
       print(f'\n{preset}, batch {args.batch}, {args.patch}x{args.patch} LR, rank {args.rank}, {args.rounds} rounds\n')
       print(text(table))
-      print(f'\nThe merged model compiles to the program of the base: {"yes" if same else "NO"}.', flush=True)
+      print(
+        f'\nThe merged model compiles to the program of the base (FLOPs, bytes, memory): {"yes" if same else "NO"}.',
+        flush=True,
+      )
       if args.out:
         checkpoint.write_json(args.out, content)
   except (UserError, OSError) as error:

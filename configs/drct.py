@@ -17,10 +17,8 @@ def get_config():
   c.steps = 100_000
   c.batch_size = 8
   c.patch = 256
-  # The form that gives the published counts of SwinIR.
-  c.lora.form = 'loralib'
+  config.as_in_paper(c)
   c.lora.budget = 839_088
-  c.lora.biases = True
   # The convolutions in front of the pixel shuffles are left alone; conv_before_upsample_0 is adapted.
   c.lora.exclude = ('^upsample_',)
   return c

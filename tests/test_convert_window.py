@@ -12,7 +12,7 @@ import pytest
 from adaptsr_jax import convert, models, tree
 from adaptsr_jax.convert import names
 from adaptsr_jax.errors import UserError
-from adaptsr_jax.models import window
+from adaptsr_jax.models import attention
 from tests.shared import GOLDEN
 from tests.test_convert import assert_same, random_weights, there_and_back
 from tests.test_models_window import FACTS, TINY
@@ -193,7 +193,7 @@ def test_flax_layout():
 
 @pytest.mark.parametrize('side', [1, 4, 7])
 def test_position_index_follows_its_definition(side):
-  index = window.position_index(side)
+  index = attention.position_index(side)
   assert index.dtype == np.int64
   for a in range(side**2):
     for b in range(side**2):

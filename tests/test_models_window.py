@@ -10,7 +10,7 @@ import pytest
 
 from adaptsr_jax import convert, lora, models, tree
 from adaptsr_jax.errors import UserError
-from adaptsr_jax.models import window
+from adaptsr_jax.models import attention
 from tests.shared import GOLDEN
 
 TOLERANCE = 5e-5  # the tanh GELU, a transposed position table and a layer norm with another epsilon fail
@@ -200,6 +200,30 @@ def test_bfloat16_keeps_parameters_sums_and_pictures_in_float32(name):
   assert 0 < np.abs(y - z).max() < 0.03 * np.abs(y).max()
 
 
+@pytest.mark.parametrize('name', ['real', 'drct'])
+@pytest.mark.parametrize('remat', [False, True], ids=['', 'remat'])
+def test_adapters_reach_every_site_merged_and_factored(name, remat):
+  model, params = tiny(name, remat=remat)
+  sites = lora.find_sites(model, split_qkv=True)
+  rng = np.random.default_rng(0)
+  fresh = lora.init(jax.random.key(0), sites, {site.name: 1 for site in sites}, 'loralib')
+  adapters = jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.1, leaf.shape).astype(np.float32), fresh)
+  x = picture(8, 8)
+
+  def merged(adapters):
+    return model.apply({'params': lora.merge(params, adapters, sites, 1.0, 'loralib')}, x)
+
+  def factored(adapters):
+    return lora.factored.forward(model.apply, params, adapters, sites, 1.0, 'loralib', x)
+
+  y, z = jit(merged)(adapters), jit(factored)(adapters)
+  np.testing.assert_allclose(z, y, rtol=0, atol=1e-5 * np.abs(y).max())
+  assert np.abs(y - jit(merged)(fresh)).max() > 1e-2
+  gradient = jit(jax.grad(lambda a: jnp.abs(factored(a)).mean()))(adapters)
+  for site, ab in gradient.items():
+    assert min(np.abs(leaf).max() for leaf in ab.values()) > 0, site
+
+
 @pytest.mark.parametrize('name', TINY)
 def test_receptive_is_the_radius(name):
   model, params = tiny(name)
@@ -294,15 +318,47 @@ def test_faulty_settings_are_refused(name, fields, message):
     models.build(name, **fields)
 
 
+@pytest.mark.parametrize('shifted', [None, (8, 4, 2)])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_attention_and_its_gradient_follow_the_definition(shifted, dtype):
+  side, heads, width = 4, 3, 2
+  n, c = side**2, heads * width
+  rng = np.random.default_rng(0)
+  shapes = ((4, n, 3 * c), (heads, n, n), (4, n, c))
+  qkv, bias, weight = (rng.normal(0, 2, shape).astype(np.float32) for shape in shapes)
+
+  def plain(qkv, bias):
+    q, k, v = jnp.moveaxis(qkv.reshape(4, n, 3, heads, width), 2, 0)
+    logits = 0.4 * jnp.einsum('wahd,wbhd->whab', q, k) + bias
+    if shifted:
+      region = jnp.tile(attention.regions(8, 4, side, 2), (2, 1))
+      logits += jnp.where(region[:, None, :, None] == region[:, None, None], 0, -100.0)
+    logits = jnp.exp(logits - logits.max(-1, keepdims=True))
+    return jnp.einsum('whab,wbhd->wahd', logits / logits.sum(-1, keepdims=True), v).reshape(4, n, c)
+
+  def both(attend, qkv, bias):
+    return attend(qkv, bias), *jax.grad(lambda *of: (weight * attend(*of)).sum(), (0, 1))(qkv, bias)
+
+  low = jnp.asarray(qkv, dtype)
+  want = both(plain, low.astype(jnp.float32), bias)
+  for found, expected in zip(both(functools.partial(attention.attend, shifted, 0.4), low, bias), want, strict=True):
+    np.testing.assert_allclose(
+      found.astype(jnp.float32), expected, rtol=0, atol=1e-4 if dtype == 'float32' else 0.03 * np.abs(expected).max()
+    )
+
+
 @pytest.mark.parametrize(('height', 'width', 'side', 'shift'), [(8, 8, 4, 2), (14, 21, 7, 3), (4, 12, 4, 2)])
 def test_regions_are_the_neighbourhoods_after_the_shift(height, width, side, shift):
   """Two pixels of a window may meet if rolling back leaves them as far apart as they are in the window."""
   y, x = np.mgrid[:height, :width]
   at = np.stack([np.roll(grid, (-shift, -shift), (0, 1)) for grid in (y, x)], -1)
-  windows = np.asarray(window.partition(jnp.asarray(at[None]), side))
+  cut = attention.partition(jnp.asarray(at[None]), side)
+  windows = np.asarray(cut)
   inside = np.stack(np.divmod(np.arange(side**2), side), -1)
   moved = windows[:, :, None] - windows[:, None]
   together = (moved == inside[:, None] - inside[None]).all(-1)
-  labels = window.regions(height, width, side, shift)
+  labels = attention.regions(height, width, side, shift)
   np.testing.assert_array_equal(labels[:, :, None] == labels[:, None], together)
-  np.testing.assert_array_equal(window.unite(window.partition(jnp.asarray(at[None]), side), side, height, width)[0], at)
+  np.testing.assert_array_equal(
+    attention.unite(attention.partition(jnp.asarray(at[None]), side), side, height, width)[0], at
+  )

@@ -89,7 +89,7 @@ def test_exported_files_give_the_same_picture(load, tmp_path, name):
   shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, model.minimum, model.minimum, 3)))['params']
   leaves = {path: rng.normal(path.endswith('scale'), 0.1, leaf.shape) for path, leaf in tree.flatten(shapes).items()}
   params = tree.unflatten({path: leaf.astype(np.float32) for path, leaf in leaves.items()})
-  side = 3 * model.multiple if model.multiple > 1 else 24
+  side = 2 * model.multiple if model.multiple > 1 else 24
   x = rng.random((1, side, 2 * side, 3), np.float32)
   y = jax.jit(model.apply)({'params': params}, x)
 

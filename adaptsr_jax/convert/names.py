@@ -203,16 +203,16 @@ def _embedding(model: Any) -> Iterator[Entry]:
 
 def _swin_block(model: Any, key: str, path: str, width: int, heads: int, hidden: int, shift: int) -> Iterator[Entry]:
   """A block of attention and MLP; what follows from sizes alone, its mask and its index of positions, are buffers."""
-  from adaptsr_jax.models import window
+  from adaptsr_jax.models import attention, window
 
   side, _ = window.geometry(model)
   pixels = side**2
   if shift:
     shape = ((model.img_size // side) ** 2, pixels, pixels)
-    mask = functools.partial(window.attention_mask, model.img_size, side, shift)
+    mask = functools.partial(attention.mask, model.img_size, side, shift)
     yield Entry(f'{key}.attn_mask', shape, '', 'constant', mask)
   yield from _layer_norm(f'{key}.norm1', f'{path}/norm1', width)
-  table, index = 'relative_position_bias_table', functools.partial(window.position_index, side)
+  table, index = 'relative_position_bias_table', functools.partial(attention.position_index, side)
   yield Entry(f'{key}.attn.{table}', ((2 * side - 1) ** 2, heads), f'{path}/attn/{table}', 'vector')
   yield Entry(f'{key}.attn.relative_position_index', (pixels, pixels), '', 'constant', index)
   yield from _dense(f'{key}.attn.qkv', f'{path}/attn/qkv', width, 3 * width, model.qkv_bias)

@@ -1,7 +1,6 @@
-"""Attention in shifted windows (Swin transformer, Liu et al., ICCV 2021), and what else SwinIR and DRCT share.
+"""What SwinIR and DRCT share: blocks of attention in shifted windows, what stands before and behind them, their fields.
 
-Features stay (b, h, w, c) pictures, h and w multiples of the window. What depends on sizes only is made in numpy while
-tracing: which entry of the position table belongs to which pair of pixels, and which pixels may look at each other.
+Features stay (b, h, w, c) pictures, h and w multiples of the window.
 """
 
 import functools
@@ -10,67 +9,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from adaptsr_jax.errors import UserError
-from adaptsr_jax.models import layers
+from adaptsr_jax.models import attention, layers
 
 Array = jax.Array
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
 STAGES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}  # upscale -> pixel shuffles of the head
-MASKED = -100.0  # added to the logit of a pair that must not meet; the published networks know no infinity
 EPSILON = 1e-5  # of the layer norms
 
 _INIT = nn.initializers.truncated_normal(0.02)
-
-
-@functools.cache
-def position_index(window: int) -> np.ndarray:
-  """Returns (n, n) int64, n = window**2: the row of the position table for query pixel a and key pixel b at [a, b].
-
-  Pixels are counted row by row; the table lists the offsets query - key from (1 - window) up, rows first.
-  """
-  y, x = np.divmod(np.arange(window**2), window)
-  dy, dx = (at[:, None] - at[None, :] + window - 1 for at in (y, x))
-  return dy * (2 * window - 1) + dx
-
-
-@functools.cache
-def regions(height: int, width: int, window: int, shift: int) -> np.ndarray:
-  """Returns (windows, n) int32: of which region of the picture each pixel of each window is, after the shift.
-
-  The shift carries what leaves on one side in on the other. Pixels of a window that are no neighbours in the picture
-  are of different regions, and must not look at each other.
-  """
-  rows, columns = (
-    (np.arange(side) >= side - window).astype(np.int32) + (np.arange(side) >= side - shift) for side in (height, width)
-  )
-  labels = 3 * rows[:, None] + columns
-  labels = labels.reshape(height // window, window, width // window, window)
-  return labels.transpose(0, 2, 1, 3).reshape(-1, window**2)
-
-
-@functools.lru_cache(maxsize=4)
-def attention_mask(size: int, window: int, shift: int) -> np.ndarray:
-  """Returns (windows, n, n) float32 for square pictures: 0 within a region, else -100, as weight files store it."""
-  labels = regions(size, size, window, shift)
-  return np.where(labels[:, :, None] == labels[:, None, :], np.float32(0), np.float32(MASKED))
-
-
-def partition(x: Array, window: int) -> Array:
-  """Cuts (b, h, w, c) into windows, row by row: (b * windows, window**2, c)."""
-  b, h, w, c = x.shape
-  x = x.reshape(b, h // window, window, w // window, window, c)
-  return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, window**2, c)
-
-
-def unite(x: Array, window: int, height: int, width: int) -> Array:
-  """Inverse of `partition`: (b, height, width, c)."""
-  c = x.shape[-1]
-  x = x.reshape(-1, height // window, width // window, window, window, c)
-  return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height, width, c)
 
 
 class WindowAttention(nn.Module):
@@ -83,24 +33,14 @@ class WindowAttention(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, region: np.ndarray | None = None) -> Array:
-    """`region` (windows, window**2): only pixels of equal region meet; see `regions`."""
-    windows, n, c = x.shape
-    width = c // self.num_heads
+  def __call__(self, x: Array, shifted: tuple[int, int, int] | None = None) -> Array:
+    """`shifted`: as in `attention.attend`."""
+    c = x.shape[-1]
     table = self.param('relative_position_bias_table', _INIT, ((2 * self.window - 1) ** 2, self.num_heads))
+    bias = jnp.take(table.T, attention.position_index(self.window), axis=1)
     qkv = nn.Dense(3 * c, use_bias=self.qkv_bias, kernel_init=_INIT, dtype=self.dtype, name='qkv')(x)
-    # Features are ordered by query, key, value, then by head.
-    q, k, v = (part.reshape(windows, n, self.num_heads, width) for part in jnp.split(qkv, 3, axis=-1))
-    # Logits, bias and softmax are float32 whatever the compute precision: sums over a window lose too much otherwise.
-    logits = jnp.einsum('wqhd,wkhd->whqk', q, k, preferred_element_type=jnp.float32)
-    logits = logits * (self.qk_scale or width**-0.5) + jnp.take(table.T, position_index(self.window), axis=1)
-    if region is not None:
-      # Compared here, in the fusion with the softmax: the mask of a large picture would take n times the memory.
-      apart = region[:, None, :, None] != region[:, None, None, :]
-      logits = logits.reshape(-1, len(region), self.num_heads, n, n)
-      logits = jnp.where(apart, logits + MASKED, logits).reshape(windows, self.num_heads, n, n)
-    y = jnp.einsum('whqk,wkhd->wqhd', nn.softmax(logits).astype(v.dtype), v)
-    return nn.Dense(c, kernel_init=_INIT, dtype=self.dtype, name='proj')(y.reshape(windows, n, c))
+    y = attention.attend(shifted, self.qk_scale or (c // self.num_heads) ** -0.5, qkv, bias)
+    return nn.Dense(c, kernel_init=_INIT, dtype=self.dtype, name='proj')(y)
 
 
 class Mlp(nn.Module):
@@ -128,15 +68,15 @@ class SwinBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    _, h, w, _ = x.shape
-    attention = WindowAttention(self.num_heads, self.window, self.qkv_bias, self.qk_scale, self.dtype, name='attn')
+    shift, size = self.shift, x.shape[1:3]
+    attend = WindowAttention(self.num_heads, self.window, self.qkv_bias, self.qk_scale, self.dtype, name='attn')
     y = layer_norm('norm1')(x)
-    if self.shift:
-      y = jnp.roll(y, (-self.shift, -self.shift), axis=(1, 2))
-      y = attention(partition(y, self.window), regions(h, w, self.window, self.shift))
-      y = jnp.roll(unite(y, self.window, h, w), (self.shift, self.shift), axis=(1, 2))
-    else:
-      y = unite(attention(partition(y, self.window)), self.window, h, w)
+    if shift:
+      y = jnp.roll(y, (-shift, -shift), axis=(1, 2))
+    y = attend(attention.partition(y, self.window), (*size, shift) if shift else None)
+    y = attention.unite(y, self.window, *size)
+    if shift:
+      y = jnp.roll(y, (shift, shift), axis=(1, 2))
     # The sum stays float32: dozens of blocks add to it.
     x = x + y
     return x + Mlp(self.hidden, self.dtype, name='mlp')(layer_norm('norm2')(x))

@@ -18,12 +18,13 @@ import numpy as np
 from adaptsr_jax import figures, log
 
 HERE = Path(__file__).parent
+_PAPER = {'lora.rslora': False, 'optim.bias_lr_scale': 1.0, 'optim.clip': 0.0, 'optim.ema': 0.0}
 ARMS = {
   'uniform r = 8': {'lora.rule': 'uniform'},
   'rank-aware': {},
   'full fine-tuning': {'method': 'full'},
-  'uniform r = 8, rsLoRA': {'lora.rule': 'uniform', 'lora.rslora': True},
-  'rank-aware, rsLoRA': {'lora.rslora': True},
+  "uniform r = 8, paper's scale, no average": {'lora.rule': 'uniform', **_PAPER},
+  "rank-aware, paper's scale, no average": _PAPER,
 }
 # What the question is about comes first, for all seeds.
 MAIN = ('uniform r = 8', 'rank-aware', 'full fine-tuning')
@@ -37,7 +38,6 @@ def main() -> None:
   parser.add_argument('--runs', required=True, type=Path)
   parser.add_argument('--steps', type=int, default=300)
   parser.add_argument('--seeds', type=int, default=3)
-  parser.add_argument('--ema', type=float, default=0.99)
   parser.add_argument('--table', action='store_true', help='only rewrite the table from results.jsonl')
   args = parser.parse_args()
   rows = [] if not args.table else [json.loads(line) for line in (HERE / 'results.jsonl').read_text().splitlines()]
@@ -73,8 +73,6 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> dict:
       'data.valid.hr': args.data / 'HR',
       'data.valid.names': held_out,
       'tensorboard': False,
-      # Pairs differ in exposure: without an average the last batches decide the level of dark, flat pictures.
-      'optim.ema': args.ema,
       **ARMS[arm],
     }
     flags = [f'--config.{name}={value}' for name, value in fields.items()]

@@ -1,0 +1,27 @@
+"""A first run without any pictures or weights of one's own: minutes on two CPU cores, offline after the install.
+
+  python -m pip install 'adaptsr-jax[quickstart]'
+  python -m adaptsr_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+Adapts the SAFMN x4 that comes with the package to the camera of `adaptsr_jax.data.samples`, on six photographs, and
+measures on three others. Full fine-tuning of the same length: the same command with --config.method=full.
+
+EXPECTED: numbers on three seeds, and the time.
+"""
+
+from adaptsr_jax import config
+
+
+def get_config():
+  c = config.default()
+  c.base = 'bundled:safmn_x4'
+  c.data.train.hr = 'samples:train'
+  c.data.valid.hr = 'samples:valid'
+  c.steps = 200
+  c.patch = 128
+  # Few steps: as large as full-length updates can be.
+  c.lora.alpha = 8.0
+  c.score.batches = 4
+  c.eval_every = 50
+  c.tensorboard = False
+  return c
