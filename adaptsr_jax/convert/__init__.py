@@ -44,7 +44,7 @@ def to_flax(name: str, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def to_torch(name: str, fields: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """Returns weights by PyTorch key, in the order of the network's `state_dict`, in the types of the parameters.
 
-  Buffers are computed, in the type of the first parameter of the network.
+  Buffers are computed, in the type of the first parameter of the network unless they have one of their own.
 
   Raises:
     UserError: the parameters are not those of the network `name` with these fields.
@@ -59,8 +59,13 @@ def to_torch(name: str, fields: Mapping[str, Any], params: Mapping[str, Any]) ->
   flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(params).items()}
   dtype = next(flat[entry.path].dtype for entry in entries if entry.path)
   return {
-    entry.key: entry.value().astype(dtype)
+    entry.key: _buffer(entry, dtype)
     if entry.value
     else np.ascontiguousarray(names.KINDS[entry.kind].to_torch(flat[entry.path]))
     for entry in entries
   }
+
+
+def _buffer(entry: names.Entry, dtype: np.dtype) -> np.ndarray:
+  value = entry.value()
+  return value.copy() if entry.kind == 'constant' else value.astype(dtype)
