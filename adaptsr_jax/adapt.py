@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from adaptsr_jax import base as base_lib
@@ -42,9 +43,9 @@ __all__ = ['Interrupted', 'TrainState', 'evaluate', 'make_step', 'measure', 'run
 Pairs = Iterable[tuple[str, np.ndarray, np.ndarray]]
 # What may differ between two starts in one folder: how long, how often, and where things lie; not what is computed.
 _FREE_FIELDS = (
-  *('steps', 'export', 'log_every', 'eval_every', 'save_every', 'eval_tile', 'tensorboard'),
-  # The position in the data knows its pictures by content.
-  *('data.train.lr', 'data.train.hr', 'data.cache_gb'),
+  *('steps', 'export', 'log_every', 'eval_every', 'save_every', 'tensorboard', 'data.cache_gb', 'data.workers'),
+  # A moved folder is no other folder: `_check_same_material` compares what is in it.
+  *('data.train.lr', 'data.train.hr', 'data.valid.lr', 'data.valid.hr'),
 )
 
 
@@ -59,6 +60,9 @@ def measure(restore: Callable[[np.ndarray, int], np.ndarray], pairs: Pairs, metr
   images = {}
   for name, lr, hr in pairs:
     scale = hr.shape[0] // lr.shape[0]
+    least = metrics.WINDOW + 2 * scale
+    if min(hr.shape[:2]) < least:
+      raise UserError(f'{name} is {hr.shape[1]}x{hr.shape[0]}; to be measured it needs at least {least} pixels a side.')
     output, target = image.to_uint8(restore(image.to_float(lr), scale)), image.to_uint8(hr)
     images[name] = {key: value for fn in metric_fns for key, value in fn(output, target, scale).items()}
   keys = next(iter(images.values()), {})
@@ -90,25 +94,38 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
   # 1. Config: a second start must compute the same thing.
   config_lib.validate(config)
   workdir = Path(workdir).absolute()
-  _check_same_run(workdir, config)
+  done = checkpoint.latest_step(workdir / 'checkpoints')
+  _check_same_run(workdir, config, done)
 
   # 2. Base, and the pictures it is to fit.
   setup = prepare.prepare(config)
   base, sites = setup.base, setup.sites
   say(prepare.describe(setup))
+  material = _material(setup)
+  _check_same_material(workdir, material)
+  if not done:
+    prepare.check_pixels(setup)
 
-  # 3. and 4. Sites and their ranks. The folder is taken once nothing that was given can be wrong any more.
-  allocation = _ranks_of_run(config, setup, workdir)
-  checkpoint.write_json(workdir / 'config.json', config.to_dict())
-  if config.method == 'lora':
-    checkpoint.write_json(workdir / 'ranks.json', allocation)
-    figures.rank_heatmap(workdir / 'ranks.png', allocation['ranks'], f'Ranks by {config.lora.rule}')
+  # 3. and 4. Sites and their ranks.
+  allocation = _ranks_of_run(config, setup, workdir, done)
 
   # 5. Method: what is frozen, what is trained.
   method = methods.make(config, sites, allocation['ranks'])
   frozen, trainable = method.init(jax.random.key(config.seed), base.params)
   trainable_parameters, total_parameters = tree.count(trainable), tree.count(base.params)
+  if config.steps and not trainable_parameters:
+    raise UserError(
+      f'Nothing is left to train by {config.method}: no site of the kinds asked for, or no budget for it.'
+    )
+
+  # The folder is taken now that nothing that was given can be wrong any more.
+  overview = parameter_overview.get_parameter_overview(base.params, include_stats=False)
+  (workdir / 'parameters.txt').write_text(overview + '\n')
+  checkpoint.write_json(workdir / 'config.json', config.to_dict())
+  checkpoint.write_json(workdir / 'material.json', material)
   if config.method == 'lora':
+    checkpoint.write_json(workdir / 'ranks.json', allocation)
+    figures.rank_heatmap(workdir / 'ranks.png', allocation['ranks'], f'Ranks by {allocation["rule"]}')
     say(lora.table(sites, allocation['ranks'], config.lora.form, tree.count(trainable['biases'])))
   share = 100 * trainable_parameters / total_parameters
   say(f'Training {trainable_parameters:,} of {total_parameters:,} parameters ({share:.1f} %) by {config.method}.')
@@ -133,9 +150,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     'base': reference,
     'adapted': adapted,
     'best': trained.best,
-    'protocol': metrics.PROTOCOL,
+    'protocol': {**metrics.PROTOCOL, 'crop': setup.model.upscale, 'tile': config.eval_tile},
     'base_file': str(config.base),
-    'base_fingerprint': adapter_file.fingerprint(base.params),
+    'base_fingerprint': material['base'],
     'model': {'name': base.name, 'fields': base.fields, 'assumed': base.assumed},
     'adapter_parameters': lora.count(trained.trainable['adapters']) if config.method == 'lora' else 0,
     'versions': versions(),
@@ -151,11 +168,27 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
   return results
 
 
-def _ranks_of_run(config: ConfigDict, setup: prepare.Setup, workdir: Path) -> dict[str, Any]:
+def _ranks_of_run(config: ConfigDict, setup: prepare.Setup, workdir: Path, done: int) -> dict[str, Any]:
   if config.method != 'lora':
     return {'ranks': {}}
-  path = workdir / 'ranks.json'
-  return checkpoint.read_json(path) if path.exists() else prepare.allocate(config, setup)
+  return checkpoint.read_json(workdir / 'ranks.json') if done else prepare.allocate(config, setup)
+
+
+def _material(setup: prepare.Setup) -> dict[str, str]:
+  """Returns what tells the base and the pictures of a run from others, wherever they lie."""
+  sources = {'training pictures': setup.train, 'validation pictures': setup.valid}
+  return {
+    'base': adapter_file.fingerprint(setup.base.params),
+    **{name: repr(source) for name, source in sources.items()},
+  }
+
+
+def _check_same_material(workdir: Path, material: dict[str, str]) -> None:
+  path = workdir / 'material.json'
+  if path.exists():
+    changed = [name for name, value in checkpoint.read_json(path).items() if material[name] != value]
+    if changed:
+      raise UserError(f'The {" and the ".join(changed)} of the run in {workdir} were others; give another --workdir.')
 
 
 def _measure_valid(config: ConfigDict, setup: prepare.Setup, params: Params) -> dict[str, Any] | None:
@@ -189,8 +222,6 @@ def _export(workdir: Path, base: base_lib.Base, params: Params, method, trained:
   scores = {'base': results['base'], 'adapted': results['adapted']}
   means = {label: result['mean'] for label, result in scores.items() if result}
   checkpoint.save_params(workdir / 'merged', params, {**base.info(), 'metrics': means})
-  ending = 'safetensors' if (base.source or {}).get('format') == 'safetensors' else 'pth'
-  base_lib.export(workdir / f'merged.{ending}', base, params)
   if method.spec['method'] == 'lora':
     meta = {
       **{key: method.spec[key] for key in ('method', 'form', 'alpha', 'rslora', 'sites')},
@@ -201,10 +232,23 @@ def _export(workdir: Path, base: base_lib.Base, params: Params, method, trained:
       'metrics': means,
     }
     adapter_file.save(workdir / 'adapter.safetensors', trained['adapters'], meta, trained['biases'])
+  path = workdir / f'merged.{"safetensors" if (base.source or {}).get("format") == "safetensors" else "pth"}'
+  try:
+    base_lib.export(path, base, params)
+  except UserError as error:
+    say(f'{error} Writing float32 instead.')
+    base_lib.export(path, base, params, 'float32')
 
 
-def _check_same_run(workdir: Path, config: ConfigDict) -> None:
-  """Refuses a folder that holds a run that computes something else."""
+def _check_same_run(workdir: Path, config: ConfigDict, done: int) -> None:
+  """Refuses a folder that cannot be written, or that holds a run that is longer or computes something else."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  if not os.access(workdir, os.W_OK):
+    raise UserError(f'{workdir} cannot be written; give another --workdir.')
+  if done > config.steps:
+    raise UserError(
+      f'{workdir} holds a run of {done} steps, more than config.steps={config.steps}; give another --workdir.'
+    )
   path = workdir / 'config.json'
   if not path.exists():
     return
@@ -230,4 +274,5 @@ def peak_memory_bytes() -> int:
 def versions() -> dict[str, str]:
   """Returns name -> version of Python and of the packages that decide numbers."""
   names = ('adaptsr-jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'grain', 'orbax-checkpoint', 'pillow')
-  return {'python': platform.python_version()} | {name: metadata.version(name) for name in names}
+  found = {distribution.metadata['Name']: distribution.version for distribution in metadata.distributions()}
+  return {'python': platform.python_version()} | {name: found.get(name, 'not installed') for name in names}

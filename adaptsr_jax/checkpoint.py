@@ -5,6 +5,7 @@ architecture, 'fields': its hyper-parameters, 'assumed', 'source': layout of the
 """
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -22,12 +23,23 @@ _INFO = 'model.json'
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-  """Writes `content` as JSON, aside first, so that a reader never sees half a file."""
+  """Writes `content` as JSON, aside first, so that a reader never sees half a file.
+
+  Numbers that are not finite become null: JSON has no word for them.
+  """
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   aside = path.with_name(f'.{path.name}.part')
-  aside.write_text(json.dumps(content, indent=1) + '\n')
+  aside.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + '\n')
   os.replace(aside, path)
+
+
+def _finite(content: Any) -> Any:
+  if isinstance(content, dict):
+    return {key: _finite(value) for key, value in content.items()}
+  if isinstance(content, list | tuple):
+    return [_finite(value) for value in content]
+  return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -57,14 +69,12 @@ def save_params(path: str | os.PathLike, params: Params, info: dict[str, Any]) -
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(aside / 'params', jax.tree.map(np.asarray, params))
   write_json(aside / _INFO, info)
+  old = path.with_name(f'.{path.name}.old')
+  shutil.rmtree(old, ignore_errors=True)
   if path.exists():
-    old = path.with_name(f'.{path.name}.old')
-    shutil.rmtree(old, ignore_errors=True)
     path.rename(old)
-    aside.rename(path)
-    shutil.rmtree(old)
-  else:
-    aside.rename(path)
+  aside.rename(path)
+  shutil.rmtree(old, ignore_errors=True)
 
 
 def read_info(path: str | os.PathLike) -> dict[str, Any]:
@@ -95,6 +105,12 @@ def load_params(path: str | os.PathLike) -> tuple[Params, dict[str, Any]]:
       return checkpointer.restore(path / 'params', target), info
   except Exception as error:
     raise UserError(f'{path}/params cannot be read as parameters: {_first_line(error)}') from error
+
+
+def latest_step(folder: str | os.PathLike) -> int:
+  """Returns the newest step that a `RunStore` has saved in `folder`, 0 if none; only looks."""
+  folder = Path(folder)
+  return max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0) if folder.is_dir() else 0
 
 
 class RunStore:

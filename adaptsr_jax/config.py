@@ -3,6 +3,8 @@
 `configs/*.py` start from `default()` and change values; flags of the form `--config.lora.rank=4` override them.
 """
 
+import math
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -79,7 +81,8 @@ def default() -> ConfigDict:
   c.lora.unit = 'params'
   c.lora.r_min = 1
   c.lora.r_max = 32
-  # No rank above the width of its kernel, min(in, out): more adds parameters and no freedom.
+  # No rank above the width of its kernel, min(in, out): more adds parameters and no freedom. Rule 'uniform' does
+  # without r_min, r_max and this.
   c.lora.cap_at_kernel_width = True
   # Train the biases of adapted sites too (outside the budget, as in the paper's counts).
   c.lora.biases = True
@@ -149,6 +152,7 @@ def as_in_paper(c: ConfigDict) -> None:
   c.optim.bias_lr_scale = 1.0
   c.optim.clip = 0.0
   c.optim.ema = 0.0
+  c.score.batches = 1
 
 
 def _folders() -> ConfigDict:
@@ -184,6 +188,22 @@ def validate(config: ConfigDict) -> None:
     raise UserError('config.data.valid.hr is empty, so a run of 0 steps has nothing to measure.')
   if not 0 <= config.optim.ema < 1:
     raise UserError(f'config.optim.ema is {config.optim.ema}; it must be at least 0 and below 1.')
+  if config.lora.alpha <= 0 or not math.isfinite(config.lora.alpha):
+    raise UserError(f'config.lora.alpha is {config.lora.alpha}; it must be above 0.')
+  if not math.isfinite(config.optim.lr):
+    raise UserError(f'config.optim.lr is {config.optim.lr}; it must be a number.')
+  if config.seed >= 2**31:
+    raise UserError(f'config.seed is {config.seed}; it must be below {2**31}.')
+  for part in ('train', 'valid'):
+    if config.data[part].lr and not config.data[part].hr:
+      raise UserError(f'config.data.{part}.lr is given without config.data.{part}.hr.')
+  if config.export == 'best' and not config.data.valid.hr:
+    raise UserError("config.export is 'best', which needs validation pictures: give config.data.valid.hr.")
+  for pattern in config.lora.exclude:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      raise UserError(f'config.lora.exclude has {pattern!r}, which is no regular expression ({error}).') from error
   if config.lora.r_max < config.lora.r_min:
     raise UserError(f'config.lora.r_max is {config.lora.r_max}, below config.lora.r_min of {config.lora.r_min}.')
 

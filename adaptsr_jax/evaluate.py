@@ -23,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--outputs', metavar='DIR', help='folder of finished pictures of HR size, instead of --params')
   parser.add_argument('--lr', default='', metavar='DIR', help='LR pictures; without: HR shrunk by the bicubic kernel')
   parser.add_argument('--hr', required=True, metavar='DIR', help='HR pictures')
+  parser.add_argument('--names', default='', help="only these pictures: 'a,b,c' or a text file with one name a line")
   parser.add_argument('--out', metavar='FILE', help='where to write the measurements as JSON')
   parser.add_argument('--scale', type=int, help='of bicubic and finished pictures; by default told from --lr and --hr')
   parser.add_argument('--fields', default='', help="what a checkpoint does not tell, e.g. 'res_scale=0.1'")
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
   try:
     runs = _run(args)
-    content = next(iter(runs.values())) if len(runs) == 1 else {'runs': runs}
+    content = {'runs': runs} if len(args.params) > 1 else next(iter(runs.values()))
     if args.out:
       checkpoint.write_json(args.out, content)
   except (UserError, OSError) as error:
@@ -64,7 +65,7 @@ def _measure_outputs(args: argparse.Namespace) -> dict[str, Any]:
 
   scale = _scale(args)
   # Finished pictures and HR pictures are pairs of scale 1.
-  source = data.open_source(SimpleNamespace(lr=args.outputs, hr=args.hr), 1)
+  source = data.open_source(SimpleNamespace(lr=args.outputs, hr=args.hr, names=args.names), 1)
   result = adapt.measure(
     lambda output, _: image.to_uint8(output),
     data.pairs(source),
@@ -93,7 +94,7 @@ def _measure_params(spec: str, args: argparse.Namespace) -> dict[str, Any]:
     loaded = base.load(spec, config.parse_fields(args.fields))
     model = loaded.model()
     scale = model.upscale
-  source = data.open_source(SimpleNamespace(lr=args.lr, hr=args.hr), scale)
+  source = data.open_source(SimpleNamespace(lr=args.lr, hr=args.hr, names=args.names), scale)
   print(f'{spec}: {source.describe()}', flush=True)
   if model is None:
     result = adapt.measure(bicubic.imresize, data.pairs(source), [metrics.quality])

@@ -29,14 +29,14 @@ def main(argv: list[str]) -> int:
     results = adapt.run(_CONFIG.value, _WORKDIR.value)
     if results['steps']:
       print(show.next_commands(sys.argv[1:], results, _WORKDIR.value))
-  except UserError as error:
+  except (UserError, OSError) as error:
     print(f'Error: {error}', file=sys.stderr)
     return 2
   except adapt.Interrupted as stop:
     print(stop)
     return 130
   except KeyboardInterrupt:
-    print('Stopped before the first step was saved.', file=sys.stderr)
+    print('Stopped; the same command continues from the last saved state, if there is one.', file=sys.stderr)
     return 130
   return 0
 

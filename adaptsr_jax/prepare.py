@@ -40,7 +40,8 @@ def prepare(config: ConfigDict) -> Setup:
   train, valid = (
     _open(folders, model.upscale, config.data.cache_gb) for folders in (config.data.train, config.data.valid)
   )
-  found = lora.find_sites(model, config.lora.exclude, config.lora.split_qkv)
+  exclude = [pattern for pattern in config.lora.exclude if pattern]  # an empty flag is an empty pattern
+  found = lora.find_sites(model, exclude, config.lora.split_qkv)
   sites = tuple(site for site in found if site.kind in config.lora.kinds)
   if not sites and config.method == 'lora':
     raise UserError(
@@ -62,6 +63,12 @@ def _open(folders: ConfigDict, scale: int, cache_gb: float) -> data.Source | Non
     say(f'Sample pictures {folders.hr} are in {hr.parent}.')
     folders = ConfigDict({**folders.to_dict(), 'lr': str(lr), 'hr': str(hr)})
   return data.open_source(folders, scale, cache_gb)
+
+
+def check_pixels(setup: Setup) -> None:
+  """Decodes all pictures once; raises PairError that names the bad ones."""
+  for source in filter(None, (setup.train, setup.valid)):
+    data.check_pixels(source)
 
 
 def describe(setup: Setup) -> str:
@@ -104,20 +111,24 @@ def allocate(config: ConfigDict, setup: Setup) -> dict[str, Any]:
   prices = costs if c.unit == 'params' else dict.fromkeys(costs, 1)
   budget = c.budget or c.rank * sum(prices.values())
   start = time.perf_counter()
-  if c.rule == 'uniform' or setup.train is None:
+  rule = c.rule if setup.train is not None else 'uniform'
+  if rule == 'uniform':
     scores = dict.fromkeys(costs, 1.0)
     rank_map = ranks.allocate(scores, costs, budget, 0, budget, 'uniform', c.unit)
   else:
     scores, gains = _score(config, setup)
     caps = {site.name: lora.kernel_width(site) for site in sites} if c.cap_at_kernel_width else None
-    rank_map = ranks.allocate(scores, costs, budget, c.r_min, c.r_max, c.rule, c.unit, caps, gains)
+    rank_map = ranks.allocate(scores, costs, budget, c.r_min, c.r_max, rule, c.unit, caps, gains)
     say(f'Scored {len(sites)} sites by {config.score.kind} in {clock(time.perf_counter() - start)}.')
+  spent = sum(rank_map[name] * prices[name] for name in rank_map)
+  if spent < 0.9 * budget:
+    say(f'Only {spent:,} of {budget:,} {c.unit} are spent: most sites have the largest rank that is allowed.')
   return {
-    'rule': c.rule,
+    'rule': rule,
     'unit': c.unit,
     'form': c.form,
     'budget': budget,
-    'spent': sum(rank_map[name] * prices[name] for name in rank_map),
+    'spent': spent,
     'parameters': sum(rank_map[name] * costs[name] for name in rank_map),
     'score': config.score.to_dict(),
     'seconds': time.perf_counter() - start,

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,18 +94,22 @@ def next_commands(argv: list[str], results: dict[str, Any], workdir: str | os.Pa
   workdir = Path(workdir)
   commands = {
     'Enlarge your own photographs': f'python -m adaptsr_jax.upscale --params={shlex.quote(f"{workdir}/merged")} IN OUT',
-    'Adapt to your own camera': _again(argv, own | {'workdir': f'{workdir}_own'}),
+    'Adapt to your own camera': _again(argv, own | {'workdir': f'{workdir}_own'}, drop=_NAMES),
     f'Compare with method {other}': _again(argv, {'config.method': other, 'workdir': f'{workdir}_{other}'}),
   }
   return '\n'.join(['Next:', *(f'  {purpose}:\n    {command}' for purpose, command in commands.items())])
 
 
-def _again(argv: list[str], changes: dict[str, str]) -> str:
-  """Returns the command of this run with other values of some flags."""
+# Names of one's own pictures are others.
+_NAMES = [f'config.data.{part}.{field}' for part in ('train', 'valid') for field in ('names', 'skip_names')]
+
+
+def _again(argv: list[str], changes: dict[str, str], drop: Sequence[str] = ()) -> str:
+  """Returns the command of this run with other values of some flags, and without those in `drop`."""
   kept, flags = [], iter(argv)
   for flag in flags:
     name, joined, _ = flag.lstrip('-').partition('=')
-    if name not in changes:
+    if name not in changes and name not in drop:
       kept.append(flag)
     elif not joined:
       next(flags, None)  # `--name value`

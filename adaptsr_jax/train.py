@@ -1,5 +1,6 @@
 """The training loop: compiled steps, with checks, measurements and saves between them."""
 
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -114,8 +115,6 @@ def train(
   batches = setup.batches
   store = checkpoint.RunStore(workdir / 'checkpoints', metric='psnr_y')
   done, notes = store.latest() or 0, {'seconds': 0.0, 'best': None}
-  if done > config.steps:
-    raise UserError(f'{workdir} holds a run of {done} steps, more than config.steps={config.steps}.')
   if done:
     state, notes = store.restore(done, state, batches)
     say(f'Continuing from step {done}.' if done < config.steps else f'All {done} steps are done.')
@@ -165,7 +164,7 @@ def _checked(pending: list[tuple[int, dict[str, jax.Array]]], workdir: Path) -> 
     if bad:
       raise UserError(
         f'{" and ".join(bad)} of step {step} is not a finite number; the last good state is in {workdir}/checkpoints. '
-        'Lower config.optim.lr, set config.optim.clip, or look for broken pictures in the training folder.'
+        'Lower config.optim.lr or config.optim.clip in a new --workdir, or look for broken training pictures.'
       )
   return {name: float(np.mean([row[name] for _, row in rows])) for name in rows[0][1]}
 
@@ -173,7 +172,7 @@ def _checked(pending: list[tuple[int, dict[str, jax.Array]]], workdir: Path) -> 
 def _noted(step: int, mean: dict[str, float], best: dict[str, Any] | None, log: RunLog) -> dict[str, Any]:
   """Logs a measurement; returns what the saved state notes of it."""
   log.scalars(step, {f'valid/{name}': value for name, value in mean.items()})
-  if best is None or mean['psnr_y'] > best['psnr_y']:
+  if best is None or mean['psnr_y'] >= best['psnr_y']:  # of equals the store keeps the last
     best = {'step': step, 'psnr_y': mean['psnr_y']}
   say(f'step {step}  validation PSNR {mean["psnr_y"]:.3f} dB, SSIM {mean["ssim_y"]:.4f} (Y)')
   return {'psnr_y': mean['psnr_y'], 'best': best}
@@ -195,9 +194,10 @@ class _Interrupts:
   def _ask(self, number, frame):
     del frame
     self.asked = True
-    say('Stopping after this step; once more stops at once.')
-    signal.signal(number, self._old[number])
+    # Not by print, which may have been interrupted itself.
+    os.write(2, b'Stopping after this step; once more stops at once.\n')
+    signal.signal(number, self._old[number] or signal.SIG_DFL)
 
   def __exit__(self, *exception):
     for number, handler in self._old.items():
-      signal.signal(number, handler)
+      signal.signal(number, handler or signal.SIG_DFL)

@@ -1,6 +1,7 @@
 """A run of seconds on a small random network, for tests.
 
-python -m adaptsr_jax.main --config=configs/tiny.py --config.data.train.hr=HR --config.data.valid.hr=HR --workdir=runs/tiny
+  python -m adaptsr_jax.main --config=configs/tiny.py --workdir=runs/tiny \
+    --config.data.train.hr=HR --config.data.valid.hr=HR
 """
 
 from adaptsr_jax import config

@@ -30,6 +30,12 @@ def test_default_with_base_and_data_is_valid():
     ('optim.ema', 1.0, 'config.optim.ema'),
     ('lora.r_max', 0, 'config.lora.r_max'),
     ('dtype', 'float16', 'config.dtype'),
+    ('lora.alpha', 0.0, 'config.lora.alpha'),
+    ('lora.exclude', ('*up*',), 'config.lora.exclude'),
+    ('data.valid.lr', 'LR', 'config.data.valid.lr'),
+    ('export', 'best', 'config.export'),
+    ('seed', 2**31, 'config.seed'),
+    ('optim.lr', float('nan'), 'config.optim.lr'),
   ],
 )
 def test_validate_names_the_field_and_what_is_possible(field, value, named):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,49 @@ def test_a_folder_of_another_run_is_refused(done, folders):
     adapt.run(settings(folders, **{'lora.rank': 3}), done[0])
 
 
+def test_fewer_steps_than_are_done_change_nothing(done, folders):
+  before = {path.name: path.stat().st_mtime_ns for path in done[0].iterdir()}
+  for steps in (0, 10):
+    with pytest.raises(UserError, match='holds a run of 20 steps'):
+      adapt.run(settings(folders, steps=steps), done[0])
+  assert {path.name: path.stat().st_mtime_ns for path in done[0].iterdir()} == before
+
+
+def test_other_pictures_in_the_same_folders_are_refused(folders, tmp_path):
+  lr, hr = write_pairs(tmp_path / 'pictures', 2)
+  adapt.run(settings((lr, hr), steps=1), tmp_path / 'run')
+  shutil.copy(folders[0] / 'p02.png', lr)
+  shutil.copy(folders[1] / 'p02.png', hr)
+  with pytest.raises(UserError, match='training pictures and the validation pictures of the run'):
+    adapt.run(settings((lr, hr), steps=2), tmp_path / 'run')
+
+
+def test_a_picture_that_is_cut_off_is_named_before_the_first_step(folders, tmp_path):
+  lr, hr = write_pairs(tmp_path / 'pictures', 2)
+  whole = (hr / 'p01.png').read_bytes()
+  (hr / 'p01.png').write_bytes(whole[: len(whole) // 2])
+  with pytest.raises(UserError, match=r'1 of 2 pairs cannot be read: .*p01\.png'):
+    adapt.run(settings((lr, hr)), tmp_path / 'run')
+  assert not (tmp_path / 'run' / 'config.json').exists()
+  # The folder is still free for the mended pictures.
+  (hr / 'p01.png').write_bytes(whole)
+  adapt.run(settings((lr, hr), steps=1), tmp_path / 'run')
+
+
+def test_pictures_too_small_to_measure_are_named(folders, tmp_path):
+  small = write_pairs(tmp_path / 'pictures', 1, size=14)
+  c = settings(folders)
+  c.data.valid.lr, c.data.valid.hr = map(str, small)
+  with pytest.raises(UserError, match='p00 is 14x14; to be measured it needs at least 15'):
+    adapt.run(c, tmp_path / 'run')
+
+
+def test_nothing_to_train_is_refused(folders, tmp_path):
+  with pytest.raises(UserError, match='Nothing is left to train'):
+    adapt.run(settings(folders, method='full', **{'full.kinds': ('attn',)}), tmp_path / 'run')
+  assert not (tmp_path / 'run' / 'config.json').exists()
+
+
 def test_zero_steps_give_the_baseline_row(done, folders, tmp_path):
   results = adapt.run(settings(folders, steps=0), tmp_path / 'run')
   assert results['base'] == results['adapted'] == done[1]['base']
@@ -212,7 +256,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(folders, tmp_path, flags, sai
   output = process.communicate()[0]
   assert process.returncode == 2, output
   assert 'Traceback' not in output
-  assert said in output.splitlines()[-1] or said in output
+  assert said in output
+  assert sum(line.startswith('Error: ') for line in output.splitlines()) == 1
 
 
 def test_tensorboard_events_are_written(folders, tmp_path):

@@ -3,9 +3,9 @@
 from typing import Any
 
 from adaptsr_jax.data.folders import PairError, scale_of
-from adaptsr_jax.data.sources import Source, open_source, pairs
+from adaptsr_jax.data.sources import Source, check_pixels, open_source, pairs
 
-__all__ = ['Batches', 'PairError', 'Source', 'open_source', 'pairs', 'scale_of', 'train_batches']
+__all__ = ['Batches', 'PairError', 'Source', 'check_pixels', 'open_source', 'pairs', 'scale_of', 'train_batches']
 
 
 def __getattr__(name: str) -> Any:

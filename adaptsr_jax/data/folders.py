@@ -35,14 +35,12 @@ class Pair(NamedTuple):
 
 def find_pairs(config: Any, scale: int) -> list[Pair]:
   """Returns the pairs of the folders `config.lr` and `config.hr`; arguments and errors as of `open_source`."""
-  hr_files = _list(config.hr, 'hr')
   if config.lr:
-    lr_files = _list(config.lr, 'lr')
-    if Path(config.hr).resolve() == Path(config.lr).resolve():
-      hr_files, lr_files = _split(hr_files, config.hr)
+    hr_files, lr_files = _list_both(config.hr, config.lr)
     matched, faults = _match(hr_files, lr_files, scale)
   else:
-    lr_files, matched, faults = [], dict.fromkeys(hr_files), {}
+    hr_files, lr_files = _list(config.hr, 'hr'), []
+    matched, faults = dict.fromkeys(hr_files), {}
   faults |= _homonyms(hr_files)
 
   chosen = _choose(hr_files, config)
@@ -67,11 +65,17 @@ def scale_of(lr: str, hr: str) -> int:
   Raises:
     UserError: a folder without pictures, or two without a name in common.
   """
-  matched, _ = _match(_list(hr, 'hr'), _list(lr, 'lr'), 0)
+  matched, _ = _match(*_list_both(hr, lr), 0)
   if not matched:
     raise UserError(f'No picture of {lr} has the name of a picture of {hr}.')
   hr_file, lr_file = next(iter(matched.items()))
   return max(1, round(image.size(hr_file)[0] / image.size(lr_file)[0]))
+
+
+def _list_both(hr: str, lr: str) -> tuple[list[Path], list[Path]]:
+  """Returns the HR and the LR files; one folder may hold both."""
+  hr_files, lr_files = _list(hr, 'hr'), _list(lr, 'lr')
+  return _split(hr_files, hr) if Path(hr).resolve() == Path(lr).resolve() else (hr_files, lr_files)
 
 
 def _list(folder: str, field: str) -> list[Path]:
@@ -167,8 +171,15 @@ def _choose(files: list[Path], config: Any) -> set[Path]:
 
 
 def _read_names(value: str) -> list[str]:
-  path = Path(value)
-  entries = path.read_text(encoding='utf-8').splitlines() if path.is_file() else value.split(',')
+  """Reads 'a,b,c', or a text file with one name a line."""
+  try:
+    entries = Path(value).read_text(encoding='utf-8-sig').splitlines()
+  except UnicodeDecodeError as error:
+    raise UserError(f'{value} is not a text file in UTF-8.') from error
+  except OSError as error:
+    if ',' not in value and (value.endswith('.txt') or '/' in value):
+      raise UserError(f'{value} is not there; give a text file with one name a line, or a,b,c.') from error
+    entries = value.split(',')
   return [entry.strip() for entry in entries if entry.strip()]
 
 

@@ -61,15 +61,15 @@ class Camera(NamedTuple):
     blur: standard deviations of the blur along its long and short axis, in HR pixels.
     angle: of the long axis against the rows, in degrees.
     read_noise: standard deviation of the noise in the dark, of [0, 1].
-    shot_noise: variance that full light adds to it; with it, medium gray has a standard deviation of about 8 / 255.
+    shot_noise: variance that full light adds to it; with it, medium gray has a standard deviation of about 2 / 255.
     quality: of the JPEG file, by Pillow's scale, with chroma at half resolution.
   """
 
-  blur: tuple[float, float] = (2.4, 1.4)
+  blur: tuple[float, float] = (3.2, 2.4)
   angle: float = 30.0
-  read_noise: float = 5 / 255
-  shot_noise: float = 1e-3
-  quality: int = 80
+  read_noise: float = 1 / 255
+  shot_noise: float = 1e-4
+  quality: int = 95
 
 
 CAMERA = Camera()

@@ -3,13 +3,14 @@
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adaptsr_jax import bicubic, image
-from adaptsr_jax.data.folders import Pair, find_pairs, show
+from adaptsr_jax.data.folders import Pair, PairError, find_pairs, show
 from adaptsr_jax.errors import UserError
 
 # LR pixels to each side that a bicubic LR pixel is made of.
@@ -130,6 +131,27 @@ def open_source(config: Any, scale: int, cache_gb: float | None = None) -> Sourc
   if cache_gb is None:
     cache_gb = getattr(config, 'cache_gb', 2.0)
   return Source(find_pairs(config, scale), scale, int(cache_gb * 2**30))
+
+
+def check_pixels(source: Source) -> None:
+  """Decodes every pair once, which fills the cache too: headers tell sizes, not whether a file was cut off.
+
+  Raises:
+    PairError: names each bad picture with its reason.
+  """
+
+  def fault(index: int) -> str | None:
+    try:
+      source[index]
+    except UserError as error:
+      return str(error)
+    return None
+
+  with futures.ThreadPoolExecutor(2) as threads:
+    faults = [reason for reason in threads.map(fault, range(len(source))) if reason]
+  if faults:
+    more = f'; and {len(faults) - 20} more' if len(faults) > 20 else ''
+    raise PairError(f'{len(faults)} of {len(source)} pairs cannot be read: {"; ".join(faults[:20])}{more}')
 
 
 def pairs(source: Source) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

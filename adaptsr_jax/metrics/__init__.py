@@ -1,5 +1,5 @@
 """Measures of picture quality."""
 
-from adaptsr_jax.metrics.fidelity import PROTOCOL, psnr, quality, ssim
+from adaptsr_jax.metrics.fidelity import PROTOCOL, WINDOW, psnr, quality, ssim
 
-__all__ = ['PROTOCOL', 'psnr', 'quality', 'ssim']
+__all__ = ['PROTOCOL', 'WINDOW', 'psnr', 'quality', 'ssim']

@@ -10,19 +10,13 @@ from scipy import ndimage
 
 from adaptsr_jax import image
 
-# What a table of these numbers has to say beside them; the border is the scale factor by convention.
-PROTOCOL = {
-  'pictures': 'rounded to 8 bit',
-  'y': 'BT.601 luma 16..235, not rounded',
-  'ssim': '11x11 Gaussian, sigma 1.5, valid positions',
-  'mean': 'of the values of single pictures',
-}
 # What a table must say beside its numbers, without the width of the border.
 PROTOCOL = {'levels': '8 bit', 'y': 'BT.601 16-235, not rounded', 'ssim': '11 x 11 Gaussian, sigma 1.5, valid'}
 
 _LUMA = np.array([65.481, 128.553, 24.966])  # of RGB in [0, 1], onto 16..235
 _PEAK = 255.0
-_RADIUS = 5  # of SSIM's 11 x 11 window
+WINDOW = 11  # side of the window of SSIM, in pixels
+_RADIUS = WINDOW // 2
 _GAUSS = np.exp(-0.5 * (np.arange(-_RADIUS, _RADIUS + 1) / 1.5) ** 2)
 _GAUSS /= _GAUSS.sum()
 

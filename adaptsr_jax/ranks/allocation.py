@@ -86,6 +86,10 @@ def allocate(
   return {name: ranks[name] for name in scores}
 
 
+# The rules. In all of them `price` is the budget that a unit of rank takes, `low` and `cap` are the bounds of the rank;
+# each is a dict in order of falling score.
+
+
 def _spent(ranks: Mapping[str, int], price: Mapping[str, int]) -> int:
   return sum(price[name] * rank for name, rank in ranks.items())
 

@@ -287,10 +287,6 @@ def _adapter_matrix(kernel: np.ndarray, form: str) -> np.ndarray:
   return kernel.transpose(3, 2, 0, 1).reshape(cout * kh, cin * kw)
 
 
-# The rules. In all of them `price` is the budget that a unit of rank takes, `low` and `cap` are the bounds of the rank;
-# each is a dict in order of falling score.
-
-
 def _check_batches(number: int) -> None:
   if not number:
     raise UserError('There is no batch to score the sites on.')
