@@ -3,7 +3,7 @@
   python -m adaptsr_jax.main --config=experiments/000_pretrain/config.py --config.data.train.hr=HR \
     --config.data.valid.lr=SET5_LR --config.data.valid.hr=SET5_HR --workdir=runs/pretrain
 
-Expected: see README.md beside this file.
+Expected: 29.95 dB (Y) on Set5 x4, bicubic has 28.43; an hour and a half on two busy cores. README.md has the table.
 """
 
 from adaptsr_jax import config
@@ -14,7 +14,7 @@ def get_config():
   c.base = 'random'
   c.model = 'safmn_x4'
   c.method = 'full'
-  c.steps = 9000
+  c.steps = 8000
   c.batch_size = 8
   c.patch = 128
   c.optim.lr = 1e-3
