@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import jax
@@ -95,8 +96,8 @@ def batches(config: ConfigDict, source: data.Source, seed: int):
 
 def score_batches(config: ConfigDict, setup: Setup, number: int) -> list[dict[str, np.ndarray]]:
   """Returns `number` training batches, drawn apart from those that are trained on."""
-  drawn = batches(config, setup.train, seed=config.seed + 1_000_003)
-  return [next(drawn) for _ in range(number)]
+  with closing(batches(config, setup.train, seed=config.seed + 1_000_003)) as drawn:
+    return [next(drawn) for _ in range(number)]
 
 
 def allocate(config: ConfigDict, setup: Setup) -> dict[str, Any]:
