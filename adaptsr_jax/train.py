@@ -122,7 +122,8 @@ def train(
   every = {name: config[f'{name}_every'] or max(1, config.steps // times) for name, times in _TIMES.items()}
   progress, pending, measured = Progress(done, config.steps), [], None
   seconds = notes['seconds']
-  with closing(store), closing(RunLog(workdir, done, config.tensorboard)) as log, _Interrupts() as interrupts:
+  log = RunLog(workdir, done, config.tensorboard)
+  with closing(store), closing(log), closing(batches), _Interrupts() as interrupts:
     for step in range(done + 1, config.steps + 1):
       before = time.perf_counter()
       batch = next(batches)
