@@ -13,10 +13,12 @@ from adaptsr_jax.errors import UserError
 
 METHODS = ('lora', 'full')
 KINDS = ('conv', 'mlp', 'attn')
+METRICS = ('psnr', 'ssim', 'lpips', 'dists', 'niqe')
 CHOICES = {
   'method': METHODS,
   'dtype': ('float32', 'bfloat16'),
   'export': ('last', 'best'),
+  'data.train.degrade': ('none', 'bicubic', 'stablesr', 'realesrgan'),
   'lora.form': ('1x1_kxk', 'kxk_1x1', 'loralib'),
   'lora.rule': ('uniform', 'greedy', 'proportional', 'proportional_per_cost', 'marginal'),
   'lora.unit': ('params', 'ranks'),
@@ -54,11 +56,19 @@ def default() -> ConfigDict:
   c.dtype = 'float32'
 
   c.data = ConfigDict()
-  # Folders of pictures. An empty lr makes it from hr with MATLAB's bicubic kernel. As hr, 'samples:train' and
-  # 'samples:valid' are sample photographs in the LR of a simulated camera (x4).
-  c.data.train = _folders()
+  # Where the pictures come from; see `_pictures`.
+  c.data.train = _pictures()
+  # The simulated camera that makes LR from HR, anew in every batch: 'realesrgan', or 'stablesr', a milder one. 'none':
+  # LR as it is given, or else as MATLAB's bicubic kernel shrinks HR.
+  c.data.train.degrade = 'none'
+  # Parts of a mixture with their weights: 'root=DIV2K track=unknown weight=1; hr=PHOTOS degrade=realesrgan weight=2'.
+  c.data.train.mix = ''
   # Measured before and after; empty: no measurements.
-  c.data.valid = _folders()
+  c.data.valid = _pictures()
+  # Ranges and probabilities of the simulated camera.
+  c.data.degrade = ConfigDict()
+  # Sharpen what degraded pictures are compared with (unsharp mask, as Real-ESRGAN does).
+  c.data.usm = False
   # Processes that read and crop; 0 does it in a thread of this one.
   c.data.workers = 0
   # Decoded pictures are kept in memory up to this size (GiB).
@@ -134,6 +144,10 @@ def default() -> ConfigDict:
   c.save_every = 0
   # Which state is merged and exported: the last, or the best by validation PSNR (which then flatters itself).
   c.export = 'last'
+  # What is measured of base and result: psnr, ssim, lpips, dists, niqe. While the steps run, only PSNR and SSIM are.
+  c.metrics = ('psnr', 'ssim')
+  # Folder with the weights of lpips, dists and niqe; empty: they are downloaded by name.
+  c.metric_weights = ''
   # Side of the LR tiles in which pictures are measured; -1: whole pictures, 0: tiles for large ones.
   c.eval_tile = -1
   # Also write TensorBoard events to the run's folder.
@@ -155,11 +169,22 @@ def as_in_paper(c: ConfigDict) -> None:
   c.score.batches = 1
 
 
-def _folders() -> ConfigDict:
+def _pictures() -> ConfigDict:
+  """Returns where pictures come from: one of `hr`, `root`, `tfds` and `packed` is given."""
   c = ConfigDict()
+  # Folders of pictures that pair by name. Without lr, LR is made from HR. As hr, 'samples:train' and 'samples:valid' are
+  # sample photographs in the LR of a simulated camera (x4).
   c.lr = ''
   c.hr = ''
-  # Restrict the folder to these names, or leave these out: 'a,b,c' or a text file with one name a line.
+  # The folder of a data set as it is distributed (RealSR, DRealSR, DIV2K, DPED, StableSR's test sets), or with LR and
+  # HR folders inside; and which of its tracks, where it has several ('unknown').
+  c.root = ''
+  c.track = ''
+  # A TFDS builder config that is prepared as array_record, e.g. 'div2k/bicubic_x4'.
+  c.tfds = ''
+  # A folder that `python -m adaptsr_jax.pack` wrote.
+  c.packed = ''
+  # Restrict the pictures to these names, or leave these out: 'a,b,c' or a text file with one name a line.
   c.names = ''
   c.skip_names = ''
   return c
@@ -171,10 +196,10 @@ def validate(config: ConfigDict) -> None:
     value = get(config, name)
     if value not in allowed:
       raise UserError(f'config.{name} is {value!r}; it can be one of: {", ".join(allowed)}.')
-  for name in ('lora.kinds', 'full.kinds'):
-    unknown = [kind for kind in get(config, name) if kind not in KINDS]
+  for name, allowed in (('lora.kinds', KINDS), ('full.kinds', KINDS), ('metrics', METRICS)):
+    unknown = [value for value in get(config, name) if value not in allowed]
     if unknown:
-      raise UserError(f'config.{name} contains {unknown[0]!r}; the kinds are: {", ".join(KINDS)}.')
+      raise UserError(f'config.{name} contains {unknown[0]!r}; it can have: {", ".join(allowed)}.')
   for name, least in _LEAST.items():
     if get(config, name) < least:
       raise UserError(f'config.{name} is {get(config, name)}; it must be at least {least}.')
@@ -182,9 +207,18 @@ def validate(config: ConfigDict) -> None:
     raise UserError(
       "config.base is empty; give a .pth, .pt or .safetensors file, a params folder, or 'random' with config.model."
     )
-  if config.steps and not config.data.train.hr:
-    raise UserError('config.data.train.hr is empty; give the folder of HR pictures, or config.steps=0 to only measure.')
-  if not config.steps and not config.data.valid.hr:
+  for part in ('train', 'valid'):
+    named = _sources(config, part)
+    if len(named) > 1:
+      raise UserError(f'config.data.{part}.{named[0]} and config.data.{part}.{named[1]} are both given; give one.')
+    if config.data[part].lr and not config.data[part].hr:
+      raise UserError(f'config.data.{part}.lr is given without config.data.{part}.hr.')
+  if config.steps and not _sources(config, 'train'):
+    raise UserError(
+      'config.data.train.hr is empty; give the folder of HR pictures (or root, tfds, packed or mix instead), or '
+      'config.steps=0 to only measure.'
+    )
+  if not config.steps and not _sources(config, 'valid'):
     raise UserError('config.data.valid.hr is empty, so a run of 0 steps has nothing to measure.')
   if not 0 <= config.optim.ema < 1:
     raise UserError(f'config.optim.ema is {config.optim.ema}; it must be at least 0 and below 1.')
@@ -194,10 +228,7 @@ def validate(config: ConfigDict) -> None:
     raise UserError(f'config.optim.lr is {config.optim.lr}; it must be a number.')
   if config.seed >= 2**31:
     raise UserError(f'config.seed is {config.seed}; it must be below {2**31}.')
-  for part in ('train', 'valid'):
-    if config.data[part].lr and not config.data[part].hr:
-      raise UserError(f'config.data.{part}.lr is given without config.data.{part}.hr.')
-  if config.export == 'best' and not config.data.valid.hr:
+  if config.export == 'best' and not _sources(config, 'valid'):
     raise UserError("config.export is 'best', which needs validation pictures: give config.data.valid.hr.")
   for pattern in config.lora.exclude:
     try:
@@ -228,6 +259,11 @@ _LEAST = {
   'save_every': 0,
   'eval_tile': -1,
 }
+
+
+def _sources(config: ConfigDict, part: str) -> list[str]:
+  """Returns the fields that say where the pictures of 'train' or 'valid' come from."""
+  return [field for field in ('hr', 'root', 'tfds', 'packed', 'mix') if config.data[part].get(field)]
 
 
 def get(config: ConfigDict, name: str) -> Any:

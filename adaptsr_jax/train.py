@@ -30,7 +30,6 @@ class TrainState(NamedTuple):
   step: jax.Array
   trainable: Params
   opt_state: Any
-  key: jax.Array
   ema: Params  # running average of `trainable`; empty where none is kept
 
 
@@ -75,7 +74,7 @@ def make_step(
     decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
     average = optax.incremental_update(trainable, state.ema, 1 - decay) if ema else state.ema
     scalars = {'loss': value, 'grad_norm': optax.tree.norm(gradient)}
-    return TrainState(state.step + 1, trainable, opt_state, state.key, average), scalars
+    return TrainState(state.step + 1, trainable, opt_state, average), scalars
 
   return jax.jit(step, donate_argnums=0)
 
@@ -110,7 +109,7 @@ def train(
   step_fn = make_step(setup.model.apply, method, tx, losses.l1, config.optim.ema)
   average = jax.tree.map(jnp.array, trainable) if config.optim.ema else {}
   trainable = jax.tree.map(jnp.array, trainable)
-  state = TrainState(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), jax.random.key(config.seed), average)
+  state = TrainState(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), average)
   frozen = jax.device_put(frozen)
   batches = setup.batches
   store = checkpoint.RunStore(workdir / 'checkpoints', metric='psnr_y')

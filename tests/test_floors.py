@@ -13,12 +13,15 @@ FLOORS = [
   ['models', 'metrics'],
   ['lora', 'data'],
   ['ranks', 'methods', 'losses', 'infer', 'convert', 'adapters'],
-  ['optim', 'checkpoint', 'log', 'zoo'],
-  ['base'],
-  ['prepare'],
+  ['optim', 'checkpoint', 'log', 'energy', 'tables', 'zoo'],
+  ['base', 'measures'],
+  ['prepare', 'measure'],
   ['show', 'train'],
   ['adapt'],
-  ['main', 'evaluate', 'upscale', 'stability', 'convert.__main__', 'adapters.__main__'],
+  [
+    *('main', 'evaluate', 'upscale', 'stability', 'degrade', 'pack', 'doctor', 'lam', 'report'),
+    *('convert.__main__', 'adapters.__main__', 'zoo.__main__'),
+  ],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob('*.py'))

@@ -1,6 +1,6 @@
 """SAFMN on real camera pairs: base, uniform ranks, rank-aware, full fine-tuning; several seeds.
 
-  python experiments/001_safmn_drealsr/sweep.py --base=safmn_ntire2023_x4.pth --data=drealsr_x4 --runs=runs/001
+  python -m experiments.001_safmn_drealsr.sweep --base=safmn_ntire2023_x4.pth --data=drealsr_x4 --runs=runs/001
 
 `--data` holds LR and HR; in the order of sorted names every seventh pair validates and the others train. Each run is
 the main command in a process of its own; what is done already is kept. Writes results.jsonl and curves.png beside this
@@ -9,13 +9,12 @@ file and prints the table of README.md.
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from adaptsr_jax import figures, log
+from experiments import sweeping
 
 HERE = Path(__file__).parent
 _PAPER = {'lora.rslora': False, 'optim.bias_lr_scale': 1.0, 'optim.clip': 0.0, 'optim.ema': 0.0}
@@ -28,7 +27,7 @@ ARMS = {
 }
 # What the question is about comes first, for all seeds.
 MAIN = ('uniform r = 8', 'rank-aware', 'full fine-tuning')
-METRICS = ('psnr_y', 'ssim_y', 'psnr_rgb', 'ssim_rgb')
+METRICS = {'psnr_y': 3, 'ssim_y': 4, 'psnr_rgb': 3, 'ssim_rgb': 4}  # and the digits that are shown
 
 
 def main() -> None:
@@ -53,32 +52,25 @@ def main() -> None:
 
 def run(arm: str, seed: int, args: argparse.Namespace) -> dict:
   """Runs one arm, or finds it done; returns its row."""
-  workdir = args.runs / f'{"".join(c if c.isalnum() else "_" for c in arm)}_{seed}'
-  if not (workdir / 'results.json').exists():
-    names = sorted(path.stem for path in (args.data / 'HR').iterdir())
-    args.runs.mkdir(parents=True, exist_ok=True)
-    held_out = args.runs / 'validation.txt'
-    held_out.write_text('\n'.join(names[::7]) + '\n')
-    fields = {
-      'base': args.base,
-      'steps': args.steps,
-      'seed': seed,
-      'batch_size': 8,
-      'patch': 128,
-      'eval_every': max(1, args.steps // 6),
-      'data.train.lr': args.data / 'LR',
-      'data.train.hr': args.data / 'HR',
-      'data.train.skip_names': held_out,
-      'data.valid.lr': args.data / 'LR',
-      'data.valid.hr': args.data / 'HR',
-      'data.valid.names': held_out,
-      'tensorboard': False,
-      **ARMS[arm],
-    }
-    flags = [f'--config.{name}={value}' for name, value in fields.items()]
-    command = [sys.executable, '-m', 'adaptsr_jax.main', '--config=configs/safmn.py', f'--workdir={workdir}', *flags]
-    subprocess.run(command, check=True)
-  results = json.loads((workdir / 'results.json').read_text())
+  workdir = args.runs / f'{sweeping.folder_name(arm)}_{seed}'
+  held_out = sweeping.every_seventh(args.data / 'HR', args.runs / 'validation.txt')
+  fields = {
+    'base': args.base,
+    'steps': args.steps,
+    'seed': seed,
+    'batch_size': 8,
+    'patch': 128,
+    'eval_every': max(1, args.steps // 6),
+    'data.train.lr': args.data / 'LR',
+    'data.train.hr': args.data / 'HR',
+    'data.train.skip_names': held_out,
+    'data.valid.lr': args.data / 'LR',
+    'data.valid.hr': args.data / 'HR',
+    'data.valid.names': held_out,
+    'tensorboard': False,
+    **ARMS[arm],
+  }
+  results = sweeping.adapted(workdir, 'configs/safmn.py', fields)
   curve = [(r['step'], r['valid/psnr_y']) for r in log.read_metrics(workdir) if 'valid/psnr_y' in r]
   kept = ('trainable_parameters', 'total_parameters', 'seconds', 'peak_memory_bytes')
   means = {label: results[label]['mean'] for label in ('base', 'adapted')}
@@ -87,27 +79,21 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 def table(rows: list[dict]) -> str:
   """Returns the results as markdown: mean over the seeds and standard deviation, per arm."""
-  lines = [
-    '| arm | trained | PSNR Y | SSIM Y | PSNR RGB | SSIM RGB | seconds | peak memory |',
-    '|---|---|---|---|---|---|---|---|',
-  ]
+  header = ['arm', 'trained', 'PSNR Y', 'SSIM Y', 'PSNR RGB', 'SSIM RGB', 'seconds', 'peak memory']
   base = rows[0]['base']
-  lines.append('| base | 0 | ' + ' | '.join(f'{base[m]:.{_digits(m)}f}' for m in METRICS) + ' | | |')
+  lines = [['base', '0', *(f'{base[metric]:.{digits}f}' for metric, digits in METRICS.items()), '', '']]
   for arm in dict.fromkeys(row['arm'] for row in rows):
     same = [row for row in rows if row['arm'] == arm]
-    cells = [f'{arm} ({len(same)} seeds)', f'{same[0]["trainable_parameters"]:,}']
-    for metric in METRICS:
-      values = np.array([row['adapted'][metric] for row in same])
-      spread = f' ± {values.std(ddof=1):.{_digits(metric)}f}' if len(values) > 1 else ''
-      cells.append(f'{values.mean():.{_digits(metric)}f}{spread}')
-    cells.append(f'{np.median([row["seconds"] for row in same]):.0f}')
-    cells.append(f'{np.median([row["peak_memory_bytes"] for row in same]) / 2**30:.2f} GiB')
-    lines.append('| ' + ' | '.join(cells) + ' |')
-  return '\n'.join(lines)
-
-
-def _digits(metric: str) -> int:
-  return 3 if metric.startswith('psnr') else 4
+    lines.append(
+      [
+        f'{arm} ({len(same)} seeds)',
+        f'{same[0]["trainable_parameters"]:,}',
+        *(sweeping.spread([row['adapted'][metric] for row in same], digits) for metric, digits in METRICS.items()),
+        f'{np.median([row["seconds"] for row in same]):.0f}',
+        f'{np.median([row["peak_memory_bytes"] for row in same]) / 2**30:.2f} GiB',
+      ]
+    )
+  return sweeping.markdown(header, lines)
 
 
 def draw(rows: list[dict]) -> None:
