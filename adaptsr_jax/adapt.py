@@ -4,14 +4,12 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
@@ -21,13 +19,16 @@ from adaptsr_jax import (
   checkpoint,
   data,
   figures,
-  image,
   infer,
   lora,
+  measure,
+  measures,
   methods,
   metrics,
   prepare,
   show,
+  statistics,
+  tables,
   train,
   tree,
 )
@@ -38,47 +39,15 @@ from adaptsr_jax.log import say
 from adaptsr_jax.train import Interrupted, TrainState, make_step
 from adaptsr_jax.tree import Params
 
-__all__ = ['Interrupted', 'TrainState', 'evaluate', 'make_step', 'measure', 'run']
+__all__ = ['Interrupted', 'TrainState', 'make_step', 'run']
 
-Pairs = Iterable[tuple[str, np.ndarray, np.ndarray]]
 # What may differ between two starts in one folder: how long, how often, and where things lie; not what is computed.
 _FREE_FIELDS = (
   *('steps', 'export', 'log_every', 'eval_every', 'save_every', 'tensorboard', 'data.cache_gb', 'data.workers'),
+  'metric_weights',
   # A moved folder is no other folder: `_check_same_material` compares what is in it.
-  *('data.train.lr', 'data.train.hr', 'data.valid.lr', 'data.valid.hr'),
+  *(f'data.{part}.{field}' for part in ('train', 'valid') for field in ('lr', 'hr', 'root', 'packed')),
 )
-
-
-def measure(restore: Callable[[np.ndarray, int], np.ndarray], pairs: Pairs, metric_fns: Iterable[Callable]) -> dict:
-  """Returns {'mean': {metric: value}, 'images': {name: {metric: value}}}.
-
-  Args:
-    restore: (lr float32 (h,w,3) in [0,1], scale) -> (s*h,s*w,3), floats or uint8.
-    pairs: (name, lr, hr), uint8 or uint16, hr (s*h,s*w,3).
-    metric_fns: (output uint8, hr uint8, border to crop) -> {metric: value}; see `metrics.quality`.
-  """
-  images = {}
-  for name, lr, hr in pairs:
-    scale = hr.shape[0] // lr.shape[0]
-    least = metrics.WINDOW + 2 * scale
-    if min(hr.shape[:2]) < least:
-      raise UserError(f'{name} is {hr.shape[1]}x{hr.shape[0]}; to be measured it needs at least {least} pixels a side.')
-    output, target = image.to_uint8(restore(image.to_float(lr), scale)), image.to_uint8(hr)
-    images[name] = {key: value for fn in metric_fns for key, value in fn(output, target, scale).items()}
-  keys = next(iter(images.values()), {})
-  return {'mean': {key: float(np.mean([row[key] for row in images.values()])) for key in keys}, 'images': images}
-
-
-def evaluate(
-  apply_fn: Callable[..., jax.Array],
-  params: Params,
-  pairs: Pairs,
-  metric_fns: Iterable[Callable] = (metrics.quality,),
-  **tiling: Any,
-) -> dict[str, Any]:
-  """Measures `params` on whole pictures; see `measure`. `tiling` goes to `infer.upscale`."""
-  params = jax.device_put(params)
-  return measure(lambda lr, scale: infer.upscale(apply_fn, params, lr, scale, **tiling), pairs, metric_fns)
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
@@ -100,9 +69,12 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
   # 2. Base, and the pictures it is to fit.
   setup = prepare.prepare(config)
   base, sites = setup.base, setup.sites
-  say(prepare.describe(setup))
+  say(prepare.describe(config, setup))
   material = _material(setup)
   _check_same_material(workdir, material)
+  asked = measures.load(('psnr', 'ssim', *config.metrics), config.metric_weights)
+  for sentence in asked.missing.values():
+    say(sentence)
   if not done:
     prepare.check_pixels(setup)
 
@@ -131,12 +103,22 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
   say(f'Training {trainable_parameters:,} of {total_parameters:,} parameters ({share:.1f} %) by {config.method}.')
 
   # 6. and 7. Steps and measurements.
-  measure_params = partial(_measure_valid, config, setup)
-  enlarged = _measured_once(workdir, 'bicubic', lambda: _measure_bicubic(setup))
-  reference = _measured_once(workdir, 'base', lambda: measure_params(base.params))
-  trained = train.train(config, setup, method, frozen, trainable, measure_params, workdir)
+  def measured(params: Params, functions: measure.Functions = (metrics.quality,)) -> dict[str, Any]:
+    pairs, tiling = data.pairs(setup.valid), infer.tiling_of(setup.model, config.eval_tile)
+    return measure.measure_params(setup.model.apply, params, pairs, functions, **tiling)
+
+  enlarged = reference = None
+  if setup.valid is not None:
+    pairs = data.pairs(setup.valid)
+    enlarged = _measured_once(workdir, 'bicubic', lambda: measure.measure(bicubic.imresize, pairs, asked.functions))
+    reference = _measured_once(workdir, 'base', lambda: measured(base.params, asked.functions))
+  trained = train.train(config, setup, method, frozen, trainable, measured, workdir)
   params = jax.device_get(method.merge(frozen, trained.trainable))
-  adapted = (trained.measured or measure_params(params)) if config.steps else reference
+  adapted = reference
+  if reference and config.steps:
+    again = config.metrics or not trained.measured  # training measures PSNR and SSIM only
+    adapted = measured(params, asked.functions) if again else trained.measured
+    adapted = {**adapted, 'difference': tables.differences(adapted, reference)}
 
   # 8. Export.
   results = {
@@ -145,12 +127,18 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     'trainable_parameters': trainable_parameters,
     'total_parameters': total_parameters,
     'seconds': trained.seconds,
+    'energy_joules': trained.joules,
     'peak_memory_bytes': peak_memory_bytes(),
     'bicubic': enlarged,
     'base': reference,
     'adapted': adapted,
     'best': trained.best,
-    'protocol': {**metrics.PROTOCOL, 'crop': setup.model.upscale, 'tile': config.eval_tile},
+    'protocol': {
+      **asked.protocol,
+      'crop': setup.model.upscale,
+      'tile': config.eval_tile,
+      'interval': statistics.PROTOCOL,
+    },
     'base_file': str(config.base),
     'base_fingerprint': material['base'],
     'model': {'name': base.name, 'fields': base.fields, 'assumed': base.assumed},
@@ -162,7 +150,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
   _export(workdir, base, params, method, trained.trainable, results)
 
   # 9. Show.
-  show.draw(workdir, setup, params, results, _tiling(config, setup))
+  show.draw(workdir, setup, params, results, infer.tiling_of(setup.model, config.eval_tile))
   checkpoint.write_json(workdir / 'results.json', results)
   say(show.summary(results, workdir))
   return results
@@ -191,29 +179,12 @@ def _check_same_material(workdir: Path, material: dict[str, str]) -> None:
       raise UserError(f'The {" and the ".join(changed)} of the run in {workdir} were others; give another --workdir.')
 
 
-def _measure_valid(config: ConfigDict, setup: prepare.Setup, params: Params) -> dict[str, Any] | None:
-  if setup.valid is None:
-    return None
-  return evaluate(setup.model.apply, params, data.pairs(setup.valid), **_tiling(config, setup))
-
-
-def _measure_bicubic(setup: prepare.Setup) -> dict[str, Any] | None:
-  if setup.valid is None:
-    return None
-  return measure(bicubic.imresize, data.pairs(setup.valid), [metrics.quality])
-
-
-def _tiling(config: ConfigDict, setup: prepare.Setup) -> dict[str, int]:
-  return infer.tiling_of(setup.model, config.eval_tile)
-
-
 def _measured_once(workdir: Path, label: str, measure_it: Callable[[], Any]) -> Any:
   path = workdir / f'{label}.json'
   if not path.exists():
     result = measure_it()
-    if result is not None:
-      mean = result['mean']
-      say(f'{label}  validation PSNR {mean["psnr_y"]:.3f} dB, SSIM {mean["ssim_y"]:.4f} (Y)')
+    values = '  '.join(f'{key} {tables.number(key, value)}' for key, value in result['mean'].items())
+    say(f'{label}  {values}')
     checkpoint.write_json(path, result)
   return checkpoint.read_json(path)
 

@@ -7,13 +7,15 @@ import math
 import re
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from adaptsr_jax.errors import UserError
 
 METHODS = ('lora', 'full')
 KINDS = ('conv', 'mlp', 'attn')
-METRICS = ('psnr', 'ssim', 'lpips', 'dists', 'niqe')
+METRICS = ('lpips', 'lpips_alex', 'lpips_vgg', 'dists', 'niqe')
+# The fields that say where pictures come from.
+SOURCES = ('hr', 'root', 'tfds', 'packed', 'mix')
 CHOICES = {
   'method': METHODS,
   'dtype': ('float32', 'bfloat16'),
@@ -65,8 +67,8 @@ def default() -> ConfigDict:
   c.data.train.mix = ''
   # Measured before and after; empty: no measurements.
   c.data.valid = _pictures()
-  # Ranges and probabilities of the simulated camera.
-  c.data.degrade = ConfigDict()
+  # Ranges and probabilities of the simulated camera; what is not given is as the preset has it.
+  c.data.degrade = _camera()
   # Sharpen what degraded pictures are compared with (unsharp mask, as Real-ESRGAN does).
   c.data.usm = False
   # Processes that read and crop; 0 does it in a thread of this one.
@@ -144,8 +146,8 @@ def default() -> ConfigDict:
   c.save_every = 0
   # Which state is merged and exported: the last, or the best by validation PSNR (which then flatters itself).
   c.export = 'last'
-  # What is measured of base and result: psnr, ssim, lpips, dists, niqe. While the steps run, only PSNR and SSIM are.
-  c.metrics = ('psnr', 'ssim')
+  # What is measured of base and result beside PSNR and SSIM: lpips, dists, niqe.
+  c.metrics = ()
   # Folder with the weights of lpips, dists and niqe; empty: they are downloaded by name.
   c.metric_weights = ''
   # Side of the LR tiles in which pictures are measured; -1: whole pictures, 0: tiles for large ones.
@@ -154,6 +156,23 @@ def default() -> ConfigDict:
   c.tensorboard = True
   # Operations that give the same bits in every run on a GPU (slower); a CPU always does.
   c.deterministic = False
+  return c
+
+
+def _camera() -> ConfigDict:
+  """Returns the fields of `data.degrade.Options`, which tells what each means, without values."""
+  c = ConfigDict()
+  c.source_usm = config_dict.placeholder(bool)
+  c.kernel_sizes = config_dict.placeholder(tuple)
+  for stage in ('1', '2'):
+    for name in ('blur#_mix', 'blur#_sigma', 'blur#_betag', 'blur#_betap', 'resize#_prob', 'resize#_range'):
+      c[name.replace('#', stage)] = config_dict.placeholder(tuple)
+    for name in ('noise#_sigma', 'poisson#_scale', 'jpeg#_quality'):
+      c[name.replace('#', stage)] = config_dict.placeholder(tuple)
+    for name in ('blur#_sinc_prob', 'noise#_gaussian_prob', 'gray#_prob'):
+      c[name.replace('#', stage)] = config_dict.placeholder(float)
+  for name in ('blur2_prob', 'resize_first_prob', 'final_sinc_prob'):
+    c[name] = config_dict.placeholder(float)
   return c
 
 
@@ -172,8 +191,8 @@ def as_in_paper(c: ConfigDict) -> None:
 def _pictures() -> ConfigDict:
   """Returns where pictures come from: one of `hr`, `root`, `tfds` and `packed` is given."""
   c = ConfigDict()
-  # Folders of pictures that pair by name. Without lr, LR is made from HR. As hr, 'samples:train' and 'samples:valid' are
-  # sample photographs in the LR of a simulated camera (x4).
+  # Folders of pictures that pair by name. Without lr, LR is made from HR. As hr, 'samples:train' and 'samples:valid'
+  # are sample photographs in the LR of a simulated camera (x4).
   c.lr = ''
   c.hr = ''
   # The folder of a data set as it is distributed (RealSR, DRealSR, DIV2K, DPED, StableSR's test sets), or with LR and
@@ -263,7 +282,7 @@ _LEAST = {
 
 def _sources(config: ConfigDict, part: str) -> list[str]:
   """Returns the fields that say where the pictures of 'train' or 'valid' come from."""
-  return [field for field in ('hr', 'root', 'tfds', 'packed', 'mix') if config.data[part].get(field)]
+  return [field for field in SOURCES if config.data[part].get(field)]
 
 
 def get(config: ConfigDict, name: str) -> Any:

@@ -1,118 +1,265 @@
-"""Measures networks, or finished pictures of any other system, on pairs of pictures.
+"""Measures networks and finished pictures of any other system, side by side on the same pictures.
 
 python -m adaptsr_jax.evaluate --params=runs/camera/merged --lr=LR --hr=HR --out=results.json
-python -m adaptsr_jax.evaluate --params=base.pth --params=runs/camera/merged --params=bicubic --lr=LR --hr=HR
-python -m adaptsr_jax.evaluate --outputs=PICTURES --hr=HR --scale=4
+python -m adaptsr_jax.evaluate --params=bicubic --params=base.pth --params=ours=runs/camera/merged --lr=LR --hr=HR
+python -m adaptsr_jax.evaluate --params=runs/camera/merged --outputs=StableSR=PICTURES --lr=LR --hr=HR --out=table.md
 """
 
 import argparse
+import re
 import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
+
+_KERNELS = {'bicubic': 'bicubic kernel of MATLAB', 'bicubic_pil': 'bicubic kernel of Pillow, 8 bit'}
+_SUFFIXES = ('.json', '.csv', '.md')
+
+
+class _Spec(NamedTuple):
+  """A run as given: what it is called, whether it is a network ('params') or finished pictures, and where it lies."""
+
+  label: str
+  kind: str
+  where: str
 
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(prog='python -m adaptsr_jax.evaluate', description=__doc__.split('\n')[0])
   parser.add_argument(
     '--params',
+    dest='specs',
+    type=lambda text: _spec('params', text),
     action='append',
     default=[],
-    metavar='X',
-    help="params folder, .pth, .pt or .safetensors file, or 'bicubic' (MATLAB's kernel); may be repeated",
+    metavar='[LABEL=]X',
+    help='params folder, .pth, .pt or .safetensors file, name of published weights, bicubic (MATLAB) or bicubic_pil '
+    '(Pillow); repeatable',
   )
-  parser.add_argument('--outputs', metavar='DIR', help='folder of finished pictures of HR size, instead of --params')
+  parser.add_argument(
+    '--outputs',
+    dest='specs',
+    type=lambda text: _spec('outputs', text),
+    action='append',
+    metavar='[LABEL=]DIR',
+    help='finished pictures of HR size, made by anything; repeatable, beside --params too',
+  )
   parser.add_argument('--lr', default='', metavar='DIR', help='LR pictures; without: HR shrunk by the bicubic kernel')
-  parser.add_argument('--hr', required=True, metavar='DIR', help='HR pictures')
+  parser.add_argument('--hr', default='', metavar='DIR', help='HR pictures')
+  parser.add_argument('--root', default='', metavar='DIR', help='a data set as distributed, instead of --lr and --hr')
+  parser.add_argument('--track', default='', help="of a data set that has several, e.g. 'unknown' of DIV2K")
   parser.add_argument('--names', default='', help="only these pictures: 'a,b,c' or a text file with one name a line")
-  parser.add_argument('--out', metavar='FILE', help='where to write the measurements as JSON')
-  parser.add_argument('--scale', type=int, help='of bicubic and finished pictures; by default told from --lr and --hr')
+  parser.add_argument('--metrics', default='psnr,ssim', help='of psnr, ssim, lpips, dists, niqe (default psnr,ssim)')
+  parser.add_argument(
+    '--metric_weights', default='', metavar='DIR', help='weights of lpips, dists, niqe; default: downloaded once'
+  )
+  parser.add_argument(
+    '--out', action='append', default=[], metavar='FILE', help='.json, .csv or .md, by its ending; repeatable'
+  )
+  parser.add_argument('--save', metavar='DIR', help='where to keep the enlarged pictures, as PNG')
+  parser.add_argument('--scale', type=int, help='without a network; by default told from --lr and --hr')
   parser.add_argument('--fields', default='', help="what a checkpoint does not tell, e.g. 'res_scale=0.1'")
   parser.add_argument('--tile', type=int, default=-1, help='side of LR tiles, to save memory; default: whole pictures')
   parser.add_argument('--ensemble', action='store_true', help='average over the eight flips and turns')
   return parser
 
 
+def _spec(kind: str, text: str) -> _Spec:
+  label, joined, where = text.partition('=')
+  labelled = label and joined and where and not Path(text).exists()
+  return _Spec(label, kind, where) if labelled else _Spec(text, kind, text)
+
+
 def main(argv: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
   args = _parser().parse_args(argv)
-  from adaptsr_jax import checkpoint
+  from adaptsr_jax import log, tables
   from adaptsr_jax.errors import UserError
 
   try:
-    runs = _run(args)
-    content = {'runs': runs} if len(args.params) > 1 else next(iter(runs.values()))
-    if args.out:
-      checkpoint.write_json(args.out, content)
+    specs = _checked(args)
+    runs = _run(args, specs)
+    log.say(f'{tables.text(tables.comparison(runs))}\n{tables.legend(runs)}')
+    for path in args.out:
+      _write(Path(path), runs)
   except (UserError, OSError) as error:
     print(f'Error: {error}', file=sys.stderr)
     return 2
-  print(_table(runs))
+  except KeyboardInterrupt:
+    print('\nStopped.', file=sys.stderr)
+    return 130
   return 0
 
 
-def _run(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def _checked(args: argparse.Namespace) -> list[_Spec]:
+  """Returns the runs without repetition; raises UserError for flags that can never work, before the slow imports."""
   from adaptsr_jax.errors import UserError
 
-  if bool(args.params) == bool(args.outputs):
-    raise UserError('Give either --params (once or more) or --outputs.')
-  if args.outputs:
-    return {args.outputs: _measure_outputs(args)}
-  return {spec: _measure_params(spec, args) for spec in dict.fromkeys(args.params)}
+  specs = list(dict.fromkeys(args.specs))
+  if not specs:
+    raise UserError('Nothing to measure: give --params or --outputs, once or more.')
+  labels = [spec.label for spec in specs]
+  for label in labels:
+    if labels.count(label) > 1:
+      raise UserError(f'Two runs are called {label}; give them names: --params=NAME=...')
+  for path in map(Path, args.out):
+    if path.suffix.lower() not in _SUFFIXES or path.is_dir():
+      raise UserError(f'--out={path} is no file name that ends in {", ".join(_SUFFIXES)}.')
+  return specs
 
 
-def _measure_outputs(args: argparse.Namespace) -> dict[str, Any]:
-  from adaptsr_jax import adapt, data, image, metrics
+def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, Any]]:
+  """Checks all that can be checked, then measures run by run; {label: result}."""
+  from adaptsr_jax import data, image, log, measure, measures, tables
+  from adaptsr_jax.errors import UserError
 
-  scale = _scale(args)
-  # Finished pictures and HR pictures are pairs of scale 1.
-  source = data.open_source(SimpleNamespace(lr=args.outputs, hr=args.hr, names=args.names), 1)
-  result = adapt.measure(
-    lambda output, _: image.to_uint8(output),
-    data.pairs(source),
-    [lambda output, hr, _: metrics.quality(output, hr, scale)],
-  )
-  return {**result, 'protocol': {**metrics.PROTOCOL, 'crop': scale}}
+  chosen = measures.load([name.strip() for name in args.metrics.split(',') if name.strip()], args.metric_weights)
+  if not chosen.functions:
+    raise UserError(f'No metric is left: {" ".join(chosen.missing.values()) or "--metrics is empty."}')
+  loaded = _load(args, specs)
+  pictures = SimpleNamespace(lr=args.lr, hr=args.hr, root=args.root, track=args.track, names=args.names)
+  source = data.open_source(pictures, _scale(args, loaded), cache_gb=0, split='test')
+  folders = _save_folders(args, specs)
+  beside = [path.stem for path in image.list_images(args.hr)] if args.hr else source.names
+  files = {spec.label: measure.find_finished(spec.where, source, beside) for spec in specs if spec.kind == 'outputs'}
+  for sentence in chosen.missing.values():
+    print(sentence, file=sys.stderr, flush=True)
+  log.say(f'Pictures: {source.describe()}')
+
+  runs, first = {}, specs[0].label
+  for number, (label, kind, where) in enumerate(specs, 1):
+    if kind == 'outputs':
+      items, how = measure.finished(source, files[label]), {'model': f'finished pictures in {where}'}
+    else:
+      items, how = _restored(args, where, loaded.get(label), source)
+      items = measure.saved(items, folders[label]) if folders else items
+    title = f'[{number}/{len(specs)}] {label}'
+    result = measure.score(_watched(items, title, len(source)), chosen.functions)
+    runs[label] = {**result, 'protocol': {**chosen.protocol, **_protocol(args, source, result), **how}}
+    if label != first:
+      runs[label]['difference'] = tables.differences(runs[label], runs[first])
+      runs[label]['protocol']['difference'] = f'to {first}, picture by picture'
+  return runs
 
 
-def _scale(args: argparse.Namespace) -> int:
+def _load(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, Any]:
+  """Returns the networks among the runs, once it is known that the tiles fit them: {label: base}."""
+  from adaptsr_jax import base, config, infer
+
+  fields = config.parse_fields(args.fields)
+  networks = [spec for spec in specs if spec.kind == 'params' and spec.where not in _KERNELS]
+  loaded = {spec.label: base.load(spec.where, fields) for spec in networks}
+  for network in loaded.values():
+    infer.tiling(**infer.tiling_of(network.model(), args.tile))
+  return loaded
+
+
+def _save_folders(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, Path]:
+  """Returns where the pictures of each run are kept: --save itself, or a folder in it for each of several."""
+  from adaptsr_jax.errors import UserError
+
+  if not args.save:
+    return {}
+  folders = {spec.label: Path(args.save) for spec in specs if spec.kind == 'params'}
+  if len(folders) > 1:
+    folders = {label: folder / re.sub(r'[^\w.-]+', '_', label).strip('._') for label, folder in folders.items()}
+  given = [args.lr, args.hr, *(spec.where for spec in specs if spec.kind == 'outputs')]
+  taken = {Path(folder).resolve() for folder in given if folder}
+  for label, folder in folders.items():
+    if folder.resolve() in taken:
+      raise UserError(
+        f'The pictures of {label} cannot be kept in {folder}, which holds others; change --save or LABEL=.'
+      )
+    taken.add(folder.resolve())
+  return folders
+
+
+def _scale(args: argparse.Namespace, loaded: dict[str, Any]) -> int:
   from adaptsr_jax import data
   from adaptsr_jax.errors import UserError
 
-  if args.scale:
-    return args.scale
-  if not args.lr:
-    raise UserError('Without --lr the scale is unknown: give --scale.')
+  scales = {label: base.model().upscale for label, base in loaded.items()}
+  scales |= {'--scale': args.scale} if args.scale else {}
+  if len(set(scales.values())) > 1:
+    told = ', '.join(f'{label} x{scale}' for label, scale in scales.items())
+    raise UserError(f'Only runs of one scale can be compared ({told}).')
+  if scales:
+    return next(iter(scales.values()))
+  if not (args.lr and args.hr):
+    raise UserError('Without --lr and --hr, or a network, the scale is unknown: give --scale.')
   return data.scale_of(args.lr, args.hr)
 
 
-def _measure_params(spec: str, args: argparse.Namespace) -> dict[str, Any]:
-  from adaptsr_jax import adapt, base, bicubic, config, data, infer, metrics
+def _restored(args: argparse.Namespace, where: str, loaded: Any, source: Any) -> tuple[Iterator[Any], dict[str, Any]]:
+  """Returns the enlarged pictures of a network, or of the kernel `where` for None, and how they are made."""
+  from adaptsr_jax import bicubic, data, infer, measure
+  from adaptsr_jax.adapters import file as adapter_file
 
-  if spec == 'bicubic':
-    model, scale = None, _scale(args)
+  if loaded is None:
+    kernel = {'bicubic': bicubic.imresize, 'bicubic_pil': bicubic.pillow}[where]
+    return measure.restored(kernel, data.pairs(source)), {'model': _KERNELS[where]}
+  model = loaded.model()
+  tiling = infer.tiling_of(model, args.tile)
+  restore = measure.network(model.apply, loaded.params, ensemble=args.ensemble, **tiling)
+  how = {
+    'model': f'{loaded.name} {loaded.fields}',
+    'fingerprint': adapter_file.fingerprint(loaded.params)[:16],
+    'tile': 'whole pictures'
+    if args.tile == infer.WHOLE
+    else f'{args.tile or "automatic"}, overlap {tiling["overlap"]}',
+    'ensemble': args.ensemble,
+    **({'assumed': loaded.assumed} if loaded.assumed else {}),
+  }
+  return measure.restored(restore, data.pairs(source)), how
+
+
+def _protocol(args: argparse.Namespace, source: Any, result: dict[str, Any]) -> dict[str, Any]:
+  """Returns what a table must say beside its numbers, as far as it does not depend on the run or the metric."""
+  from adaptsr_jax import measure, statistics
+
+  protocol = {
+    'crop': source.scale,
+    'lr': 'as given' if not source.made else 'MATLAB bicubic of HR',
+    'pictures': len(source),
+    'picture_set': repr(source),
+    'interval': statistics.PROTOCOL,
+  }
+  left_out = measure.left_out(result)
+  if left_out:
+    counts = ', '.join(f'{key} of {count} {"pictures" if count > 1 else "picture"}' for key, count in left_out.items())
+    protocol['left_out'] = f'{counts}: infinite or undefined, null in JSON, no part of mean and interval'
+  return protocol
+
+
+def _watched(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
+  """Tells on stderr how far the work is: in one changing line on a terminal, elsewhere every half minute."""
+  from adaptsr_jax import log
+
+  live = sys.stderr.isatty()
+  start = said = time.perf_counter()
+  for done, item in enumerate(items, 1):
+    yield item
+    now = time.perf_counter()
+    if live or now - said > 30:
+      said, left = now, log.clock((now - start) * (total - done) / done)
+      line = f'{title}  {done}/{total}  {left} left'
+      print(f'\r{line}\033[K' if live else line, end='' if live else '\n', file=sys.stderr, flush=True)
+  if live:
+    print('\r\033[K', end='', file=sys.stderr, flush=True)
+
+
+def _write(path: Path, runs: dict[str, dict[str, Any]]) -> None:
+  from adaptsr_jax import checkpoint, tables
+
+  suffix = path.suffix.lower()
+  if suffix == '.json':
+    checkpoint.write_json(path, {'runs': runs} if len(runs) > 1 else next(iter(runs.values())))
+  elif suffix == '.csv':
+    tables.write(path, tables.csv_text(tables.pictures(runs)))
   else:
-    loaded = base.load(spec, config.parse_fields(args.fields))
-    model = loaded.model()
-    scale = model.upscale
-  source = data.open_source(SimpleNamespace(lr=args.lr, hr=args.hr, names=args.names), scale)
-  print(f'{spec}: {source.describe()}', flush=True)
-  if model is None:
-    result = adapt.measure(bicubic.imresize, data.pairs(source), [metrics.quality])
-  else:
-    tiling = infer.tiling_of(model, args.tile)
-    result = adapt.evaluate(model.apply, loaded.params, data.pairs(source), ensemble=args.ensemble, **tiling)
-  lr = 'as given' if args.lr else 'MATLAB bicubic of HR'
-  options = {'crop': scale, 'lr': lr, 'tile': args.tile, 'ensemble': args.ensemble}
-  return {**result, 'protocol': {**metrics.PROTOCOL, **options}}
-
-
-def _table(runs: dict[str, dict[str, Any]]) -> str:
-  width = max(map(len, runs))
-  first = next(iter(runs.values()))
-  lines = [' ' * width + ''.join(f'{key:>10}' for key in first['mean'])]
-  lines += [f'{label:{width}}' + ''.join(f'{v:10.4f}' for v in run['mean'].values()) for label, run in runs.items()]
-  protocol = '; '.join(f'{key} {value}' for key, value in first['protocol'].items())
-  return '\n'.join([*lines, f'Mean of {len(first["images"])} pictures. Protocol: {protocol}.'])
+    tables.write(path, tables.document(runs))
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """Before the first step: the base, the pictures, the sites, and the rank of each."""
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 from adaptsr_jax import base as base_lib
 from adaptsr_jax import config as config_lib
 from adaptsr_jax import data, lora, losses, ranks, tree, zoo
-from adaptsr_jax.data import samples
+from adaptsr_jax.data import degrade, samples
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.log import clock, say
 from adaptsr_jax.tree import Params
@@ -38,9 +39,8 @@ def prepare(config: ConfigDict) -> Setup:
   else:
     base = base_lib.load(config.base, fields)
   model = base.model(dtype=jnp.dtype(config.dtype))
-  train, valid = (
-    _open(folders, model.upscale, config.data.cache_gb) for folders in (config.data.train, config.data.valid)
-  )
+  train = _open(config, 'train', model.upscale)
+  valid = _open(config, 'valid', model.upscale)
   exclude = [pattern for pattern in config.lora.exclude if pattern]  # an empty flag is an empty pattern
   found = lora.find_sites(model, exclude, config.lora.split_qkv)
   sites = tuple(site for site in found if site.kind in config.lora.kinds)
@@ -53,17 +53,21 @@ def prepare(config: ConfigDict) -> Setup:
   return Setup(base, model, train, valid, sites if config.method == 'lora' else found, drawn)
 
 
-def _open(folders: ConfigDict, scale: int, cache_gb: float) -> data.Source | None:
-  """Opens a pair of folders, or the sample pictures; None where nothing is given."""
-  if not folders.hr:
+def _open(config: ConfigDict, part: str, scale: int) -> data.Source | None:
+  """Opens the pictures of 'train' or 'valid'; None where nothing is given."""
+  pictures = config.data[part]
+  if not any(pictures.get(field) for field in config_lib.SOURCES):
     return None
-  if folders.hr.startswith(samples.PREFIX):
-    if folders.lr:
-      raise UserError(f'lr is {folders.lr}, but {folders.hr} comes with its own LR pictures; leave lr empty.')
-    lr, hr = samples.folders(folders.hr, zoo.cache_folder())
-    say(f'Sample pictures {folders.hr} are in {hr.parent}.')
-    folders = ConfigDict({**folders.to_dict(), 'lr': str(lr), 'hr': str(hr)})
-  return data.open_source(folders, scale, cache_gb)
+  if pictures.hr.startswith(samples.PREFIX):
+    if pictures.lr:
+      raise UserError(f'lr is {pictures.lr}, but {pictures.hr} comes with its own LR pictures; leave lr empty.')
+    lr, hr = samples.folders(pictures.hr, zoo.cache_folder())
+    say(f'Sample pictures {pictures.hr} are in {hr.parent}.')
+    pictures = ConfigDict({**pictures.to_dict(), 'lr': str(lr), 'hr': str(hr)})
+  try:
+    return data.open_source(pictures, scale, config.data.cache_gb, {'train': 'train', 'valid': 'test'}[part])
+  except UserError as error:
+    raise type(error)(f'config.data.{part}: {error}') from error
 
 
 def check_pixels(setup: Setup) -> None:
@@ -72,15 +76,16 @@ def check_pixels(setup: Setup) -> None:
     data.check_pixels(source)
 
 
-def describe(setup: Setup) -> str:
+def describe(config: ConfigDict, setup: Setup) -> str:
   """Returns a few lines on the base and the data, assumptions included."""
   base = setup.base
   fields = ', '.join(f'{key}={value}' for key, value in base.fields.items())
   lines = [f'Base: {base.name} ({fields}), {tree.count(base.params):,} parameters.']
   for field, why in base.assumed.items():
     lines.append(f'  assumed {field}={base.fields[field]}: {why} (set it with --config.fields={field}=VALUE)')
+  canvas = degrade.canvas(config.patch, setup.model.upscale)
   for label, source in (('Training', setup.train), ('Validation', setup.valid)):
-    lines.append(f'{label}: {source.describe() if source else "none"}')
+    lines.append(f'{label}: {source.describe(canvas) if source else "none"}')
   return '\n'.join(lines)
 
 
@@ -91,7 +96,27 @@ def loss_of(model: Any) -> Callable[[Params, Mapping[str, jax.Array]], jax.Array
 
 def batches(config: ConfigDict, source: data.Source, seed: int):
   """Returns the endless iterator over training batches that `seed` gives (see `data.train_batches`)."""
-  return data.train_batches(source, config.batch_size, config.patch, source.scale, seed, config.data.workers)
+  simulated = _cameras(config, source)
+  return data.train_batches(source, config.batch_size, config.patch, source.scale, seed, config.data.workers, simulated)
+
+
+class Cameras(NamedTuple):
+  """The simulated cameras of a run; see `data.pipeline.Degradation`."""
+
+  presets: dict[str, Callable]
+  canvas: int
+  digest: str
+
+
+def _cameras(config: ConfigDict, source: data.Source) -> Cameras | None:
+  names = sorted({source.preset(index) for index in range(len(source))} - {''})
+  if not names:
+    return None
+  changes = {name: value for name, value in config.data.degrade.items() if value is not None}
+  options = {name: degrade.options(name, changes) for name in names}
+  made = {name: degrade.make(o, source.scale, config.patch, config.data.usm) for name, o in options.items()}
+  digest = hashlib.sha256(repr((options, config.data.usm)).encode()).hexdigest()[:16]
+  return Cameras(made, degrade.canvas(config.patch, source.scale), digest)
 
 
 def score_batches(config: ConfigDict, setup: Setup, number: int) -> list[dict[str, np.ndarray]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from adaptsr_jax import bicubic, data, figures, image, infer
+from adaptsr_jax import bicubic, data, figures, image, infer, tables
 from adaptsr_jax.log import clock, read_metrics
 from adaptsr_jax.prepare import Setup
 from adaptsr_jax.tree import Params
@@ -34,7 +34,7 @@ def compare(path: Path, setup: Setup, params: Params, results: dict[str, Any], t
   Each crop lies where the HR picture has most detail, not where the adaptation did best.
   """
   before, after = results['base']['images'], results['adapted']['images']
-  order = sorted(after, key=lambda name: after[name]['psnr_y'] - before[name]['psnr_y'])
+  order = sorted(after, key=lambda name: _gain(before[name], after[name]))
   chosen = list(dict.fromkeys([order[-1], order[len(order) // 2], order[0]]))
   rows = {}
   for name, lr, hr in data.pairs(setup.valid):
@@ -44,14 +44,24 @@ def compare(path: Path, setup: Setup, params: Params, results: dict[str, Any], t
     base, adapted = (infer.upscale(setup.model.apply, p, lr, scale, **tiling) for p in (setup.base.params, params))
     panels = {
       'input': lr.repeat(scale, 0).repeat(scale, 1),
-      f'bicubic {results["bicubic"]["images"][name]["psnr_y"]:.2f} dB': bicubic.imresize(lr, scale),
-      f'base {before[name]["psnr_y"]:.2f} dB': base,
-      f'adapted {after[name]["psnr_y"]:.2f} dB': adapted,
+      f'bicubic {_decibels(results["bicubic"]["images"][name])}': bicubic.imresize(lr, scale),
+      f'base {_decibels(before[name])}': base,
+      f'adapted {_decibels(after[name])}': adapted,
       'HR': hr,
     }
     window = _most_detail(hr, _CROP)
     rows[name] = [(title, np.clip(picture[window], 0, 1)) for title, picture in panels.items()]
   figures.compare_strip(path, [rows[name] for name in chosen], chosen)
+
+
+def _gain(before: dict[str, float], after: dict[str, float]) -> float:
+  """Returns the gain in dB; 0 where a picture came out without an error, whose PSNR is infinite and stored as null."""
+  values = before['psnr_y'], after['psnr_y']
+  return values[1] - values[0] if None not in values and np.isfinite(values).all() else 0.0
+
+
+def _decibels(row: dict[str, float]) -> str:
+  return 'no error' if row['psnr_y'] is None or np.isinf(row['psnr_y']) else f'{row["psnr_y"]:.2f} dB'
 
 
 def _most_detail(hr: np.ndarray, side: int) -> tuple[slice, slice]:
@@ -72,18 +82,25 @@ def summary(results: dict[str, Any], workdir: Path) -> str:
   """Returns the last lines of a run: a small table and where everything lies."""
   lines = []
   if results['base']:
-    means = {label: results[label]['mean'] for label in ('bicubic', 'base', 'adapted')}
-    lines = [f'{"":10}' + ''.join(f'{name:>10}' for name in means['base'])]
-    lines += [f'{label:10}' + ''.join(f'{value:10.4f}' for value in row.values()) for label, row in means.items()]
-    gain = means['adapted']['psnr_y'] - means['base']['psnr_y']
-    verdict = 'better' if gain > 0 else 'worse' if gain < 0 else 'the same'
+    runs = {label: results[label] for label in ('bicubic', 'base', 'adapted')}
+    lines = [tables.text(tables.means(runs))]
     if results['steps']:
-      lines.append(
-        f'The adapted network is {verdict}: {gain:+.3f} dB (Y) over {len(results["base"]["images"])} pictures.'
-      )
+      lines.append(_verdict(results))
   lines.append(f'Trained for {clock(results["seconds"])}. Everything is in {workdir}:')
   lines += [f'  {file.name}' for file in sorted(workdir.iterdir()) if not file.name.startswith('.')]
   return '\n'.join(lines)
+
+
+def _verdict(results: dict[str, Any]) -> str:
+  """Returns in one sentence whether the adaptation helped, as far as the pictures can tell."""
+  gain, low, high = results['adapted']['difference']['psnr_y']
+  word = 'better' if low > 0 else 'worse' if high < 0 else 'no different beyond chance'
+  interval = f', 95 % interval {low:+.3f} to {high:+.3f}' if np.isfinite(low) else ''
+  if not interval:  # one picture
+    word = 'better' if gain > 0 else 'worse' if gain < 0 else 'the same'
+  count = len(results['base']['images'])
+  pictures = f'{count} {"pictures" if count > 1 else "picture"}'
+  return f'The adapted network is {word}: {gain:+.3f} dB (Y) over {pictures}{interval}.'
 
 
 def next_commands(argv: list[str], results: dict[str, Any], workdir: str | os.PathLike) -> str:

@@ -99,7 +99,7 @@ def _run(config: Any, number: int, out: Path) -> None:
   if config.score.kind == 'random':
     raise UserError("config.score.kind is 'random', but random scores do not depend on the batch: choose another kind.")
   setup = prepare.prepare(config)
-  print(prepare.describe(setup), flush=True)
+  print(prepare.describe(config, setup), flush=True)
   result = measure(
     prepare.loss_of(setup.model),
     setup.base.params,

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from adaptsr_jax import checkpoint, losses, methods, optim
+from adaptsr_jax import checkpoint, energy, losses, methods, optim
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.log import Progress, RunLog, say
 from adaptsr_jax.prepare import Setup
@@ -38,6 +38,7 @@ class Trained(NamedTuple):
 
   trainable: Params
   seconds: float  # spent on steps in all starts together, without scoring and measuring
+  joules: float | None  # the same, as far as the machine tells
   best: dict[str, Any] | None  # {'step', 'psnr_y'} of the best measurement
   measured: dict[str, Any] | None  # the last measurement, where this start made it
 
@@ -104,7 +105,7 @@ def train(
     Interrupted: after Ctrl-C or a termination signal, once the state is saved.
   """
   if not config.steps:
-    return Trained(trainable, 0.0, None, None)
+    return Trained(trainable, 0.0, None, None, None)
   tx, rate = optim.make(config, method.labels)
   step_fn = make_step(setup.model.apply, method, tx, losses.l1, config.optim.ema)
   average = jax.tree.map(jnp.array, trainable) if config.optim.ema else {}
@@ -113,14 +114,14 @@ def train(
   frozen = jax.device_put(frozen)
   batches = setup.batches
   store = checkpoint.RunStore(workdir / 'checkpoints', metric='psnr_y')
-  done, notes = store.latest() or 0, {'seconds': 0.0, 'best': None}
+  done, notes = store.latest() or 0, {'seconds': 0.0, 'joules': 0.0, 'best': None}
   if done:
     state, notes = store.restore(done, state, batches)
     say(f'Continuing from step {done}.' if done < config.steps else f'All {done} steps are done.')
 
   every = {name: config[f'{name}_every'] or max(1, config.steps // times) for name, times in _TIMES.items()}
   progress, pending, measured = Progress(done, config.steps), [], None
-  seconds = notes['seconds']
+  seconds, joules, meter = notes['seconds'], notes['joules'], energy.Meter()
   log = RunLog(workdir, done, config.tensorboard)
   with closing(store), closing(log), closing(batches), _Interrupts() as interrupts:
     for step in range(done + 1, config.steps + 1):
@@ -141,19 +142,28 @@ def train(
         say(progress.line(step, {'loss': values['loss']}))
         pending = []
       before = time.perf_counter()
-      notes = {'seconds': seconds + progress.seconds(), 'best': notes['best']}
+      if to_save:
+        joules = _sum(joules, meter.lap())
+      notes = {'seconds': seconds + progress.seconds(), 'joules': joules, 'best': notes['best']}
       if to_measure:
         measured = measure(method.merge(frozen, state.ema or state.trainable))
         notes |= _noted(step, measured['mean'], notes['best'], log)
       if to_save:
         store.save(step, state, batches, notes)
+        meter.lap()  # measuring and saving are not counted
       progress.pause(time.perf_counter() - before)
       if stop and not last:
         raise Interrupted(f'Stopped after step {step}; the same command continues from there.')
     if config.export == 'best' and notes['best'] and notes['best']['step'] != config.steps:
       state, measured = store.restore(notes['best']['step'], state)[0], None
       say(f'Exporting step {notes["best"]["step"]}, the best of the measured ones.')
-  return Trained(jax.device_get(state.ema or state.trainable), notes['seconds'], notes['best'], measured)
+  return Trained(
+    jax.device_get(state.ema or state.trainable), notes['seconds'], notes['joules'], notes['best'], measured
+  )
+
+
+def _sum(joules: float | None, lap: float | None) -> float | None:
+  return None if joules is None or lap is None else joules + lap
 
 
 def _checked(pending: list[tuple[int, dict[str, jax.Array]]], workdir: Path) -> dict[str, float]:

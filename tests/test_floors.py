@@ -9,7 +9,7 @@ import adaptsr_jax
 
 PACKAGE = Path(adaptsr_jax.__file__).parent
 FLOORS = [
-  ['errors', 'tree', 'image', 'bicubic', 'config', 'figures'],
+  ['errors', 'tree', 'image', 'bicubic', 'config', 'figures', 'statistics'],
   ['models', 'metrics'],
   ['lora', 'data'],
   ['ranks', 'methods', 'losses', 'infer', 'convert', 'adapters'],

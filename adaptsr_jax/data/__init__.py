@@ -1,9 +1,9 @@
-"""Pairs of pictures, from folders to batches."""
+"""Pairs of pictures: folders, published data sets, packed crops and mixtures of them, made into batches."""
 
 from typing import Any
 
-from adaptsr_jax.data.folders import PairError, scale_of
-from adaptsr_jax.data.sources import Source, check_pixels, open_source, pairs
+from adaptsr_jax.data.folders import scale_of
+from adaptsr_jax.data.sources import PairError, Source, check_pixels, open_source, pairs
 
 __all__ = ['Batches', 'PairError', 'Source', 'check_pixels', 'open_source', 'pairs', 'scale_of', 'train_batches']
 

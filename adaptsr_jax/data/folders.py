@@ -4,23 +4,34 @@ import collections
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from adaptsr_jax import image
+from adaptsr_jax.data.sources import SHOWN, PairError, Size, Source, show, shrink, shrink_window
 from adaptsr_jax.errors import UserError
 
 # What published data sets append to the common part of a name: RealSR Canon_001_HR / Canon_001_LR4, DRealSR P1_x1 /
 # P1_x4, Set5 and DIV2K baby / babyx4.
 _HR_SUFFIX = re.compile(r'_(hr|gt|x1)$', re.IGNORECASE)
 _LR_SUFFIX = re.compile(r'(?:_lr|_lr([2-9])|_?x([2-9]))$', re.IGNORECASE)
-# Bad pairs that are named before the rest is only counted.
-_SHOWN = 20
+# The same anywhere in a name, and more of them: P1_x4_0012 and P1_x1_0012, 0001x4m.
+_MARKS = re.compile(r'_?x[1-9][md]?(?=_|$)|_(?:hr|lr|gt|lq)[1-9]?(?=_|$)', re.IGNORECASE)
+# Pairs that are looked at before files are paired by order, and the mean correlation they need; strangers have about 0.
+_LOOKED_AT = 8
+_LEAST_LIKENESS = 0.5
 
 
-class PairError(UserError):
-  """Pictures of a folder that cannot be used as pairs, each with its reason."""
+class Folders(NamedTuple):
+  """Where pairs lie: HR and LR folders, which may be one and the same, or HR alone."""
+
+  hr: str
+  lr: str = ''
+  camera: str = ''  # goes before the names if pictures of several cameras have the same
+  in_order: bool = False  # files may be paired by the order of their names where the names themselves do not tell
 
 
 class Pair(NamedTuple):
@@ -29,34 +40,102 @@ class Pair(NamedTuple):
   name: str  # stem of the HR file
   hr: Path
   lr: Path | None  # None: made from HR by bicubic shrinking
-  hr_size: tuple[int, int]
-  lr_size: tuple[int, int]
+  hr_size: Size
+  lr_size: Size
 
 
-def find_pairs(config: Any, scale: int) -> list[Pair]:
-  """Returns the pairs of the folders `config.lr` and `config.hr`; arguments and errors as of `open_source`."""
-  if config.lr:
-    hr_files, lr_files = _list_both(config.hr, config.lr)
-    matched, faults = _match(hr_files, lr_files, scale)
-  else:
-    hr_files, lr_files = _list(config.hr, 'hr'), []
-    matched, faults = dict.fromkeys(hr_files), {}
-  faults |= _homonyms(hr_files)
+class FolderSource(Source):
+  """Pairs of files."""
 
-  chosen = _choose(hr_files, config)
-  if len(chosen) < len(hr_files):
+  def __init__(self, items: Sequence[Pair], scale: int, cache_bytes: int = 0, **words: str):
+    """Takes the pairs of `find_pairs`; `words` as `Source` takes them."""
+    self.items = tuple(items)
+    sizes = [(item.hr_size, item.lr_size) for item in self.items]
+    names = [item.name for item in self.items]
+    super().__init__(names, sizes, scale, cache_bytes, made=self.items[0].lr is None, **words)
+
+  def origin(self, index: int) -> str:
+    return str(self.items[index].hr)
+
+  def crop(self, index: int, top: int, left: int, size: int) -> dict[str, np.ndarray]:
+    """As of `Source.crop`, without making the whole LR picture where it comes from HR and is not kept."""
+    if self.items[index].lr is not None or self.cache_bytes:
+      return super().crop(index, top, left, size)
+    s, hr = self.scale, self.hr(index)
+    inside_hr = np.s_[s * top : s * (top + size), s * left : s * (left + size)]
+    return {'hr': hr[inside_hr], 'lr': shrink_window(hr, s, top, left, size)}
+
+  def _read(self, index: int, kinds: tuple[str, ...]) -> dict[str, np.ndarray]:
+    item = self.items[index]
+    h, w = (self.scale * n for n in item.lr_size)
+    pictures = {'hr': _decode(item.hr, item.hr_size)[:h, :w]}
+    if 'lr' in kinds:
+      made = item.lr is None
+      pictures['lr'] = shrink(pictures['hr'], self.scale) if made else _decode(item.lr, item.lr_size)
+    return pictures
+
+  def _identity(self) -> list[str]:
+    return [
+      repr([(path.name, path.stat().st_size) for path in (item.hr, item.lr) if path] + [item.hr_size, item.lr_size])
+      for item in self.items
+    ]
+
+
+def open_folders(config: Any, scale: int, cache_bytes: int, split: str) -> FolderSource:
+  """Opens the folders `config.hr` and `config.lr`; see `sources.open_source`."""
+  del split  # these folders are one part
+  items = find_pairs([Folders(config.hr, getattr(config, 'lr', ''))], scale, **restriction(config))
+  path = Path(config.hr).resolve()
+  label = path.parent.name if path.name.lower() in ('hr', 'gt') else path.name
+  return FolderSource(items, scale, cache_bytes, label=label, degrade=getattr(config, 'degrade', ''))
+
+
+def restriction(config: Any) -> dict[str, str]:
+  """Returns the fields of `config` that restrict the pairs, as arguments."""
+  return {field: getattr(config, field, '') for field in ('names', 'skip_names')}
+
+
+def find_pairs(places: Sequence[Folders], scale: int, names: str = '', skip_names: str = '') -> list[Pair]:
+  """Returns the pairs of `places`, restricted by `names` and `skip_names`; errors as of `sources.open_source`."""
+  named, matched, faults, counts = {}, {}, {}, []
+  for place in places:
+    hr_files, lr_files, partners, unfit = _pairs_of(place, scale)
+    named |= {path: (place.camera, _stem(path)) for path in hr_files}
+    matched |= partners
+    faults |= unfit
+    counts.append(f'{len(hr_files)} HR in {place.hr}' + (f', {len(lr_files)} LR in {place.lr}' if lr_files else ''))
+  named = _with_camera(named)
+  faults |= _homonyms(named)
+
+  where = ' and '.join(place.hr for place in places)
+  files = list(named)
+  forms = [(named[path], _stem(path), unicodedata.normalize('NFC', path.name)) for path in files]
+  chosen = {files[index] for index in choose(forms, names, skip_names, where)}
+  if len(chosen) < len(files):
     faults = {path: reason for path, reason in faults.items() if path in chosen}
   items = []
-  for path in hr_files:
+  for path in files:
     if path in chosen and path not in faults:
       try:
-        items.append(_check(path, matched[path], scale))
+        items.append(_check(named[path], path, matched[path], scale))
       except UserError as error:
         faults[path] = str(error)
   if faults:
-    where = f'{len(hr_files)} HR in {config.hr}' + (f', {len(lr_files)} LR in {config.lr}' if lr_files else '')
-    raise PairError(_refusal(faults, where))
+    raise PairError(_refusal(faults, '; '.join(counts)))
   return items
+
+
+def _pairs_of(place: Folders, scale: int) -> tuple[list[Path], list[Path], dict[Path, Path | None], dict[Path, str]]:
+  """Returns the HR files, the LR files, the LR file of each HR file, and why other files have no partner."""
+  if not place.lr:
+    hr_files = _list(place.hr, 'hr')
+    return hr_files, [], dict.fromkeys(hr_files), {}
+  hr_files, lr_files = _list_both(place.hr, place.lr)
+  partners, unfit = _match(hr_files, lr_files, scale)
+  if unfit and place.in_order:
+    in_order = _match_in_order(hr_files, lr_files)
+    partners, unfit = (in_order, {}) if in_order else (partners, unfit)
+  return hr_files, lr_files, partners, unfit
 
 
 def scale_of(lr: str, hr: str) -> int:
@@ -94,12 +173,17 @@ def _list(folder: str, field: str) -> list[Path]:
 
 def _split(files: list[Path], folder: str) -> tuple[list[Path], list[Path]]:
   """Parts one folder into HR and LR by the suffixes of the names."""
-  lr = [path for path in files if _LR_SUFFIX.search(path.stem) and not _HR_SUFFIX.search(path.stem)]
+  lr = [path for path in files if is_lr_name(path.stem)]
   if not 0 < len(lr) < len(files):
     raise UserError(
       f'hr and lr are the same folder, {folder}, whose names do not tell LR from HR, as a_HR and a_LR4 or a and ax4 do.'
     )
-  return [path for path in files if path not in lr], lr
+  return [path for path in files if not is_lr_name(path.stem)], lr
+
+
+def is_lr_name(stem: str) -> bool:
+  """Tells whether a name ends as those of LR pictures do: a_LR4, ax4."""
+  return bool(_LR_SUFFIX.search(stem)) and not _HR_SUFFIX.search(stem)
 
 
 def _match(hr_files: list[Path], lr_files: list[Path], scale: int) -> tuple[dict[Path, Path], dict[Path, str]]:
@@ -141,33 +225,70 @@ def _marked_scale(path: Path) -> int | None:
   return int(digit) if digit else None
 
 
-def _homonyms(files: list[Path]) -> dict[Path, str]:
-  by_stem = collections.defaultdict(list)
-  for path in files:
-    by_stem[_stem(path)].append(path)
-  return {
-    path: f'{len(alike)} HR pictures have this name' for alike in by_stem.values() if len(alike) > 1 for path in alike
-  }
+def _match_in_order(hr_files: list[Path], lr_files: list[Path]) -> dict[Path, Path] | None:
+  """Returns the LR file of each HR file by their names without marks of scale; failing that, by order.
+
+  DRealSR marks either side by x1, inside the names too, and its own loader goes by order alone. Names that share
+  nothing are taken in order only where the pictures look alike. None: neither way works for all files.
+  """
+  if len(hr_files) != len(lr_files):
+    return None
+  by_key = {_MARKS.sub('', _stem(path)): path for path in lr_files}
+  keys = [_MARKS.sub('', _stem(path)) for path in hr_files]
+  if len(by_key) == len(set(keys)) == len(keys) and by_key.keys() == set(keys):
+    return {path: by_key[key] for path, key in zip(hr_files, keys, strict=True)}
+  in_order = list(zip(hr_files, lr_files, strict=True))
+  looked_at = in_order[:: max(1, len(in_order) // _LOOKED_AT)][:_LOOKED_AT]
+  if by_key.keys() & set(keys) or np.mean([_likeness(*pair) for pair in looked_at]) < _LEAST_LIKENESS:
+    return None
+  return dict(in_order)
 
 
-def _choose(files: list[Path], config: Any) -> set[Path]:
-  """Returns the files that `config.names` and `config.skip_names` leave."""
-  chosen = set(files)
-  for field in ('names', 'skip_names'):
-    value = getattr(config, field, '')
+def _likeness(hr: Path, lr: Path) -> float:
+  """Returns the correlation of the two pictures' brightness at the size of LR."""
+  import cv2
+
+  large, small = (image.read_array(path).mean(-1, dtype=np.float32) for path in (hr, lr))
+  large = cv2.resize(large, small.shape[::-1], interpolation=cv2.INTER_AREA)
+  large, small = large - large.mean(), small - small.mean()
+  return float((large * small).sum() / max(np.sqrt((large**2).sum() * (small**2).sum()), 1e-12))
+
+
+def _with_camera(named: dict[Path, tuple[str, str]]) -> dict[Path, str]:
+  """Returns the name of each file, with the camera where cameras share names."""
+  cameras = collections.defaultdict(set)
+  for camera, stem in named.values():
+    cameras[stem].add(camera)
+  shared = any(len(alike) > 1 for alike in cameras.values())
+  return {path: f'{camera}_{stem}' if shared and camera else stem for path, (camera, stem) in named.items()}
+
+
+def _homonyms(named: dict[Path, str]) -> dict[Path, str]:
+  count = collections.Counter(named.values())
+  return {path: f'{count[name]} HR pictures have this name' for path, name in named.items() if count[name] > 1}
+
+
+def choose(forms: Sequence[tuple[str, ...]], names: str, skip_names: str, where: str) -> list[int]:
+  """Returns the places in `forms`, the names that each picture goes by, which `names` and `skip_names` leave.
+
+  Raises:
+    UserError: a listed name is not there, or nothing is left of `where`.
+  """
+  chosen = set(range(len(forms)))
+  for field, value in (('names', names), ('skip_names', skip_names)):
     if not value:
       continue
     listed = {unicodedata.normalize('NFC', name): name for name in _read_names(value)}
-    hits = {path for path in files if _stem(path) in listed or unicodedata.normalize('NFC', path.name) in listed}
-    known = {form for path in hits for form in (_stem(path), unicodedata.normalize('NFC', path.name))}
+    hits = {index for index, known in enumerate(forms) if not listed.keys().isdisjoint(known)}
+    known = {form for index in hits for form in forms[index]}
     unknown = [name for form, name in listed.items() if form not in known]
     if unknown:
       more = f' and {len(unknown) - 1} more' if len(unknown) > 1 else ''
-      raise UserError(f'{field}={value} lists {unknown[0]!r}{more}, which {config.hr} does not contain.')
+      raise UserError(f'{field}={value} lists {unknown[0]!r}{more}, which {where} does not contain.')
     chosen = chosen & hits if field == 'names' else chosen - hits
   if not chosen:
-    raise UserError(f'names and skip_names leave no picture of {config.hr}.')
-  return chosen
+    raise UserError(f'names and skip_names leave no picture of {where}.')
+  return sorted(chosen)
 
 
 def _read_names(value: str) -> list[str]:
@@ -183,7 +304,7 @@ def _read_names(value: str) -> list[str]:
   return [entry.strip() for entry in entries if entry.strip()]
 
 
-def _check(hr: Path, lr: Path | None, scale: int) -> Pair:
+def _check(name: str, hr: Path, lr: Path | None, scale: int) -> Pair:
   """Returns the pair as its headers tell; raises UserError with the reason why it cannot be used."""
   hr_size = image.size(hr)
   if lr is None:
@@ -192,13 +313,18 @@ def _check(hr: Path, lr: Path | None, scale: int) -> Pair:
       raise UserError(f'HR {show(hr_size)} is smaller than one LR pixel at x{scale}')
   else:
     lr_size = image.size(lr)
-    fault = _size_fault(hr_size, lr_size, scale)
-    if fault:
-      raise UserError(f'{fault} (LR {show(lr_size)}, HR {show(hr_size)})')
-  return Pair(_stem(hr), hr, lr, hr_size, lr_size)
+    check_sizes(hr_size, lr_size, scale)
+  return Pair(name, hr, lr, hr_size, lr_size)
 
 
-def _size_fault(hr: tuple[int, int], lr: tuple[int, int], scale: int) -> str | None:
+def check_sizes(hr: Size, lr: Size, scale: int) -> None:
+  """Raises UserError with the reason why pictures of these sizes are no pair of `scale`."""
+  fault = _size_fault(hr, lr, scale)
+  if fault:
+    raise UserError(f'{fault} (LR {show(lr)}, HR {show(hr)})')
+
+
+def _size_fault(hr: Size, lr: Size, scale: int) -> str | None:
   if _covers(hr, lr, scale):
     return None
   if hr == lr:
@@ -213,7 +339,7 @@ def _size_fault(hr: tuple[int, int], lr: tuple[int, int], scale: int) -> str | N
   return f'HR is not {scale} times LR'
 
 
-def _covers(hr: tuple[int, int], lr: tuple[int, int], scale: int) -> bool:
+def _covers(hr: Size, lr: Size, scale: int) -> bool:
   """Tells whether HR is `scale` times LR, or larger by less than two LR pixels."""
   return all(0 <= large - scale * small < 2 * scale for large, small in zip(hr, lr, strict=True))
 
@@ -224,8 +350,8 @@ def _refusal(faults: dict[Path, str], where: str) -> str:
   shared = f'{kinds.pop()}: ' if len(kinds) == 1 else ''
   count = f'{len(faults)} {"picture" if len(faults) == 1 else "pictures"} cannot be used ({where}):'
   lines = [f'  {path.name}: {faults[path]}' for path in _alternating(faults)]
-  rest = [f'  and {len(lines) - _SHOWN} more'] if len(lines) > _SHOWN else []
-  return '\n'.join([shared + count, *lines[:_SHOWN], *rest])
+  rest = [f'  and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
+  return '\n'.join([shared + count, *lines[:SHOWN], *rest])
 
 
 def _alternating(paths: Iterable[Path]) -> list[Path]:
@@ -237,5 +363,8 @@ def _alternating(paths: Iterable[Path]) -> list[Path]:
   return [path for turn in turns for path in turn if path is not None]
 
 
-def show(size: tuple[int, ...]) -> str:
-  return f'{size[1]}x{size[0]}'
+def _decode(path: Path, size: Size) -> np.ndarray:
+  array = image.read_array(path)
+  if array.shape[:2] != size:
+    raise UserError(f'{path} is {show(array.shape)} now, but was {show(size)} when the run began.')
+  return array

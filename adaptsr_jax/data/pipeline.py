@@ -2,15 +2,18 @@
 
 Batch i is a function of the seed, the pictures and i alone: neither the number of workers nor what was read before
 changes it. Hence the whole state of an iterator is one number. Transformations are numpy only, because worker processes
-run them; a worker that touched an accelerator would claim memory there.
+run them; a worker that touched an accelerator would claim memory there. Simulated cameras run on the accelerator, so
+they get their HR crops in the main process, when a batch is handed out.
 """
 
 import functools
+import itertools
 import os
 import sys
 import weakref
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import grain
 import numpy as np
@@ -25,68 +28,175 @@ _AHEAD = 4
 _AHEAD_IN_WORKER = 2
 
 
-def train_batches(source: Source, batch_size: int, patch: int, scale: int, seed: int, workers: int = 0) -> 'Batches':
+class Degradation(Protocol):
+  """Simulated cameras, by name: HR crops in, training pairs out."""
+
+  # fn(key, (n, canvas, canvas, 3) float32) -> {'lr', 'hr'}, compiled; of the patch that batches are asked for.
+  presets: Mapping[str, Callable[[Any, Any], Mapping[str, Any]]]
+  canvas: int  # side of the crops in HR pixels, at least the patch
+  digest: str  # changes with the settings, so that a run does not go on under other ones
+
+
+def train_batches(
+  source: Source,
+  batch_size: int,
+  patch: int,
+  scale: int,
+  seed: int,
+  workers: int = 0,
+  degrade: Degradation | None = None,
+) -> 'Batches':
   """Returns an endless iterator of training batches.
 
   Each picture appears once per epoch in shuffled order, at a new random place, in one of the eight orientations of the
-  square. Epochs run on into each other, so a source smaller than a batch works too.
+  square. Epochs run on into each other, so a source smaller than a batch works too. The parts of a mixture take turns
+  by their weights, and each has its own epochs.
 
   Args:
     source: the pairs.
-    batch_size: pairs per batch.
+    batch_size: pairs per batch. With simulated cameras, a multiple of the sum of the weights gives all batches the same
+      numbers of each part, and so spares compilations.
     patch: side of the HR crops in pixels, a multiple of `scale`.
     scale: that of the source and the model.
     seed: of order, places and orientations, 0 <= seed < 2**32.
     workers: processes that read and crop; 0 does it in threads of this one. With workers, the main module is imported
       again in each (guard it with `if __name__ == '__main__'`), and each keeps its own cache.
+    degrade: the simulated cameras; needed where the source names presets.
 
   Raises:
-    UserError: the patch does not suit the scale or the size of a picture; names it.
+    UserError: the patch does not suit the scale or the size of a picture, or a preset is unknown; names it.
   """
   if scale != source.scale:
     raise ValueError(f'the source is x{source.scale}, not x{scale}')
   _check_patch(source, patch)
+  simulated = _check_presets(source, patch, degrade)
   dataset = (
     grain.MapDataset.range(len(source))
     .seed(seed)
     .repeat()
-    .map_with_index(Shuffle(len(source), seed))
-    .random_map(RandomCrop(source, patch // scale))
+    .map_with_index(Order.of(source.lengths, source.weights, seed))
+    .random_map(RandomCrop(source, patch // scale, degrade.canvas if simulated else 0))
     .batch(batch_size, drop_remainder=True, batch_fn=_stack)
   )
   origin = {'pictures': repr(source), 'batch_size': batch_size, 'patch': patch, 'seed': seed}
-  return Batches(dataset, origin, workers)
+  if not simulated:
+    return Batches(dataset, origin, workers)
+  return Batches(dataset, {**origin, 'degrade': degrade.digest}, workers, Simulation(degrade.presets, seed))
+
+
+class Order(NamedTuple):
+  """Maps places in the endless sequence to pictures: the parts of a source take turns, and each is shuffled by itself.
+
+  Of any first n places, every part has its share of n up to less than one.
+  """
+
+  turns: tuple[tuple[int, int], ...]  # (part, how often it had a turn before) of one round
+  weights: tuple[int, ...]  # turns of each part in a round
+  starts: tuple[int, ...]  # number of the first picture of each part
+  shuffles: tuple['Shuffle', ...]
+
+  @classmethod
+  def of(cls, lengths: Sequence[int], weights: Sequence[int], seed: int) -> 'Order':
+    starts = tuple(itertools.accumulate(lengths, initial=0))[:-1]
+    shuffles = tuple(Shuffle(length, seed, part) for part, length in enumerate(lengths))
+    return cls(_turns(weights), tuple(weights), starts, shuffles)
+
+  def __call__(self, place: int, _: int) -> int:
+    round_, place = divmod(place, len(self.turns))
+    part, before = self.turns[place]
+    return self.starts[part] + self.shuffles[part](round_ * self.weights[part] + before)
+
+
+def _turns(weights: Sequence[int]) -> tuple[tuple[int, int], ...]:
+  """Returns one round of sum(weights) turns, interleaved evenly.
+
+  Turn k of a part of weight w, in a round of n, belongs between the places k n / w and (k + 1) n / w. To serve the
+  earliest of these deadlines first keeps all of them, which is the fair scheduling of Baruah et al. (1996).
+  """
+  total, had, turns = sum(weights), [0] * len(weights), []
+  for place in range(total):
+    ready = [
+      part for part, weight in enumerate(weights) if had[part] < weight and had[part] * total < (place + 1) * weight
+    ]
+    part = min(ready, key=lambda part: -(-(had[part] + 1) * total // weights[part]))
+    turns.append((part, had[part]))
+    had[part] += 1
+  return tuple(turns)
 
 
 class Shuffle(NamedTuple):
-  """Maps places in the endless sequence to pictures, each once per epoch. (Grain's own takes 0.2 ms per picture.)"""
+  """Maps turns of a part to its pictures, each once per epoch. (Grain's own takes 0.2 ms per picture.)"""
 
   count: int
   seed: int
+  part: int = 0
 
-  def __call__(self, place: int, _: int) -> int:
-    epoch, place = divmod(place, self.count)
-    return int(_permutation(self.count, self.seed, epoch)[place])
+  def __call__(self, turn: int) -> int:
+    epoch, place = divmod(turn, self.count)
+    return int(_permutation(self.count, self.seed, epoch, self.part)[place])
 
 
-@functools.lru_cache(maxsize=4)  # batches that are read ahead may reach into the next epoch
-def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
-  return np.random.default_rng((seed, epoch)).permutation(count)
+@functools.lru_cache(maxsize=32)  # batches that are read ahead may reach into the next epoch of every part
+def _permutation(count: int, seed: int, epoch: int, part: int) -> np.ndarray:
+  entropy = (seed, epoch, part) if part else (seed, epoch)  # the first part in the order that it has alone
+  return np.random.default_rng(entropy).permutation(count)
 
 
 class RandomCrop(NamedTuple):
-  """Cuts a random place out of a pair and turns it; `size` in LR pixels."""
+  """Cuts a random place out of a pair and turns it; `size` in LR pixels, `canvas` in HR pixels."""
 
   source: Source
   size: int
+  canvas: int = 0
 
-  def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Returns {'lr': (size, size, 3), 'hr': (scale size, scale size, 3)} of pair `index` as views, uint8 or uint16."""
-    h, w = self.source.items[index].lr_size
+  def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Returns a sample of pair `index` as views, uint8 or uint16.
+
+    Returns:
+      {'lr': (size, size, 3), 'hr': (scale size, scale size, 3)}, or, where a simulated camera makes the LR picture,
+      {'raw': (its preset, (canvas, canvas, 3))}.
+    """
+    preset = self.source.preset(index)
+    return {'raw': (preset, self._raw(index, rng))} if preset else self._pair(index, rng)
+
+  def _pair(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    h, w = self.source.lr_size(index)
     top, left = (int(rng.integers(n - self.size + 1)) for n in (h, w))
     orientation = int(rng.integers(8))
     crop = self.source.crop(index, top, left, self.size)
     return {key: _oriented(crop[key], orientation) for key in ('lr', 'hr')}
+
+  def _raw(self, index: int, rng: np.random.Generator) -> np.ndarray:
+    hr, side = self.source.hr(index), self.canvas
+    top, left = (int(rng.integers(max(0, n - side) + 1)) for n in hr.shape[:2])
+    orientation = int(rng.integers(8))
+    crop = hr[top : top + side, left : left + side]
+    lack = [(0, side - n) for n in crop.shape[:2]]
+    if any(map(any, lack)):
+      crop = np.pad(crop, [*lack, (0, 0)], 'reflect')  # without the edge itself, as Real-ESRGAN does
+    return _oriented(crop, orientation)
+
+
+class Simulation(NamedTuple):
+  """Turns the raw crops of a batch into pairs; batch number and seed decide every draw."""
+
+  presets: Mapping[str, Callable[[Any, Any], Mapping[str, Any]]]
+  seed: int
+
+  def __call__(self, batch: dict[str, Any], number: int) -> dict[str, Any]:
+    """Returns {'lr', 'hr'} of the pairs in `batch` and those made from its raw crops; does not wait for them."""
+    import jax
+    import jax.numpy as jnp
+
+    made = [{key: batch[key] for key in ('lr', 'hr')}] if 'lr' in batch else []
+    for preset, raw in sorted(batch.get('raw', {}).items()):
+      key = jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(preset.encode()))
+      # Sent as integers, a quarter of the bytes, and divided over there.
+      canvas = jnp.asarray(raw) / np.float32(np.iinfo(raw.dtype).max)
+      made.append(self.presets[preset](jax.random.fold_in(key, number), canvas))
+    if len(made) == 1:
+      return {key: made[0][key] for key in ('lr', 'hr')}
+    return {key: jnp.concatenate([pairs[key] for pairs in made]) for key in ('lr', 'hr')}
 
 
 class Batches(grain.DatasetIterator):
@@ -96,20 +206,24 @@ class Batches(grain.DatasetIterator):
   workers, but neither with other pictures nor with other settings.
   """
 
-  def __init__(self, dataset: grain.MapDataset, origin: dict[str, Any], workers: int = 0):
+  def __init__(
+    self, dataset: grain.MapDataset, origin: dict[str, Any], workers: int = 0, simulation: Simulation | None = None
+  ):
     super().__init__()
     self._dataset = dataset
+    self._simulation = simulation
     self._origin = origin
     self._workers = workers
     self._next_batch = 0
     self._reader: grain.DatasetIterator | None = None
 
-  def __next__(self) -> dict[str, np.ndarray]:
+  def __next__(self) -> dict[str, Any]:
+    """Returns {'lr', 'hr'}, float32 in [0, 1]: numpy arrays, or jax arrays where simulated cameras are at work."""
     self._assert_not_closed()
     self.start_prefetch()
-    batch = next(self._reader)
+    batch, number = next(self._reader), self._next_batch
     self._next_batch += 1
-    return batch
+    return self._simulation(batch, number) if self._simulation else batch
 
   def get_state(self) -> dict[str, Any]:
     return {'next_batch': self._next_batch, **self._origin}
@@ -169,15 +283,31 @@ def _check_patch(source: Source, patch: int) -> None:
   scale = source.scale
   if patch < 1 or patch % scale:
     raise UserError(f'The patch is {patch} HR pixels; it must be a positive multiple of the scale, {scale}.')
-  small = [item for item in source.items if min(item.lr_size) < patch // scale]
+  # Crops for a simulated camera are filled up.
+  sizes = {index: source.lr_size(index) for index in range(len(source)) if not source.preset(index)}
+  small = {index: size for index, size in sizes.items() if min(size) < patch // scale}
   if small:
-    h, w = (scale * n for n in small[0].lr_size)
+    index, size = next(iter(small.items()))
+    h, w = (scale * n for n in size)
     more = f' and {len(small) - 1} more are' if len(small) > 1 else ' is'
-    least = min(min(item.lr_size) for item in small) * scale
+    least = min(map(min, small.values())) * scale
     raise UserError(
-      f'{small[0].hr} ({w}x{h}){more} smaller than the patch of {patch} HR pixels; '
+      f'{source.origin(index)} ({w}x{h}){more} smaller than the patch of {patch} HR pixels; '
       f'use a patch of at most {least}, or leave such pictures out.'
     )
+
+
+def _check_presets(source: Source, patch: int, degrade: Degradation | None) -> bool:
+  """Returns whether any picture goes through a simulated camera, all of which must be there."""
+  wanted = {source.preset(index) for index in range(len(source))} - {''}
+  if not wanted:
+    return False
+  if degrade is None or degrade.canvas < patch:
+    raise ValueError(f'{", ".join(sorted(wanted))} needs `degrade` with a canvas of at least the patch, {patch}')
+  unknown = sorted(wanted - set(degrade.presets))
+  if unknown:
+    raise UserError(f'degrade is {unknown[0]}; it can be one of: bicubic, {", ".join(degrade.presets)}.')
+  return True
 
 
 def _oriented(x: np.ndarray, orientation: int) -> np.ndarray:
@@ -186,10 +316,28 @@ def _oriented(x: np.ndarray, orientation: int) -> np.ndarray:
   return x.swapaxes(0, 1) if orientation & 4 else x
 
 
-def _stack(crops: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-  """Returns the batch of `crops` as float32 in [0, 1]: one pass over the pixels, as the crops are views."""
-  batch = {key: np.empty((len(crops), *x.shape), np.float32) for key, x in crops[0].items()}
-  for key, out in batch.items():
-    for row, crop in zip(out, crops, strict=True):
-      np.divide(crop[key], np.float32(np.iinfo(crop[key].dtype).max), out=row)
+def _stack(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """Returns the batch of `samples`: pairs as float32 in [0, 1], and {'raw': {preset: crops}} as integers."""
+  pairs = [sample for sample in samples if 'raw' not in sample]
+  batch = {key: _unit_range([sample[key] for sample in pairs]) for key in pairs[0]} if pairs else {}
+  raw = {}
+  for preset, crop in (sample['raw'] for sample in samples if 'raw' in sample):
+    raw.setdefault(preset, []).append(crop)
+  if raw:
+    batch['raw'] = {preset: _of_one_depth(crops) for preset, crops in raw.items()}
   return batch
+
+
+def _unit_range(crops: Sequence[np.ndarray]) -> np.ndarray:
+  """Returns `crops` as one float32 array in [0, 1]: one pass over the pixels, as the crops are views."""
+  out = np.empty((len(crops), *crops[0].shape), np.float32)
+  for row, crop in zip(out, crops, strict=True):
+    np.divide(crop, np.float32(np.iinfo(crop.dtype).max), out=row)
+  return out
+
+
+def _of_one_depth(crops: Sequence[np.ndarray]) -> np.ndarray:
+  """Returns `crops` as one array, 8-bit ones among 16-bit ones stretched to 65535."""
+  if len({crop.dtype for crop in crops}) == 1:
+    return np.stack(crops)
+  return np.stack([crop if crop.itemsize == 2 else crop.astype(np.uint16) * np.uint16(257) for crop in crops])

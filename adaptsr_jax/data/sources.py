@@ -2,42 +2,102 @@
 
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent import futures
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from adaptsr_jax import bicubic, image
-from adaptsr_jax.data.folders import Pair, PairError, find_pairs, show
+from adaptsr_jax import bicubic
 from adaptsr_jax.errors import UserError
 
 # LR pixels to each side that a bicubic LR pixel is made of.
 _REACH = 2
+# Bad pairs that are named before the rest is only counted.
+SHOWN = 20
+# Values of `degrade` that ask for no simulated camera: pairs stay as given, HR alone is shrunk by MATLAB's bicubic.
+PLAIN = ('', 'none', 'bicubic')
+_KINDS = ('hr', 'lr')
+_FIELDS = ('hr', 'root', 'tfds', 'packed', 'mix')
+
+Size = tuple[int, int]  # (height, width)
+
+
+class PairError(UserError):
+  """Pictures that cannot be used as pairs, each with its reason."""
 
 
 class Source:
   """A checked set of pairs with random access; decoded pictures are kept while all of them fit in `cache_bytes`.
 
+  What batches and measurements need of it, whatever holds the pictures:
+
+    len(source), source.names, source.scale
+    source[i]             the whole pair {'lr', 'hr'}
+    source.crop(i, ...)   a part of it
+    source.hr(i)          its HR picture alone
+    source.lr_size(i)     (height, width) of the LR picture, known without decoding
+    source.origin(i)      the picture in words, for messages
+    source.made           LR pictures come from HR
+    source.preset(i)      name of the simulated camera that makes the LR picture in training; '' where there is one
+    source.lengths, source.weights   pairs and weight of each part: batches are mixed in these proportions
+    source.describe(), repr(source)
+
   Picklable; the cache is not pickled, so every worker process fills its own. Arrays are read-only. The `repr` holds a
   digest of names, sizes and scale, but not of the folder's place: a moved folder is the same source, a changed one not.
+
+  A kind of storage implements `_read` and `_identity`, and says by `made` that its LR pictures come from HR.
   """
 
-  def __init__(self, items: Iterable[Pair], scale: int, cache_bytes: int = 0):
-    self.items = tuple(items)
+  weights: tuple[int, ...] = (1,)
+
+  def __init__(
+    self,
+    names: Sequence[str],
+    sizes: Sequence[tuple[Size, Size]],
+    scale: int,
+    cache_bytes: int = 0,
+    *,
+    label: str = '',
+    title: str = '',
+    degrade: str = '',
+    made: bool = False,
+  ):
+    """Keeps what is known before a picture is decoded.
+
+    Args:
+      names: of the pairs.
+      sizes: of their (HR, LR) pictures; HR is cut to `scale` times LR.
+      scale: HR pixels per LR pixel and axis.
+      cache_bytes: decoded pictures are kept if all fit in.
+      label: a few words for lists, e.g. 'DIV2K unknown'.
+      title: begins the description, scale included, where there is more to say than numbers.
+      degrade: preset that makes the LR pictures of training; needs `made`.
+      made: LR pictures come from HR.
+    """
+    self.names = list(names)
     self.scale = scale
-    self.names = [item.name for item in self.items]
-    decoded = sum(3 * (h * w + lh * lw) for _, _, _, (h, w), (lh, lw) in self.items)
-    self._cache_bytes = cache_bytes if decoded <= cache_bytes else 0
-    self._digest = _digest(self.items, scale)
+    self.label = label
+    self._sizes = list(sizes)
+    self._title = title
+    self.made = made
+    self._degrade = '' if degrade in PLAIN else degrade
+    if self._degrade and not made:
+      raise UserError(
+        f'degrade is {degrade}, but {label or "this source"} has LR pictures of its own; '
+        'give the folder of HR pictures alone (hr=FOLDER), or leave degrade empty.'
+      )
+    decoded = sum(3 * (h * w + lh * lw) for (h, w), (lh, lw) in self._sizes)
+    self.cache_bytes = decoded if decoded <= cache_bytes else 0
+    self._digest = _digest(self._identity(), scale)
     self._clear()
 
   def __len__(self) -> int:
-    return len(self.items)
+    return len(self.names)
 
   def __repr__(self) -> str:
-    return f'Source({len(self)} pairs, x{self.scale}, {self._digest})'
+    preset = f', {self._degrade}' if self._degrade else ''
+    return f'Source({len(self)} pairs, x{self.scale}, {self._digest}{preset})'
 
   def __getstate__(self) -> dict[str, Any]:
     return {key: value for key, value in self.__dict__.items() if key not in ('_cache', '_cached_bytes', '_lock')}
@@ -47,9 +107,26 @@ class Source:
     self._clear()
 
   def _clear(self) -> None:
-    self._cache: dict[int, dict[str, np.ndarray]] = {}
+    self._cache: dict[tuple[int, str], np.ndarray] = {}
     self._cached_bytes = 0
     self._lock = threading.Lock()
+
+  @property
+  def lengths(self) -> tuple[int, ...]:
+    return (len(self),)
+
+  def lr_size(self, index: int) -> Size:
+    """Returns (height, width) of LR picture `index`."""
+    return self._sizes[index][1]
+
+  def preset(self, index: int) -> str:
+    """Returns the name of the simulated camera of picture `index`; '' where it has an LR picture."""
+    del index
+    return self._degrade
+
+  def origin(self, index: int) -> str:
+    """Returns what messages call picture `index`."""
+    return f'{self.names[index]} of {self.label}'
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
     """Returns {'lr': (h, w, 3), 'hr': (scale h, scale w, 3)}, uint8 or uint16 RGB; HR is cut at the bottom and right.
@@ -57,80 +134,124 @@ class Source:
     Raises:
       ImageError: the file cannot be decoded; names it.
     """
-    index = range(len(self))[index]
-    if index in self._cache:
-      return self._cache[index]
-    item = self.items[index]
-    hr = self._decode_hr(item)
-    lr = shrink(hr, self.scale) if item.lr is None else _decode(item.lr, item.lr_size)
-    pair = {'hr': hr, 'lr': lr}
-    for array in pair.values():
-      array.flags.writeable = False
-    self._keep(index, pair)
-    return pair
+    return self._get(range(len(self))[index], _KINDS)
+
+  def hr(self, index: int) -> np.ndarray:
+    """Returns the HR picture of pair `index`, as `source[index]['hr']`."""
+    return self._get(index, ('hr',))['hr']
 
   def crop(self, index: int, top: int, left: int, size: int) -> dict[str, np.ndarray]:
-    """Returns the `size` x `size` LR pixels at (top, left), given in LR pixels, and the HR pixels of the same place.
-
-    Equal to cutting the whole pair, without making the whole LR picture where it comes from HR and is not kept.
-    """
-    item, s = self.items[index], self.scale
+    """Returns the `size` x `size` LR pixels at (top, left), given in LR pixels, and the HR pixels of the same place."""
+    s, pair = self.scale, self[index]
     inside_hr = np.s_[s * top : s * (top + size), s * left : s * (left + size)]
-    if item.lr is None and not self._cache_bytes:
-      hr = self._decode_hr(item)
-      return {'hr': hr[inside_hr], 'lr': shrink_window(hr, s, top, left, size)}
-    pair = self[index]
     return {'hr': pair['hr'][inside_hr], 'lr': pair['lr'][top : top + size, left : left + size]}
 
-  def describe(self) -> str:
-    """Returns one line such as '93 pairs, x4, LR 128x128' (width x height)."""
-    smallest, largest = (
-      show(choose((item.lr_size for item in self.items), key=lambda size: size[0] * size[1])) for choose in (min, max)
-    )
-    parts = [
-      f'{len(self)} {"pair" if len(self) == 1 else "pairs"}',
-      f'x{self.scale}',
-      f'LR {smallest}' + (f' to {largest}' if largest != smallest else ''),
-    ]
-    if self.items[0].lr is None:
-      parts.append('made from HR by bicubic shrinking')
-    cut = sum(item.hr_size != _times(item.lr_size, self.scale) for item in self.items)
-    return ', '.join(parts + ([f'HR cut at the bottom or right in {cut}'] if cut else []))
+  def describe(self, canvas: int = 0) -> str:
+    """Returns one line such as '93 pairs, x4, LR 128x128' (width x height).
 
-  def _decode_hr(self, item: Pair) -> np.ndarray:
-    h, w = _times(item.lr_size, self.scale)
-    return _decode(item.hr, item.hr_size)[:h, :w]
+    Args:
+      canvas: side of the HR crops that a simulated camera takes; tells how many pictures are smaller.
+    """
+    number = len(self)
+    parts = [f'{number} {"picture" if self._degrade else "pair"}{"" if number == 1 else "s"}']
+    if not self._title:
+      parts.append(f'x{self.scale}')
+    if self._degrade:
+      sizes = [self._hr_size(index) for index in range(number)]
+      parts += [_span('HR', sizes), f'LR made by {self._degrade}']
+      small = sum(min(size) < canvas for size in sizes)
+      parts += [f'{small} mirrored at the bottom or right up to {canvas} pixels'] if small else []
+    else:
+      parts.append(_span('LR', [lr for _, lr in self._sizes]))
+      parts += ['made from HR by bicubic shrinking'] if self.made else []
+    cut = sum(hr != _times(lr, self.scale) for hr, lr in self._sizes)
+    parts += [f'HR cut at the bottom or right in {cut}'] if cut else []
+    return f'{self._title}: {", ".join(parts)}' if self._title else ', '.join(parts)
 
-  def _keep(self, index: int, pair: dict[str, np.ndarray]) -> None:
+  def _hr_size(self, index: int) -> Size:
+    return _times(self.lr_size(index), self.scale)
+
+  def _get(self, index: int, kinds: tuple[str, ...]) -> dict[str, np.ndarray]:
+    try:
+      return {kind: self._cache[index, kind] for kind in kinds}
+    except KeyError:
+      pictures = self._read(index, kinds)
+    for kind, array in pictures.items():
+      array.flags.writeable = False
+      self._keep((index, kind), array)
+    return pictures
+
+  def _keep(self, key: tuple[int, str], array: np.ndarray) -> None:
     # Counted in real bytes: 16-bit pictures take twice what their headers let expect.
-    size = sum(array.nbytes for array in pair.values())
     with self._lock:
-      if index not in self._cache and self._cached_bytes + size <= self._cache_bytes:
-        self._cache[index] = pair
-        self._cached_bytes += size
+      if key not in self._cache and self._cached_bytes + array.nbytes <= self.cache_bytes:
+        self._cache[key] = array
+        self._cached_bytes += array.nbytes
+
+  def _read(self, index: int, kinds: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Decodes the pictures `kinds` ('hr', 'lr') of pair `index`, HR cut to `scale` times LR."""
+    raise NotImplementedError
+
+  def _identity(self) -> Sequence[str]:
+    """Returns what makes this set of pictures another one; lines of the digest."""
+    raise NotImplementedError
 
 
-def open_source(config: Any, scale: int, cache_gb: float | None = None) -> Source:
-  """Opens the folders of `config` as pairs, after a check of every name and header.
+def open_source(config: Any, scale: int, cache_gb: float | None = None, split: str = 'train') -> Source:
+  """Opens the pictures that `config` names, after a check of every name and header.
 
-  Files belong together when their stems are equal, or equal without a known suffix (name_HR / name_LR4, name /
-  namex4, name_x1 / name_x4); file endings may differ, and both kinds may lie in one folder. HR may be larger than
-  scale * LR by less than two LR pixels at the bottom and right.
+  Exactly one of these fields is given; absent fields count as empty:
+
+    hr      a folder of HR pictures, with `lr` the folder of their LR pictures. Files belong together when their stems
+            are equal, or equal without a known suffix (name_HR / name_LR4, name / namex4, name_x1 / name_x4); file
+            endings may differ, and both kinds may lie in one folder. HR may be larger than scale * LR by less than two
+            LR pixels at the bottom and right. Without `lr`, MATLAB's bicubic kernel makes LR from HR.
+    root    the folder of a data set as it is distributed, see `layouts.recognise`; `track` chooses among its tracks.
+    tfds    a TFDS builder and config, see `tfds_source`.
+    packed  a folder that `python -m adaptsr_jax.pack` wrote.
+    mix     several of these with weights, see `mixture`.
+
+  `degrade` names the preset of a simulated camera that makes the LR pictures of training, for HR pictures without LR.
+  `names` and `skip_names` ('a,b,c', or a text file with one name a line) restrict the pairs.
 
   Args:
-    config: has `hr` and `lr`, folders; an empty `lr` makes LR from HR with MATLAB's bicubic kernel. It may have `names`
-      and `skip_names` ('a,b,c', or a text file with one name a line) that restrict the pairs, and `cache_gb`.
+    config: has the fields above as attributes, and may have `cache_gb`.
     scale: HR pixels per LR pixel and axis.
     cache_gb: decoded pictures are kept, in every process that reads, if all fit in this many GiB. By default
       `config.cache_gb`, or 2.
+    split: 'train' or 'test', the part of data sets that come in parts.
 
   Raises:
     PairError: names each pair that cannot be used, with its reason (the first 20, and how many more).
-    UserError: a folder is missing or without pictures, or a listed name is not there.
+    UserError: a folder is missing or without pictures, a listed name is not there, or fields contradict each other.
   """
+  # These build on this module.
+  from adaptsr_jax.data import folders, layouts, mixture, packed, tfds_source
+
+  if split not in ('train', 'test'):
+    raise ValueError(f'split is {split!r}; it is train or test')
   if cache_gb is None:
     cache_gb = getattr(config, 'cache_gb', 2.0)
-  return Source(find_pairs(config, scale), scale, int(cache_gb * 2**30))
+  openers = {
+    'hr': folders.open_folders,
+    'root': layouts.open_root,
+    'tfds': tfds_source.open_tfds,
+    'packed': packed.open_packed,
+    'mix': mixture.open_mix,
+  }
+  return openers[_kind(config)](config, scale, int(cache_gb * 2**30), split)
+
+
+def _kind(config: Any) -> str:
+  """Returns the one field of `_FIELDS` that is given; 'hr', which then complains, where none is."""
+  given = [field for field in _FIELDS if getattr(config, field, '')]
+  if len(given) > 1:
+    raise UserError(f'{given[0]} and {given[1]} are both given; pictures come from one of {", ".join(_FIELDS)}.')
+  kind = given[0] if given else 'hr'
+  for field, owner in (('lr', 'hr'), ('track', 'root')):
+    if getattr(config, field, '') and kind != owner:
+      raise UserError(f'{field} is given with {kind}, but it belongs to {owner}; leave it empty.')
+  return kind
 
 
 def check_pixels(source: Source) -> None:
@@ -142,7 +263,7 @@ def check_pixels(source: Source) -> None:
 
   def fault(index: int) -> str | None:
     try:
-      source[index]
+      source.hr(index) if source.preset(index) else source[index]
     except UserError as error:
       return str(error)
     return None
@@ -150,8 +271,8 @@ def check_pixels(source: Source) -> None:
   with futures.ThreadPoolExecutor(2) as threads:
     faults = [reason for reason in threads.map(fault, range(len(source))) if reason]
   if faults:
-    more = f'; and {len(faults) - 20} more' if len(faults) > 20 else ''
-    raise PairError(f'{len(faults)} of {len(source)} pairs cannot be read: {"; ".join(faults[:20])}{more}')
+    more = f'; and {len(faults) - SHOWN} more' if len(faults) > SHOWN else ''
+    raise PairError(f'{len(faults)} of {len(source)} pairs cannot be read: {"; ".join(faults[:SHOWN])}{more}')
 
 
 def pairs(source: Source) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -189,19 +310,18 @@ def _shrink_rows(x: np.ndarray, scale: int) -> np.ndarray:
   return np.clip(np.floor(resized + (0.5 + 1e-6)), 0, largest).astype(x.dtype)
 
 
-def _decode(path: Path, size: tuple[int, int]) -> np.ndarray:
-  array = image.read_array(path)
-  if array.shape[:2] != size:
-    raise UserError(f'{path} is {show(array.shape)} now, but was {show(size)} when the run began.')
-  return array
+def show(size: Size) -> str:
+  return f'{size[1]}x{size[0]}'
 
 
-def _digest(items: tuple[Pair, ...], scale: int) -> str:
-  text = [f'x{scale}']
-  for _, hr, lr, *sizes in items:
-    text.append(repr([(path.name, path.stat().st_size) for path in (hr, lr) if path] + sizes))
-  return hashlib.sha256('\n'.join(text).encode()).hexdigest()[:16]
+def _span(kind: str, sizes: Sequence[Size]) -> str:
+  smallest, largest = (show(choose(sizes, key=lambda size: size[0] * size[1])) for choose in (min, max))
+  return f'{kind} {smallest}' + (f' to {largest}' if largest != smallest else '')
 
 
-def _times(size: tuple[int, int], scale: int) -> tuple[int, int]:
+def _digest(lines: Sequence[str], scale: int) -> str:
+  return hashlib.sha256('\n'.join([f'x{scale}', *lines]).encode()).hexdigest()[:16]
+
+
+def _times(size: Size, scale: int) -> Size:
   return size[0] * scale, size[1] * scale

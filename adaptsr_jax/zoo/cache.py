@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.zoo.table import Entry
@@ -22,22 +22,52 @@ def cache_folder() -> Path:
   return Path(os.environ.get('ADAPTSR_JAX_CACHE') or '~/.cache/adaptsr_jax').expanduser().absolute()
 
 
-def fetch(name: str, entry: Entry) -> Path:
-  """Returns the file of `entry`, downloaded if it is not in the cache; see `zoo.fetch`."""
+class Unavailable(UserError):
+  """A file that cannot be had now: no network, no such file there, or no place to put it."""
+
+
+class Use(NamedTuple):
+  """What files are for.
+
+  Attributes:
+    check: takes a path; raises a UserError unless the file can be read: no web page, no foreign file, not cut short.
+    instead: how a user gives a file that is not in the cache.
+  """
+
+  check: Callable[[Path], object]
+  instead: str
+
+
+def _read_weights(path: Path) -> None:
+  from adaptsr_jax import convert
+
+  convert.read(path)
+
+
+SR_WEIGHTS = Use(_read_weights, 'give the path of the file instead of the name')
+
+
+def fetch(name: str, entry: Entry, use: Use = SR_WEIGHTS) -> Path:
+  """Returns the file of `entry`, downloaded if it is not in the cache; see `zoo.fetch`.
+
+  Raises:
+    Unavailable: the file cannot be had.
+    UserError: the file is not the one that was published, or that was there first.
+  """
   path = cache_folder() / entry.file
   with _cache_faults(path):
     if not path.is_file():
       if not entry.url:
-        raise UserError(
-          f'{name} has no direct download: fetch it from {entry.page} with a browser, and {_by_hand(path)}.'
+        raise Unavailable(
+          f'{name} has no direct download: fetch it from {entry.page} with a browser, and {_by_hand(path, use)}.'
         )
-      _download(name, entry, path)
-    _check_cached(entry, path)
+      _download(name, entry, path, use)
+    _check_cached(entry, path, use)
   return path
 
 
-def _by_hand(path: Path) -> str:
-  return f'give the path of the file instead of the name, or save it as {path}'
+def _by_hand(path: Path, use: Use) -> str:
+  return f'{use.instead}, or save it as {path}'
 
 
 @contextlib.contextmanager
@@ -45,13 +75,13 @@ def _cache_faults(path: Path) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    raise UserError(
+    raise Unavailable(
       f'{path.parent} cannot be used as the cache ({error.strerror or error}); '
       'choose another folder by the environment variable ADAPTSR_JAX_CACHE.'
     ) from error
 
 
-def _check_cached(entry: Entry, path: Path) -> None:
+def _check_cached(entry: Entry, path: Path, use: Use) -> None:
   """Compares a file of the cache with its record; one without a record, put there by hand perhaps, gets it."""
   record = _read_record(path)
   digest = _sha256(path)
@@ -59,7 +89,7 @@ def _check_cached(entry: Entry, path: Path) -> None:
   if fault:
     raise UserError(f'{path} {fault}: it is damaged or another file; delete it to get it anew{_and_record(path)}.')
   if not record:
-    _check_readable(path)
+    use.check(path)
     _write_record(path, {
       'url': entry.url or entry.page,
       'sha256': digest,
@@ -106,14 +136,7 @@ def _hash_fault(digest: str, entry: Entry, record: dict[str, Any]) -> str:
   return ''
 
 
-def _check_readable(path: Path) -> None:
-  """Raises a UserError unless the file can be read as weights: no web page, no foreign file, not cut short."""
-  from adaptsr_jax import convert
-
-  convert.read(path)
-
-
-def _download(name: str, entry: Entry, path: Path) -> None:
+def _download(name: str, entry: Entry, path: Path, use: Use) -> None:
   """Downloads the file of `entry`; it appears at `path` whole and checked, or not at all."""
   import pooch
   import requests
@@ -122,7 +145,7 @@ def _download(name: str, entry: Entry, path: Path) -> None:
     # pooch made it readable for its owner alone, but a cache may be shared.
     Path(target).unlink()
     transfer(name, url, Path(target))
-    _check_download(entry, Path(target), _read_record(path))
+    _check_download(entry, Path(target), _read_record(path), use)
 
   # What it says is meant for programmers: where to put the hash that the record keeps here.
   pooch.get_logger().setLevel('WARNING')
@@ -131,21 +154,19 @@ def _download(name: str, entry: Entry, path: Path) -> None:
     pooch.retrieve(entry.url, known_hash=None, fname=path.name, path=path.parent, downloader=download)
   except (Broken, requests.RequestException) as error:
     elsewhere = f' (or from {entry.page})' if entry.page else ''
-    raise UserError(
+    raise Unavailable(
       f'{name} could not be downloaded from {entry.url}: {_reason(error)}; '
-      f'fetch it on another machine or later{elsewhere}, and {_by_hand(path)}.'
+      f'fetch it on another machine or later{elsewhere}, and {_by_hand(path, use)}.'
     ) from error
 
 
-def _check_download(entry: Entry, target: Path, record: dict[str, Any]) -> None:
+def _check_download(entry: Entry, target: Path, record: dict[str, Any], use: Use) -> None:
   fault = _hash_fault(_sha256(target), entry, record)
   if fault:
     beside = f', or delete {_record(cache_folder() / entry.file)} if the change is meant' if record else ''
-    raise UserError(
-      f'What {entry.url} sent {fault}; it was not kept: try again, give the path of a file instead of the name{beside}.'
-    )
+    raise UserError(f'What {entry.url} sent {fault}; it was not kept: try again, {use.instead}{beside}.')
   try:
-    _check_readable(target)
+    use.check(target)
   except UserError as error:
     raise UserError(
       f'What {entry.url} sent is not a file of weights; it was not kept: ' + str(error).replace(str(target), entry.file)

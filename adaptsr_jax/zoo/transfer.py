@@ -7,7 +7,7 @@ from typing import Any
 
 ATTEMPTS = 5  # of one transfer, the first included
 PAUSE = 1.0  # seconds before the second attempt; doubled for each one after it
-TIMEOUT = (15, 60)  # seconds to connect, and between two pieces
+TIMEOUT = (5, 60)  # seconds to connect, and between two pieces
 CHUNK = 1 << 14  # bytes; what is lost of a transfer that breaks off
 
 

@@ -1,0 +1,71 @@
+"""Energy of a stretch of work, in joules, from the counters that the processor keeps (RAPL).
+
+Linux shows them under /sys/class/powercap (kernel documentation: power/powercap/powercap.rst): one folder per zone with
+`name`, `energy_uj` (microjoules so far) and `max_energy_range_uj` (where the counter starts again at 0). Counted are
+the zones `package-N` and `dram`, and with them everything else that the machine did meanwhile; a graphics card is not
+in them. Since 2020 most systems let only the administrator read the counters, and virtual machines have none: the
+energy is then not known, which is no error.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+_POWERCAP = '/sys/class/powercap'
+# Packages, and memory below them. `core` and `uncore` are parts of a package, `psys` holds the packages, and the zones
+# of `intel-rapl-mmio` are the packages once more.
+_FOLDER = re.compile(r'intel-rapl:\d+(:\d+)?')
+_NAME = re.compile(r'package-\d+|dram')
+
+
+class _Zone(NamedTuple):
+  """A counter, and the microjoules after which it starts again at 0."""
+
+  counter: Path
+  wrap: int
+
+
+class Meter:
+  """Tells the energy spent since it was last asked.
+
+    meter = Meter()
+    work()
+    joules = meter.lap()
+
+  A counter starts again after some 260 kJ on common processors, 20 minutes at 200 W. A lap sees that once, so a longer
+  stretch is the sum of shorter laps.
+  """
+
+  def __init__(self, folder: str | os.PathLike = _POWERCAP):
+    """Begins the first lap; `folder` is where the zones lie."""
+    try:
+      self._zones = _zones(Path(folder))
+      self._last = self._read()
+    except (OSError, ValueError):
+      self._zones = []
+
+  def lap(self) -> float | None:
+    """Returns the joules since the last lap, or since the start; None where they cannot be read."""
+    if not self._zones:
+      return None
+    try:
+      now = self._read()
+    except (OSError, ValueError):
+      self._zones = []
+      return None
+    spent = sum((new - old) % zone.wrap for new, old, zone in zip(now, self._last, self._zones, strict=True))
+    self._last = now
+    return spent / 1e6
+
+  def _read(self) -> list[int]:
+    return [int(zone.counter.read_text()) for zone in self._zones]
+
+
+def _zones(folder: Path) -> list[_Zone]:
+  zones = []
+  for path in sorted(folder.iterdir()):
+    if _FOLDER.fullmatch(path.name) and _NAME.fullmatch((path / 'name').read_text().strip()):
+      # A counter of range r counts 0..r.
+      zones.append(_Zone(path / 'energy_uj', int((path / 'max_energy_range_uj').read_text()) + 1))
+  return zones

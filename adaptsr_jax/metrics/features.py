@@ -1,0 +1,133 @@
+"""The convolutional parts of AlexNet and VGG16, as features to compare pictures by.
+
+Weights are {'0': {'kernel': (h, w, in, out), 'bias': (out,)}, '3': ...}: the keys are the positions of the convolutions
+in `features` of torchvision's networks. Convolutions compute in full float32 on every device: the shortened mantissas
+that accelerators take by default change LPIPS in the third digit.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+Weights = Mapping[str, Mapping[str, Any]]
+
+
+class Conv(NamedTuple):
+  """A convolution with bias and ReLU; `index` is its position in `features`."""
+
+  index: int
+  inputs: int
+  outputs: int
+  kernel: int = 3
+  stride: int = 1
+  padding: int = 1
+
+
+class Layout(NamedTuple):
+  """What a network consists of.
+
+  Attributes:
+    name: how it is called.
+    stages: convolutions; the features after each stage are compared.
+    pooled: the stages that a pooling comes before.
+    window: side of the maximum pooling, of stride 2 and without padding.
+    least: side of the smallest picture that something is left of.
+  """
+
+  name: str
+  stages: tuple[tuple[Conv, ...], ...]
+  pooled: tuple[int, ...]
+  window: int
+  least: int
+
+  @property
+  def convs(self) -> list[Conv]:
+    return [conv for stage in self.stages for conv in stage]
+
+
+ALEXNET = Layout(
+  name='AlexNet',
+  stages=(
+    (Conv(0, 3, 64, kernel=11, stride=4, padding=2),),
+    (Conv(3, 64, 192, kernel=5, padding=2),),
+    (Conv(6, 192, 384),),
+    (Conv(8, 384, 256),),
+    (Conv(10, 256, 256),),
+  ),
+  pooled=(1, 2),
+  window=3,
+  least=31,
+)
+
+VGG16 = Layout(
+  name='VGG16',
+  stages=(
+    (Conv(0, 3, 64), Conv(2, 64, 64)),
+    (Conv(5, 64, 128), Conv(7, 128, 128)),
+    (Conv(10, 128, 256), Conv(12, 256, 256), Conv(14, 256, 256)),
+    (Conv(17, 256, 512), Conv(19, 512, 512), Conv(21, 512, 512)),
+    (Conv(24, 512, 512), Conv(26, 512, 512), Conv(28, 512, 512)),
+  ),
+  pooled=(1, 2, 3, 4),
+  window=2,
+  least=16,
+)
+
+
+def layout_of(weights: Weights) -> Layout:
+  """Returns the network that the weights are of."""
+  return ALEXNET if len(weights) == len(ALEXNET.convs) else VGG16
+
+
+def taps(weights: Weights, x: Array, pool: Callable[[Array], Array] | None = None) -> Iterator[Array]:
+  """Yields the features after each of the five stages, behind their ReLU.
+
+  Args:
+    weights: see `metrics.weights.trunk`.
+    x: normalised pictures (B, H, W, 3).
+    pool: what takes the place of the maximum pooling.
+  """
+  layout = layout_of(weights)
+  for number, stage in enumerate(layout.stages):
+    if number in layout.pooled:
+      x = pool(x) if pool else _max_pool(x, layout.window)
+    for conv in stage:
+      x = jax.nn.relu(_convolve(weights[str(conv.index)], x, conv))
+    yield x
+
+
+def _convolve(weights: Mapping[str, Any], x: Array, conv: Conv) -> Array:
+  y = jax.lax.conv_general_dilated(
+    x,
+    weights['kernel'],
+    (conv.stride, conv.stride),
+    [(conv.padding, conv.padding)] * 2,
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  return y + weights['bias']
+
+
+def _max_pool(x: Array, window: int) -> Array:
+  return jax.lax.reduce_window(x, -np.inf, jax.lax.max, (1, window, window, 1), (1, 2, 2, 1), 'VALID')
+
+
+def l2_pool(x: Array) -> Array:
+  """Halves (B, H, W, C) to the root of blurred squares (Hann window, zeros around): (B, ceil(H/2), ceil(W/2), C).
+
+  The pooling of DISTS, after Hénaff and Simoncelli 2016.
+  """
+  x = x * x
+  for axis in (1, 2):
+    padding = [(0, 0)] * 4
+    padding[axis] = (1, 1)
+    padded, length = jnp.pad(x, padding), x.shape[axis]
+    left, middle, right = (
+      jax.lax.slice_in_dim(padded, start, start + length, stride=2, axis=axis) for start in (0, 1, 2)
+    )
+    x = (left + 2 * middle + right) / 4
+  return jnp.sqrt(x + 1e-12)

@@ -1,0 +1,72 @@
+"""Cuts the pictures of a data set into crops, packed in one file with fast random access.
+
+python -m adaptsr_jax.pack --root=DIV2K --track=unknown --scale=4 --crop=480 --stride=240 --out=packed/div2k
+python -m adaptsr_jax.pack --lr=LR --hr=HR --scale=4 --out=packed/camera
+python -m adaptsr_jax.main --config=... --config.data.train.packed=packed/div2k
+"""
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(prog='python -m adaptsr_jax.pack', description=__doc__.split('\n')[0])
+  parser.add_argument('--hr', default='', metavar='DIR', help='HR pictures')
+  parser.add_argument('--lr', default='', metavar='DIR', help='LR pictures; without: HR shrunk by the bicubic kernel')
+  parser.add_argument('--root', default='', metavar='DIR', help='instead: a data set as it is distributed')
+  parser.add_argument('--track', default='', help="of --root where it has several, e.g. 'unknown'")
+  parser.add_argument('--split', choices=('train', 'test'), default='train', help='part of --root (default train)')
+  parser.add_argument('--names', default='', help="only these pictures: 'a,b,c' or a text file with one name a line")
+  parser.add_argument('--skip_names', default='', metavar='NAMES', help='leave these out')
+  parser.add_argument('--scale', type=int, required=True, help='HR pixels per LR pixel')
+  parser.add_argument('--crop', type=int, default=480, help='side of the crops in HR pixels (default 480)')
+  parser.add_argument('--stride', type=int, default=240, help='from crop to crop in HR pixels (default 240)')
+  parser.add_argument('--out', required=True, metavar='DIR', help='folder to write')
+  parser.add_argument('--force', action='store_true', help='replace a packed folder that is there')
+  return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command; returns the exit code."""
+  args = _parser().parse_args(argv)
+  from adaptsr_jax.errors import UserError
+
+  try:
+    _run(args)
+  except (UserError, OSError) as error:
+    print(f'Error: {error}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print(f'\nInterrupted; nothing was written to {args.out}.', file=sys.stderr)
+    return 130
+  return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+  from tqdm import tqdm
+
+  from adaptsr_jax import data
+  from adaptsr_jax.data import packed
+  from adaptsr_jax.errors import UserError
+
+  if args.scale < 1:
+    raise UserError(f'--scale is {args.scale}; it must be at least 1.')
+  fields = ('hr', 'lr', 'root', 'track', 'names', 'skip_names')
+  config = SimpleNamespace(**{field: getattr(args, field) for field in fields})
+  source = data.open_source(config, args.scale, cache_gb=0, split=args.split)
+  print(source.describe(), flush=True)
+  out = Path(args.out).absolute()
+  with contextlib.closing(packed.write(out, source, args.crop, args.stride, args.force)) as written:
+    for _ in tqdm(written, total=len(source), unit='picture', disable=None):
+      pass
+  index = packed.read_index(out)
+  print(
+    f'{len(index["hr_sizes"]):,} crops in {args.out}, {index["bytes"] / 1e6:,.1f} MB; use them as packed={args.out}.'
+  )
+
+
+if __name__ == '__main__':
+  sys.exit(main())
