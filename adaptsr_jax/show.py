@@ -49,7 +49,8 @@ def compare(path: Path, setup: Setup, params: Params, results: dict[str, Any], t
       f'adapted {_decibels(after[name])}': adapted,
       'HR': hr,
     }
-    window = _most_detail(hr, _CROP)
+    x, y, width, height = figures.busiest_box(hr, _CROP)
+    window = np.s_[y : y + height, x : x + width]
     rows[name] = [(title, np.clip(picture[window], 0, 1)) for title, picture in panels.items()]
   figures.compare_strip(path, [rows[name] for name in chosen], chosen)
 
@@ -62,20 +63,6 @@ def _gain(before: dict[str, float], after: dict[str, float]) -> float:
 
 def _decibels(row: dict[str, float]) -> str:
   return 'no error' if row['psnr_y'] is None or np.isinf(row['psnr_y']) else f'{row["psnr_y"]:.2f} dB'
-
-
-def _most_detail(hr: np.ndarray, side: int) -> tuple[slice, slice]:
-  """Returns the window of `side` pixels (less in small pictures) with the largest sum of gradients."""
-  luma = hr.mean(-1)
-  detail = np.abs(np.diff(luma, axis=0))[:, :-1] + np.abs(np.diff(luma, axis=1))[:-1]
-  total = np.pad(detail, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-  h, w = detail.shape
-  dy, dx = min(side, h), min(side, w)
-  corners = [(y, x) for y in range(0, h - dy + 1, 8) for x in range(0, w - dx + 1, 8)]
-  y, x = max(
-    corners, key=lambda c: total[c[0] + dy, c[1] + dx] - total[c[0], c[1] + dx] - total[c[0] + dy, c[1]] + total[c]
-  )
-  return slice(y, y + dy), slice(x, x + dx)
 
 
 def summary(results: dict[str, Any], workdir: Path) -> str:

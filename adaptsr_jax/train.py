@@ -125,10 +125,7 @@ def train(
   log = RunLog(workdir, done, config.tensorboard)
   with closing(store), closing(log), closing(batches), _Interrupts() as interrupts:
     for step in range(done + 1, config.steps + 1):
-      before = time.perf_counter()
-      batch = next(batches)
-      progress.waited += time.perf_counter() - before
-      state, scalars = step_fn(state, frozen, batch)
+      state, scalars = step_fn(state, frozen, next(batches))
       pending.append((step, scalars))
 
       stop = interrupts.asked  # Read once: what is asked after the save below waits for the next step.
@@ -138,6 +135,7 @@ def train(
       if step % every['log'] == 0 or to_save:
         values = _checked(pending, workdir)
         values['lr'] = float(rate((step - 1) // config.optim.accumulate))
+        progress.waited = batches.waited
         log.scalars(step, {**values, 'data_wait': progress.waited / max(progress.seconds(), 1e-9)})
         say(progress.line(step, {'loss': values['loss']}))
         pending = []

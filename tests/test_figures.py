@@ -1,10 +1,16 @@
+import itertools
+import re
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from adaptsr_jax import figures
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.figures.style import apart
+from tests.pictures import scene
 
 
 def pixels(path):
@@ -50,6 +56,25 @@ def test_grid_without_blocks():
   assert figures.module_grid(['fc1', 'to_img_0', 'head/conv']).singles == ('fc1', 'to_img_0', 'head/conv')
 
 
+POINTS = [
+  *(('VPT', 120e3, 30.7), ('BitFit', 48e3, 30.88), ('DiffFit', 50e3, 30.9), ('LN tuning', 46e3, 30.8)),
+  *(('LoRA r8', 310e3, 31.35, 31.28, 31.40), ('adapters', 320e3, 31.34), ('re-parameterised adapters', 315e3, 31.36)),
+  *(('adapted', 330e3, 31.52, 31.46, 31.6), ('full', 11.8e6, 31.6, 31.5, 31.7)),
+]
+CURVES = {f'method {i}': (range(0, 50000, 1000), 27 + 0.02 * i + np.log1p(np.arange(50))) for i in range(9)}
+
+
+def zoom(name='street', size=(96, 144), titles=('LR', 'bicubic\n27.31 dB / 0.213', 'base', 'adapted', 'full', 'HR')):
+  picture = scene(1, *size)
+  shown = [picture[::4, ::4], *[picture] * (len(titles) - 1)]
+  return figures.Zoom(name, picture, figures.Box(32, 16, 48, 32), list(zip(titles, shown, strict=True)))
+
+
+def explained():
+  maps = [('base\nDI 15.12', np.eye(16)), ('adapted\nDI 26.31', np.ones((16, 16)))]
+  return figures.Attribution('patch at 8,12', scene(2, 64, 64), figures.Box(8, 12, 16, 16), maps)
+
+
 DRAWINGS = {
   'heat map': lambda path: figures.rank_heatmap(path, swinir_like(), 'Ranks'),
   'heat map of singles': lambda path: figures.rank_heatmap(path, {'fc1': 0, 'fc2': 0.5}),
@@ -63,6 +88,14 @@ DRAWINGS = {
     path, {name: [i, i + 1, i + 5] for name, i in swinir_like().items()}, 'position', 'Title', {'conv_first': 'conv'}
   ),
   'many spreads': lambda path: figures.spreads(path, {str(i): [i, i + 1] for i in range(120)}, 'position'),
+  'many curves': lambda path: figures.learning_curves(
+    path, CURVES, 'step', 'dB', baselines={'base': 27, 'other': 27.01}
+  ),
+  'trade-off': lambda path: figures.tradeoff(path, POINTS, 'PSNR in dB', baselines={'base': 30.6, 'bicubic': 30.59}),
+  'trade-off of one': lambda path: figures.tradeoff(path, [('full', 9e5, 0.3)], 'LPIPS', 'lower', title='Title'),
+  'zooms': lambda path: figures.zoom_strips(path, [zoom(), zoom('tower', (144, 96)), zoom('wide', (64, 400))]),
+  'zooms in one line': lambda path: figures.zoom_strips(path, [zoom(titles=('LR', 'base', 'HR'))]),
+  'attribution': lambda path: figures.attribution(path, [explained(), explained()]),
   'strip': lambda path: figures.compare_strip(path, [[('a', np.zeros((8, 8, 3))), ('b\n27 dB', np.ones((8, 8, 3)))]]),
 }
 
@@ -86,6 +119,67 @@ def test_every_figure_has_content_and_is_the_same_again(tmp_path, name, suffix):
   assert path.read_bytes() == first
 
 
+@pytest.mark.parametrize(
+  ('name', 'labels'),
+  [
+    ('heat map', ['Ranks', 'attn/qkv', 'layers_1', 'conv_first']),
+    ('many curves', ['method 0', 'method 8', 'base', 'step']),
+    ('trade-off', [point[0] for point in POINTS] + ['base', 'PSNR in dB, higher is better', '10M']),
+    ('trade-off of one', ['full', 'LPIPS, lower is better', 'Title']),
+    ('zooms', ['street', 'tower', 'LR', 'bicubic', '27.31 dB / 0.213']),
+    ('attribution', ['patch at 8,12', 'DI 26.31']),
+    ('strip', ['27 dB']),
+  ],
+)
+def test_letters_of_an_svg_stay_letters(tmp_path, name, labels):
+  DRAWINGS[name](tmp_path / 'figure.svg')
+  written = re.findall(r'<text[^>]*>([^<]*)</text>', (tmp_path / 'figure.svg').read_text())
+  assert set(labels) <= set(written)
+
+
+@pytest.mark.parametrize('name', ['many curves', 'trade-off', 'trade-off of one', 'zooms', 'attribution', 'heat map'])
+def test_no_two_labels_overlap_and_none_is_cut_off(tmp_path, monkeypatch, name):
+  drawn = []
+  monkeypatch.setattr(Figure, 'savefig', lambda self, file, **options: (drawn.append(self), file.touch()))
+  DRAWINGS[name](tmp_path / 'figure.png')
+  figure = drawn[0]
+  figure.draw_without_rendering()
+  texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+  # Without the lines that lead to labels; ticks beyond the limits of their axis are known to matplotlib, and not drawn.
+  boxes = {text: Text.get_window_extent(text) for text in texts}
+  boxes = {text: box for text, box in boxes.items() if not any(text in outside(axes) for axes in figure.axes)}
+  assert len(boxes) > 5
+  for (a, box), (b, other) in itertools.combinations(boxes.items(), 2):
+    shared = box.intersection(box, other)
+    assert shared is None or min(shared.width, shared.height) < 1, (a.get_text(), b.get_text())
+  for text, box in boxes.items():
+    assert min(*box.min, *(figure.bbox.max - box.max)) > -1, text.get_text()
+
+
+def outside(axes):
+  labels = []
+  for axis in (axes.xaxis, axes.yaxis):
+    low, high = sorted(axis.get_view_interval())
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+    labels += [label for tick in ticks if not low <= tick.get_loc() <= high for label in (tick.label1, tick.label2)]
+  return labels
+
+
+@pytest.mark.parametrize('wanted', [[0.5], [0.5, 0.5, 0.5], [0.9, 0.1, 0.91], [0, 0, 1, 1, 0.52, 0.5], [2, 2, -1]])
+def test_apart(wanted):
+  places = apart(wanted, 0.1, 0, 1)
+  order = np.argsort(wanted, kind='stable')
+  assert (np.diff(places[order]) >= 0.1 - 1e-12).all()
+  assert places.min() >= 0
+  assert places.max() <= 1 + 1e-12
+  if len(wanted) == 3 and len(set(wanted)) == 1:
+    np.testing.assert_allclose(places, [0.4, 0.5, 0.6])
+
+
+def test_more_labels_than_room_go_on_upwards():
+  np.testing.assert_allclose(apart([0.5] * 4, 0.5, 0, 1), [0, 0.5, 1, 1.5])
+
+
 def test_larger_values_are_darker(tmp_path):
   figures.rank_heatmap(tmp_path / 'map.png', {f'body_{i}/conv': 4 * i for i in range(5)})
   row = pixels(tmp_path / 'map.png')[32].mean(-1)  # inside the cells, above their numbers
@@ -103,10 +197,7 @@ def test_strip_shows_every_pixel_unchanged(tmp_path):
   figures.compare_strip(tmp_path / 'strip.png', rows, ['scene 1', 'scene 2'])
   drawn = pixels(tmp_path / 'strip.png')
   for picture, factor in ((lr, 4), (hr, 1), (wide, 1)):
-    expected = picture.repeat(factor, 0).repeat(factor, 1)
-    h, w = expected.shape[:2]
-    corners = np.argwhere((drawn[: -h + 1, : -w + 1] == expected[0, 0]).all(-1))
-    assert any((drawn[y : y + h, x : x + w] == expected).all() for y, x in corners)
+    assert contains(drawn, picture.repeat(factor, 0).repeat(factor, 1))
 
 
 def test_strip_enlarges_small_pictures_for_their_titles(tmp_path):
@@ -114,6 +205,85 @@ def test_strip_enlarges_small_pictures_for_their_titles(tmp_path):
   black = (pixels(tmp_path / 'strip.png') == 0).all(-1)
   assert black.any(0).sum() >= 240
   assert black.any(0).sum() % 20 == 0
+
+
+def test_zoom_shows_every_pixel_of_the_crop(tmp_path):
+  rng = np.random.default_rng(0)
+  lr, hr = (rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((30, 40), (120, 160)))
+  box = figures.Box(40, 20, 48, 40)
+  row = figures.Zoom('scene', hr / 255, box, [('LR', lr / 255), ('HR\n27 dB', hr / 255)])
+  figures.zoom_strips(tmp_path / 'zoom.png', [row])
+  drawn = pixels(tmp_path / 'zoom.png')
+  for crop, factor in ((lr[5:15, 10:22], 16), (hr[20:60, 40:88], 4)):
+    assert contains(drawn, crop.repeat(factor, 0).repeat(factor, 1))
+
+
+def test_attribution_blends_red_with_the_gray_picture(tmp_path):
+  picture = np.zeros((256, 256, 3))
+  maps = [('none', np.zeros((64, 64))), ('all', np.ones((64, 64)))]
+  figures.attribution(tmp_path / 'map.png', [figures.Attribution('', picture, figures.Box(8, 8, 16, 16), maps)])
+  drawn = pixels(tmp_path / 'map.png')
+  assert contains(drawn, np.full((256, 256, 3), (127, 127, 127), np.uint8), 1)
+  assert contains(drawn, np.full((256, 256, 3), (64, 0, 0), np.uint8), 1)
+
+
+def contains(drawn, part, tolerance=0):
+  h, w = part.shape[:2]
+  near = (abs(drawn.astype(int) - part[0, 0]) <= tolerance).all(-1)
+  corners = np.argwhere(near[: -h + 1, : -w + 1])
+  return any((abs(drawn[y : y + h, x : x + w].astype(int) - part) <= tolerance).all() for y, x in corners)
+
+
+def test_busiest_box():
+  picture = np.full((60, 80, 3), 0.5)
+  picture[33:45, 21:33] = np.random.default_rng(0).random((12, 12, 3))
+  x, y, width, height = figures.busiest_box(picture, 14)
+  assert (width, height) == (14, 14)
+  assert 19 <= x <= 21
+  assert 31 <= y <= 33
+  x, y, width, height = figures.busiest_box(picture, 18, step=4)
+  assert (x % 4, y % 4, width, height) == (0, 0, 16, 16)
+  assert figures.busiest_box(picture, 500) == (0, 0, 80, 60)
+
+
+def test_largest_difference_box():
+  a, b = np.zeros((2, 40, 50, 3))
+  b[30:34, 10:14, 1] = -1
+  box = figures.largest_difference_box(a, b, 4)
+  assert box == figures.largest_difference_box(b, a, 4) == (10, 30, 4, 4)
+  with pytest.raises(ValueError, match='grid of 64'):
+    figures.largest_difference_box(a, b, 64, step=64)
+
+
+@pytest.mark.parametrize(
+  ('row', 'said'),
+  [
+    (zoom()._replace(box=figures.Box(120, 0, 48, 32)), 'does not lie in'),
+    (zoom()._replace(box=figures.Box(30, 16, 48, 32)), 'whole pixels'),
+    (zoom()._replace(panels=[('LR', np.zeros((50, 50, 3)))]), 'whole number of times'),
+    (zoom()._replace(panels=[]), 'at least one panel'),
+  ],
+  ids=['outside', 'grid', 'sides', 'empty'],
+)
+def test_a_zoom_that_does_not_fit_is_refused(tmp_path, row, said):
+  with pytest.raises(ValueError, match=said):
+    figures.zoom_strips(tmp_path / 'zoom.png', [row])
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ('points', 'better', 'said'),
+  [
+    ([], 'higher', 'at least one point'),
+    ([('base', 0, 27.0)], 'higher', 'more than 0 parameters'),
+    ([('full', 100, np.nan)], 'higher', 'finite'),
+    ([('full', 100, 27.0)], 'more', "'higher' or 'lower'"),
+  ],
+  ids=['none', 'zero', 'nan', 'better'],
+)
+def test_a_trade_off_that_cannot_be_drawn_is_refused(tmp_path, points, better, said):
+  with pytest.raises(ValueError, match=said):
+    figures.tradeoff(tmp_path / 'figure.png', points, 'PSNR in dB', better)
 
 
 def test_values_outside_the_range_are_clipped(tmp_path):

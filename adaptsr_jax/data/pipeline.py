@@ -10,6 +10,7 @@ import functools
 import itertools
 import os
 import sys
+import time
 import weakref
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -216,12 +217,15 @@ class Batches(grain.DatasetIterator):
     self._workers = workers
     self._next_batch = 0
     self._reader: grain.DatasetIterator | None = None
+    self.waited = 0.0  # seconds spent waiting for pictures, without what simulated cameras take on the device
 
   def __next__(self) -> dict[str, Any]:
     """Returns {'lr', 'hr'}, float32 in [0, 1]: numpy arrays, or jax arrays where simulated cameras are at work."""
     self._assert_not_closed()
     self.start_prefetch()
+    start = time.perf_counter()
     batch, number = next(self._reader), self._next_batch
+    self.waited += time.perf_counter() - start
     self._next_batch += 1
     return self._simulation(batch, number) if self._simulation else batch
 

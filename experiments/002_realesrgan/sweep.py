@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from adaptsr_jax import figures, log
+from adaptsr_jax import figures
 from experiments import sweeping
 
 HERE = Path(__file__).parent
@@ -43,12 +43,9 @@ def read() -> list[dict]:
 
 
 def sweep(args: argparse.Namespace) -> list[dict]:
+  """Trains all arms, then measures them; returns the rows of results.jsonl, the first of which is the base."""
   held_out = sweeping.every_seventh(args.pairs / 'HR', args.runs / 'validation.txt')
   degraded = args.runs / 'degraded'
-  if not degraded.exists():
-    sweeping.command(
-      ['adaptsr_jax.degrade', f'--hr={args.photos_valid}', f'--out={degraded}', '--preset=realesrgan', '--scale=4']
-    )
   sets = {
     REAL: {'lr': args.pairs / 'LR', 'hr': args.pairs / 'HR', 'names': held_out},
     SIMULATED: {'lr': degraded, 'hr': args.photos_valid},
@@ -59,32 +56,35 @@ def sweep(args: argparse.Namespace) -> list[dict]:
     'photos + realesrgan': {'data.train.hr': args.photos, 'data.train.degrade': 'realesrgan'},
     'photos + realesrgan 1 : real pairs 1': {'data.train.mix': f'{photos}; {pairs}'},
   }
-  rows = [{'data': '', 'arm': 'base', 'seed': 0, 'measured': measured(args.base, args.runs / 'base', sets, args)}]
+  trained = {}
   for seed in range(args.seeds):
     for trained_on, pictures in data.items():
-      for arm, fields in ARMS.items():
+      for arm, method in ARMS.items():
         workdir = args.runs / sweeping.folder_name(f'{trained_on} {arm} {seed}')
-        results = sweeping.adapted(
-          workdir,
-          'configs/safmn.py',
-          {
-            'base': args.base,
-            'steps': args.steps,
-            'seed': seed,
-            'batch_size': 8,
-            'patch': 128,
-            'eval_every': max(1, args.steps // 3),
-            **{f'data.valid.{key}': value for key, value in sets[REAL].items()},
-            'tensorboard': False,
-            **pictures,
-            **fields,
-          },
-        )
-        kept = {key: results[key] for key in ('trainable_parameters', 'seconds', 'peak_memory_bytes')}
-        waited = [row['data_wait'] for row in log.read_metrics(workdir) if 'data_wait' in row][-1]
-        values = measured(f'{workdir}/merged', workdir, sets, args)
-        rows.append({'data': trained_on, 'arm': arm, 'seed': seed, **kept, 'data_wait': waited, 'measured': values})
-        (HERE / 'results.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+        fields = {
+          'base': args.base,
+          'steps': args.steps,
+          'seed': seed,
+          'batch_size': 8,
+          'patch': 128,
+          'eval_every': max(1, args.steps // 3),
+          **{f'data.valid.{key}': value for key, value in sets[REAL].items()},
+          'tensorboard': False,
+          **pictures,
+          **method,
+        }
+        trained[trained_on, arm, seed] = workdir, sweeping.adapted(workdir, 'configs/safmn.py', fields)
+
+  if not degraded.exists():
+    sweeping.command(
+      ['adaptsr_jax.degrade', f'--hr={args.photos_valid}', f'--out={degraded}', '--preset=realesrgan', '--scale=4']
+    )
+  rows = [{'data': '', 'arm': 'base', 'seed': 0, 'measured': measured(args.base, args.runs / 'base', sets, args)}]
+  for (trained_on, arm, seed), (workdir, results) in trained.items():
+    kept = {key: results[key] for key in ('trainable_parameters', 'seconds', 'peak_memory_bytes')}
+    values = measured(f'{workdir}/merged', workdir, sets, args)
+    rows.append({'data': trained_on, 'arm': arm, 'seed': seed, **kept, 'measured': values})
+  (HERE / 'results.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
   return rows
 
 

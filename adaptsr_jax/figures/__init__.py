@@ -1,0 +1,42 @@
+"""Figures as files: heat maps of numbers per module, curves, spreads, trade-offs, pictures.
+
+Drawn with matplotlib's own objects instead of pyplot: no window and no global figure. The suffix of the path chooses
+the format, .png or .svg. Colours stay apart for colour-blind readers and in grey print.
+"""
+
+from adaptsr_jax.figures.curves import learning_curves, spreads
+from adaptsr_jax.figures.pictures import (
+  Attribution,
+  Box,
+  Zoom,
+  attribution,
+  busiest_box,
+  compare_strip,
+  largest_difference_box,
+  zoom_strips,
+)
+from adaptsr_jax.figures.rank_map import Cell, Grid, module_grid, rank_heatmap
+from adaptsr_jax.figures.style import SUFFIXES, check_path, save
+from adaptsr_jax.figures.tradeoff import Point, tradeoff
+
+__all__ = [
+  'SUFFIXES',
+  'Attribution',
+  'Box',
+  'Cell',
+  'Grid',
+  'Point',
+  'Zoom',
+  'attribution',
+  'busiest_box',
+  'check_path',
+  'compare_strip',
+  'largest_difference_box',
+  'learning_curves',
+  'module_grid',
+  'rank_heatmap',
+  'save',
+  'spreads',
+  'tradeoff',
+  'zoom_strips',
+]

@@ -1,0 +1,115 @@
+"""Numbers against steps, and how numbers scatter."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from adaptsr_jax.figures.style import (
+  DASHES,
+  INK,
+  LARGE,
+  SMALL,
+  colour,
+  label_in_margin,
+  marker,
+  new_figure,
+  plot_axes,
+  save,
+  short_number,
+  text_width,
+)
+
+_BASELINE = '0.45'
+
+
+def learning_curves(
+  path: str | os.PathLike,
+  series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+  xlabel: str,
+  ylabel: str,
+  title: str = '',
+  baselines: Mapping[str, float] | None = None,
+) -> None:
+  """Draws lines against a common axis, each with its label in the right margin, at the height of its last point.
+
+  Args:
+    path: .png or .svg file.
+    series: label -> (x, y); points that are not finite leave a gap.
+    xlabel: what x is, with its unit.
+    ylabel: what y is, with its unit.
+    title: above the plot.
+    baselines: label -> y of a horizontal reference line.
+  """
+  baselines = baselines or {}
+  room = max([text_width(label, SMALL) for label in (*series, *baselines)], default=0.0)
+  figure = new_figure(5 + room, 3.2)
+  axes = plot_axes(figure, xlabel, ylabel, title)
+  labels = []
+  for i, (label, (x, y)) in enumerate(series.items()):
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    axes.plot(
+      x,
+      y,
+      color=colour(i),
+      linestyle=DASHES[i % len(DASHES)],
+      linewidth=1.5,
+      marker=marker(i) if len(x) <= 25 else None,
+      markersize=3.5,
+    )
+    if np.isfinite(y).any():
+      last = np.flatnonzero(np.isfinite(y))[-1]
+      labels.append((label, (x[last], y[last]), colour(i)))
+  for y in baselines.values():
+    axes.axhline(y, color=_BASELINE, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
+  axes.margins(x=0.02, y=0.08)
+  axes.autoscale_view()
+  if axes.get_xlim()[1] > 1e4:
+    axes.xaxis.set_major_formatter(short_number)
+  axes.ticklabel_format(axis='y', style='plain', useOffset=False)
+  right = axes.get_xlim()[1]
+  label_in_margin(axes, labels + [(label, (right, y), _BASELINE) for label, y in baselines.items()])
+  save(figure, path)
+
+
+def spreads(
+  path: str | os.PathLike,
+  samples: Mapping[str, Sequence[float]],
+  ylabel: str,
+  title: str = '',
+  groups: Mapping[str, str] | None = None,
+) -> None:
+  """Draws how samples scatter, one position per name in order of falling median.
+
+  The mark is the median, the thick line holds the middle half, the thin line runs from the least to the largest.
+
+  Args:
+    path: .png or .svg file.
+    samples: name -> numbers.
+    ylabel: what the numbers are.
+    title: above the plot.
+    groups: name -> group, told apart by colour and mark.
+  """
+  names = sorted(samples, key=lambda name: (-np.median(samples[name]), name))
+  groups = groups or {}
+  labelled = len(names) <= 90
+  room = max(text_width(name, 6) for name in names) if labelled else 0.0
+  figure = new_figure(float(np.clip(1.0 + 0.13 * len(names), 4.5, 12.0)), 3.0 + room)
+  axes = plot_axes(figure, '' if labelled else f'{len(names)} modules, by median', ylabel, title)
+  for i, group in enumerate(dict.fromkeys(groups.get(name, '') for name in samples)):
+    at = [j for j, name in enumerate(names) if groups.get(name, '') == group]
+    low, first, middle, third, high = np.percentile([samples[names[j]] for j in at], (0, 25, 50, 75, 100), axis=1)
+    hue = colour(i)
+    axes.vlines(at, low, high, color=hue, linewidth=0.7, alpha=0.7)
+    axes.vlines(at, first, third, color=hue, linewidth=2.6, alpha=0.55)
+    axes.plot(at, middle, marker(i), color=hue, markersize=3.2, label=group)
+  axes.set_xlim(-0.8, len(names) - 0.2)
+  axes.grid(axis='x', visible=False)
+  if labelled:
+    axes.set_xticks(range(len(names)), names, rotation=90, size=6)
+  else:
+    axes.set_xticks([])
+  if len(set(groups.values())) > 1:
+    axes.legend(frameon=False, fontsize=SMALL, ncols=4, loc='lower left', bbox_to_anchor=(0, 1), borderaxespad=0.1)
+    axes.set_title(title, size=LARGE, color=INK, loc='left', pad=18)
+  save(figure, path)

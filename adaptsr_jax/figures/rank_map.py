@@ -1,0 +1,215 @@
+"""A number for every module of a network, such as its rank, as a heat map of modules by blocks."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+from adaptsr_jax.figures.style import FAINT, INK, LARGE, LEAST, LUMA, PAPER, SMALL, new_figure, save, text_width
+
+_ROW, _STRIP_CELL = 0.24, 0.36  # inches: height of all cells, width of those below the grid
+
+
+class Cell(NamedTuple):
+  """Where a module stands in the grid of a heat map; `column` is the first of `span` columns."""
+
+  row: int
+  column: int
+  span: int
+
+
+class Grid(NamedTuple):
+  """Modules by blocks: row and column labels, the cell of every name, and the names that are in no block."""
+
+  rows: tuple[str, ...]
+  columns: tuple[str, ...]
+  cells: dict[str, Cell]
+  singles: tuple[str, ...]
+
+
+def module_grid(names: Sequence[str]) -> Grid:
+  """Sorts module names into blocks (columns) and modules within a block (rows), both in order of appearance.
+
+  A block is the path up to the last numbered element above the module itself: 'layers_0/blocks_3/attn/qkv' is row
+  'attn/qkv' of block 'layers_0/blocks_3', 'feats_4/ccm/ccm_0' is row 'ccm/ccm_0' of block 'feats_4'. What belongs to a
+  group of blocks, as 'layers_0/conv', spans all its columns. 'conv_first' or 'upsample_0' are in no block.
+  """
+  blocks = {name: _block(name) for name in names}
+  of_block = [block for block in dict.fromkeys(blocks.values()) if block]
+  columns = tuple(c for c in of_block if not any(other.startswith(f'{c}/') for other in of_block))
+  rows = tuple(dict.fromkeys(name[len(block) + 1 :] for name, block in blocks.items() if block))
+  cells = {}
+  for name, block in blocks.items():
+    if block:
+      spanned = [i for i, column in enumerate(columns) if f'{column}/'.startswith(f'{block}/')]
+      cells[name] = Cell(rows.index(name[len(block) + 1 :]), spanned[0], len(spanned))
+  return Grid(rows, columns, cells, tuple(name for name, block in blocks.items() if not block))
+
+
+def _block(name: str) -> str:
+  """Returns the path of the block that the module belongs to, '' if there is none."""
+  parents = name.split('/')[:-1]
+  while parents and not re.search(r'_\d+$', parents[-1]):
+    parents.pop()
+  return '/'.join(parents)
+
+
+def rank_heatmap(
+  path: str | os.PathLike, values: Mapping[str, float], title: str = '', label: str = 'rank', log: bool = False
+) -> None:
+  """Draws one number per module: blocks from left to right, the modules of a block from top to bottom.
+
+  Modules outside all blocks stand in a strip below; a place without a module is hatched. Numbers are printed where they
+  fit. The figure grows with the model: about 8 inches wide for 36 blocks.
+
+  Args:
+    path: .png or .svg file.
+    values: module name ('a/b/c') -> finite number >= 0.
+    title: above the map.
+    label: what the numbers are, beside the colour scale.
+    log: colours by the logarithm; for scores that span decades.
+  """
+  if not values:
+    raise ValueError('a heat map needs at least one value')
+  grid = module_grid(list(values))
+  scale = _ColourScale(list(values.values()), log)
+  # One coordinate system for everything: inches from the upper left corner.
+  cell = float(np.clip(6.4 / max(len(grid.columns), 1), 0.2, 0.42))
+  left = max([text_width(row, SMALL) for row in grid.rows], default=0.0) + 0.16
+  top = 0.42 if title else 0.12
+  grid_bottom = top + len(grid.rows) * _ROW
+  right = left + cell * len(grid.columns)
+  bar_bottom = top + float(np.clip(grid_bottom - top, 0.8, 2.4))
+  strip_top = max(grid_bottom + 0.52, bar_bottom + 0.1) if grid.rows else top
+  places = _strip_places(grid.singles, left, strip_top, max(right + 0.6, left + 3.2))
+  strip_right = max([x + _strip_width(name) for name, (x, _) in places.items()], default=0.0)
+  if not grid.rows:
+    right = strip_right  # the colour scale stands beside the strip
+  bottom = max(bar_bottom, grid_bottom + 0.36, *(y + _ROW for _, y in places.values()))
+  widest = max(right + 0.75, strip_right, left + text_width(title, LARGE))
+  figure = new_figure(widest + 0.1, bottom + 0.1)
+  axes = _inch_axes(figure)
+
+  axes.text(left, 0.1, title, size=LARGE, va='top', color=INK)
+  _draw_grid(axes, grid, values, scale, left, top, cell)
+  for name, (x, y) in places.items():
+    _draw_cell(axes, x, y, _STRIP_CELL, values[name], scale)
+    axes.text(x + _STRIP_CELL + 0.05, y + _ROW / 2, name, size=SMALL, va='center_baseline', color=INK)
+  _draw_colour_bar(figure, scale, label, right + 0.14, top, bar_bottom)
+  save(figure, path)
+
+
+def _inch_axes(figure: Figure) -> Axes:
+  """Returns axes over the whole figure in inches from its upper left corner."""
+  width, height = figure.get_size_inches()
+  axes = figure.add_axes((0, 0, 1, 1))
+  axes.set_xlim(0, width)
+  axes.set_ylim(height, 0)
+  axes.set_axis_off()
+  return axes
+
+
+def _strip_places(names: Sequence[str], left: float, top: float, right: float) -> dict[str, tuple[float, float]]:
+  """Returns the corners of cells that have their names behind them, laid out like words in lines."""
+  places, x, y = {}, left, top
+  for name in names:
+    width = _strip_width(name)
+    if x > left and x + width > right:
+      x, y = left, y + _ROW + 0.04
+    places[name] = (x, y)
+    x += width + 0.2
+  return places
+
+
+def _strip_width(name: str) -> float:
+  return _STRIP_CELL + 0.05 + text_width(name, SMALL)
+
+
+class _ColourScale:
+  """Colours from light (low) to dark (high), from 0 upwards or over the decades of the positive values."""
+
+  def __init__(self, values: Sequence[float], log: bool):
+    positive = [value for value in values if value > 0]
+    self.log = log and bool(positive)
+    if self.log:
+      self.normalise = LogNorm(min(positive), max(max(positive), 1.01 * min(positive)), clip=True)
+    else:
+      self.normalise = Normalize(0, max(positive, default=1))
+    self.map = colormaps['viridis_r']
+    self.whole = all(float(value).is_integer() for value in values)
+
+  def __call__(self, value: float) -> tuple[float, ...]:
+    return self.map(self.normalise(max(value, self.normalise.vmin)))
+
+
+def _draw_grid(
+  axes: Axes, grid: Grid, values: Mapping[str, float], scale: _ColourScale, left: float, top: float, cell: float
+) -> None:
+  if not grid.rows:
+    return
+  size = (len(grid.columns) * cell, len(grid.rows) * _ROW)
+  axes.add_patch(Rectangle((left, top), *size, facecolor='0.97', edgecolor='0.85', hatch='//////', linewidth=0))
+  for name, (row, column, span) in grid.cells.items():
+    _draw_cell(axes, left + column * cell, top + row * _ROW, span * cell, values[name], scale)
+  for row, name in enumerate(grid.rows):
+    axes.text(left - 0.06, top + (row + 0.5) * _ROW, name, size=SMALL, ha='right', va='center_baseline', color=INK)
+  _label_blocks(axes, grid.columns, left, top + size[1], cell)
+
+
+def _draw_cell(axes: Axes, x: float, y: float, width: float, value: float, scale: _ColourScale) -> None:
+  colour = scale(value)
+  axes.add_patch(Rectangle((x, y), width, _ROW, facecolor=colour, edgecolor=PAPER, linewidth=0.8))
+  text = _number(value)
+  size = min(SMALL, SMALL * (width - 0.03) / text_width(text, SMALL))
+  if size >= LEAST:
+    ink = PAPER if np.dot(colour[:3], LUMA) < 0.5 else 'black'
+    axes.text(x + width / 2, y + _ROW / 2, text, size=size, color=ink, ha='center', va='center_baseline')
+
+
+def _label_blocks(axes: Axes, columns: Sequence[str], left: float, top: float, cell: float) -> None:
+  """Writes the numbers of the blocks below them, and below these the names of what is numbered."""
+  groups: dict[str, list[int]] = {}
+  for i, column in enumerate(columns):
+    group, _, number = column.rpartition('_')
+    groups.setdefault(group, []).append(i)
+    axes.text(left + (i + 0.5) * cell, top + 0.12, number, size=SMALL, ha='center', va='baseline', color=INK)
+  # With 'layers_0/blocks', 'layers_1/blocks', ... the common 'blocks' is said once, in front.
+  parents, common = zip(*(group.rpartition('/')[::2] for group in groups), strict=True)
+  nested = len(set(common)) == 1 and all(parents)
+  if nested:
+    axes.text(left - 0.06, top + 0.12, common[0], size=SMALL, ha='right', va='baseline', color=INK)
+  for name, members in zip(parents if nested else groups, groups.values(), strict=True):
+    first, last = left + members[0] * cell, left + (members[-1] + 1) * cell
+    axes.plot([first + 0.04, last - 0.04], [top + 0.185] * 2, color=FAINT, linewidth=0.8)
+    axes.text((first + last) / 2, top + 0.31, name, size=SMALL, ha='center', va='baseline', color=INK)
+
+
+def _draw_colour_bar(figure: Figure, scale: _ColourScale, label: str, x: float, top: float, bottom: float) -> None:
+  width, height = figure.get_size_inches()
+  axes = figure.add_axes((x / width, 1 - bottom / height, 0.09 / width, (bottom - top) / height))
+  bar = figure.colorbar(ScalarMappable(scale.normalise, scale.map), cax=axes)
+  bar.outline.set_visible(False)
+  if scale.log:
+    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=5))
+    bar.ax.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
+  else:
+    bar.ax.yaxis.set_major_locator(MaxNLocator(4, integer=scale.whole))
+  bar.ax.minorticks_off()
+  bar.ax.tick_params(labelsize=SMALL, length=2, color=FAINT, labelcolor=INK)
+  bar.set_label(label, size=SMALL, color=INK)
+
+
+def _number(value: float) -> str:
+  if float(value).is_integer() and abs(value) < 1e5:
+    return str(int(value))
+  text = f'{value:.1e}' if value < 1e-3 else f'{value:.2g}'
+  return text.replace('e-0', 'e-').replace('e+0', 'e')

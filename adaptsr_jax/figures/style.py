@@ -1,0 +1,156 @@
+"""What all figures share: the file, the letters, the colours, the axes."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import ScaledTranslation
+
+from adaptsr_jax.errors import UserError
+
+SUFFIXES = ('.png', '.svg')
+
+DPI = 200
+LEAST, SMALL, MEDIUM, LARGE = 4.5, 7, 8, 9  # points: still readable; numbers and ticks; axis labels; titles
+PAPER, INK, FAINT = 'white', '0.15', '0.72'
+# Okabe and Ito's colours in an order of alternating lightness, without the yellow that vanishes on white paper.
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
+LUMA = (0.299, 0.587, 0.114)
+DASHES = ('-', (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+_DARKEST = 0.45  # luma from which letters stand out on paper
+
+
+def check_path(path: str | os.PathLike) -> None:
+  """Raises a UserError where `save` could not write: an unknown suffix, or a folder that does not exist."""
+  path = Path(path)
+  if path.suffix.lower() not in SUFFIXES:
+    raise UserError(f'A figure cannot be written to {path.name}: choose one of the suffixes {", ".join(SUFFIXES)}.')
+  if not path.parent.is_dir():
+    raise UserError(f'The folder of the figure {path} does not exist: make it first.')
+
+
+def save(figure: Figure, path: str | os.PathLike) -> None:
+  """Writes `figure` to `path`, whole or not at all: a file that is there stays until the new one is complete.
+
+  The same figure is the same file. The letters of an .svg stay letters, so that they can be searched and edited.
+
+  Raises:
+    UserError: as of `check_path`.
+  """
+  check_path(path)
+  path = Path(path)
+  metadata = {'Date': None} if path.suffix.lower() == '.svg' else None
+  aside = path.with_name(f'.{path.name}.part')
+  try:
+    with matplotlib.rc_context({'svg.hashsalt': 'adaptsr_jax', 'svg.fonttype': 'none'}):
+      figure.savefig(aside, format=path.suffix[1:].lower(), dpi=figure.dpi, facecolor=PAPER, metadata=metadata)
+    os.replace(aside, path)
+  finally:
+    aside.unlink(missing_ok=True)
+
+
+def new_figure(width: float, height: float) -> Figure:
+  """Returns an empty figure of this many inches that no window shows."""
+  figure = Figure((width, height), dpi=DPI)
+  FigureCanvasAgg(figure)
+  return figure
+
+
+def plot_axes(figure: Figure, xlabel: str, ylabel: str, title: str) -> Axes:
+  """Returns axes that fill the figure beside their labels."""
+  figure.set_layout_engine('constrained')
+  axes = figure.add_subplot()
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.spines[['left', 'bottom']].set_color(FAINT)
+  axes.grid(color='0.92', linewidth=0.7)
+  axes.set_axisbelow(True)
+  axes.tick_params(which='both', labelsize=SMALL, color=FAINT, labelcolor=INK)
+  axes.set_xlabel(xlabel, size=MEDIUM, color=INK)
+  axes.set_ylabel(ylabel, size=MEDIUM, color=INK)
+  axes.set_title(title, size=LARGE, color=INK, loc='left')
+  return axes
+
+
+def colour(i: int) -> str:
+  """Returns the colour of the i-th of several things."""
+  return COLOURS[i % len(COLOURS)]
+
+
+def marker(i: int) -> str:
+  """Returns the mark of the i-th of several things; not the same again with the same colour."""
+  return MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
+
+
+def ink_of(colour: str) -> tuple[float, ...]:
+  """Darkens a colour as far as letters in it need."""
+  rgb = np.array(to_rgb(colour))
+  return tuple(rgb * min(1, _DARKEST / max(rgb @ LUMA, 1e-3)))
+
+
+def text_width(text: str, size: float) -> float:
+  """Returns the width of one line of text in inches; `size` in points."""
+  return TextPath((0, 0), text, size=size).get_extents().width / 72 if text else 0.0
+
+
+def short_number(value: float, _position: int | None = None) -> str:
+  """Returns 300, 12k, 1.5M, ...; the second argument is what matplotlib's ticks pass."""
+  for unit, letter in ((1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
+    if abs(value) >= unit * 0.9995:
+      return f'{value / unit:.4g}{letter}'
+  return f'{value:.4g}'
+
+
+def label_in_margin(axes: Axes, labels: Sequence[tuple[str, tuple[float, float], str]]) -> None:
+  """Writes labels right of the axes, level with what they name, moved apart where they would overlap.
+
+  Args:
+    axes: with their final limits.
+    labels: (text, the point (x, y) that it names in data coordinates, colour).
+  """
+  if not labels:
+    return
+  axes.figure.draw_without_rendering()  # settles the height of the axes
+  line = 1.25 * SMALL / 72 * DPI / axes.get_window_extent().height
+  low, high = axes.get_ylim()
+  heights = apart([(y - low) / (high - low) for _, (_, y), _ in labels], line, 0, 1)
+  margin = axes.transAxes + ScaledTranslation(9 / 72, 0, axes.figure.dpi_scale_trans)
+  for (text, point, colour), height in zip(labels, heights, strict=True):
+    axes.annotate(
+      text,
+      point,
+      (1, height),
+      textcoords=margin,
+      size=SMALL,
+      color=ink_of(colour),
+      va='center',
+      parse_math=False,
+      annotation_clip=False,
+      arrowprops={'arrowstyle': '-', 'color': colour, 'linewidth': 0.6, 'shrinkA': 1, 'shrinkB': 2, 'relpos': (0, 0.5)},
+    )
+
+
+def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> np.ndarray:
+  """Returns places at least `gap` apart, in the order of the wanted ones and with the least sum of squared moves.
+
+  They lie between `low` and `high`; where there are too many for that, from `low` upwards.
+  """
+  order = np.argsort(wanted, kind='stable')
+  # Without the gaps the places only have to rise: means over runs that would fall (pool adjacent violators).
+  runs: list[tuple[float, int]] = []
+  for value in np.asarray(wanted, float)[order] - gap * np.arange(len(order)):
+    runs.append((value, 1))
+    while len(runs) > 1 and runs[-2][0] > runs[-1][0]:
+      (a, n), (b, m) = runs[-2:]
+      runs[-2:] = [((a * n + b * m) / (n + m), n + m)]
+  rising = np.repeat([mean for mean, _ in runs], [n for _, n in runs])
+  places = np.empty(len(order))
+  places[order] = np.clip(rising, low, max(low, high - gap * (len(order) - 1))) + gap * np.arange(len(order))
+  return places

@@ -1,0 +1,277 @@
+"""Shows which pixels of a photo networks use for a patch of the output: local attribution maps, diffusion index.
+
+python -m adaptsr_jax.lam --params=base.pth --params=runs/camera/merged --picture=PHOTO.png --out=lam.png
+python -m adaptsr_jax.lam --params=base=base.pth --params=full=runs/full/merged --params=adapted=runs/camera/merged \
+  --picture=HR.png --hr --box=110,150 --out=lam.svg
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+  import numpy as np
+  from flax import linen as nn
+
+  from adaptsr_jax import figures
+  from adaptsr_jax.tree import Params
+
+_LONGEST = 28  # characters of a label that fit below a map
+
+
+class _Network(NamedTuple):
+  model: 'nn.Module'
+  params: 'Params'
+
+
+class _Scene(NamedTuple):
+  """What is explained.
+
+  Attributes:
+    lr: (h, w, 3), what the networks see.
+    large: (scale * h, scale * w, 3), the same to look at: HR, or LR enlarged.
+    patch: in pixels of `large`.
+    corner: (x, y) of `lr` in the whole LR picture.
+  """
+
+  lr: 'np.ndarray'
+  large: 'np.ndarray'
+  patch: 'figures.Box'
+  corner: tuple[int, int]
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(prog='python -m adaptsr_jax.lam', description=__doc__.split('\n')[0])
+  parser.add_argument(
+    '--params',
+    action='append',
+    required=True,
+    metavar='[LABEL=]X',
+    help='params folder, .pth, .pt or .safetensors file, or name of published weights; repeatable',
+  )
+  parser.add_argument('--picture', required=True, metavar='FILE', help='LR photo')
+  parser.add_argument('--hr', action='store_true', help='--picture is HR, and is shrunk for the networks (PIL bicubic)')
+  parser.add_argument(
+    '--box', metavar='X,Y[,SIZE]', help='the patch, in pixels of the enlarged picture; default: the busiest, SIZE 16'
+  )
+  parser.add_argument(
+    '--context', type=int, default=64, help='side of what is cut out around the patch, in LR pixels (default 64)'
+  )
+  parser.add_argument('--fields', default='', help="what a checkpoint does not tell, e.g. 'res_scale=0.1'")
+  parser.add_argument('--out', required=True, metavar='FILE', help='.png or .svg; numbers go into a .json beside it')
+  return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command; returns the exit code."""
+  args = _parser().parse_args(argv)
+  from adaptsr_jax.errors import UserError
+
+  try:
+    _run(args)
+  except (UserError, OSError) as error:
+    print(f'Error: {error}', file=sys.stderr)
+    return 2
+  return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+  from adaptsr_jax import checkpoint, config, figures, log, tables
+  from adaptsr_jax.metrics import lam
+
+  figures.check_path(args.out)
+  specs = _specs(args.params)
+  networks = _load(specs, config.parse_fields(args.fields))
+  scale = next(iter(networks.values())).model.upscale
+  lr, hr = _read(args.picture, args.hr, scale)
+  box = _box(args, lr, hr, scale)
+  scene = _cut(lr, hr, box, scale, args.context)
+  height, width = lr.shape[:2]
+  log.say(
+    f'Patch {box.x},{box.y},{box.width} of {scale * width} x {scale * height} pixels; networks see {_words(scene)}.'
+  )
+
+  maps = {}
+  for label, network in networks.items():
+    log.say(f'{label}: {lam.FOLD} gradients ...')
+    maps[label] = _attribute(network, scene, label, args.picture)
+  indices = {label: lam.diffusion_index(saliency) for label, saliency in maps.items()}
+
+  _draw(args.out, scene, f'patch at {box.x},{box.y}', maps, indices)
+  out = Path(args.out).with_suffix('.json')
+  settings = {'sigma': lam.SIGMA, 'fold': lam.FOLD, 'kernel': lam.KERNEL}
+  runs = {label: {'params': specs[label], 'diffusion_index': indices[label]} for label in maps}
+  region = [*scene.corner, *scene.lr.shape[1::-1]]
+  place = {'picture': args.picture, 'hr': args.hr, 'scale': scale, 'box': box[:3], 'region': region}
+  checkpoint.write_json(out, {**place, 'settings': settings, 'runs': runs})
+  log.say(tables.text([['', 'diffusion index'], *([label, f'{value:.2f}'] for label, value in indices.items())]))
+  log.say(f'Higher: more pixels are used. Written: {args.out}, {out}')
+
+
+def _specs(texts: list[str]) -> dict[str, str]:
+  """Returns {label: where it lies} of 'LABEL=X' or plain 'X', which is its own label."""
+  from adaptsr_jax.errors import UserError
+
+  specs = {}
+  for text in texts:
+    label, joined, where = text.partition('=')
+    if not (label and joined and where) or Path(text).exists():
+      label, where = text, text
+    if label in specs:
+      raise UserError(f'--params={text}: the label {label!r} is given twice; name them with --params=LABEL=X.')
+    specs[label] = where
+  return specs
+
+
+def _load(specs: Mapping[str, str], fields: dict[str, Any]) -> dict[str, _Network]:
+  from adaptsr_jax import base
+  from adaptsr_jax.errors import UserError
+
+  networks, models = {}, {}
+  for label, where in specs.items():
+    loaded = base.load(where, fields)
+    model = loaded.model()
+    # One object for equal models: the gradient is compiled once.
+    networks[label] = _Network(models.setdefault(model, model), loaded.params)
+  if len({model.upscale for model in models}) > 1:
+    listed = ', '.join(f'{label} x{network.model.upscale}' for label, network in networks.items())
+    raise UserError(f'The networks enlarge by different factors, so their maps do not compare: {listed}.')
+  return networks
+
+
+def _read(path: str, is_hr: bool, scale: int) -> tuple['np.ndarray', 'np.ndarray | None']:
+  """Returns LR (h, w, 3) and, where the file is that, HR (scale * h, scale * w, 3); floats in [0, 1]."""
+  import numpy as np
+  from PIL import Image
+
+  from adaptsr_jax import image
+  from adaptsr_jax.errors import UserError
+
+  picture = image.read(path).rgb
+  if not is_hr:
+    return picture, None
+  height, width = (side // scale for side in picture.shape[:2])
+  if min(height, width) < 1:
+    raise UserError(f'{path} has {picture.shape[1]} x {picture.shape[0]} pixels: too small to be shrunk by {scale}.')
+  hr = picture[: scale * height, : scale * width]
+  lr = Image.fromarray(image.to_uint8(hr)).resize((width, height), Image.Resampling.BICUBIC)
+  return image.to_float(np.asarray(lr)), hr
+
+
+def _box(args: argparse.Namespace, lr: 'np.ndarray', hr: 'np.ndarray | None', scale: int) -> 'figures.Box':
+  """Returns the patch in pixels of the enlarged picture: the given one, or the busiest."""
+  from adaptsr_jax import figures
+  from adaptsr_jax.errors import UserError
+  from adaptsr_jax.metrics import lam
+
+  corner, size = _parsed_box(args.box) if args.box else (None, lam.WINDOW)
+  height, width = (scale * side for side in lr.shape[:2])
+  # Differences to the next row and column need a pixel beyond the patch.
+  if min(height, width) <= size:
+    raise UserError(
+      f'{args.picture} is too small for a patch of {size} pixels: enlarged by {scale} it has {width} x {height}.'
+    )
+  least = _lr_pixels(size + 1, scale) + 2
+  if args.context < least:
+    raise UserError(f'--context={args.context} is too small for a patch of {size} pixels: give {least} or more.')
+  if corner is None and hr is not None:
+    corner = figures.busiest_box(hr[:-1, :-1], size)[:2]
+  elif corner is None:
+    corner = (scale * start for start in figures.busiest_box(lr[:-1, :-1], _lr_pixels(size, scale))[:2])
+  box = figures.Box(*corner, size, size)
+  if box.x + size >= width or box.y + size >= height:
+    raise UserError(
+      f'--box={args.box} leaves the enlarged picture of {width} x {height} pixels: '
+      f'X can be 0 to {width - size - 1}, Y 0 to {height - size - 1}.'
+    )
+  return box
+
+
+def _lr_pixels(size: int, scale: int) -> int:
+  return -(-size // scale)
+
+
+def _parsed_box(text: str) -> tuple[tuple[int, int], int]:
+  """Returns ((x, y), size) of 'X,Y' or 'X,Y,SIZE'."""
+  from adaptsr_jax.errors import UserError
+  from adaptsr_jax.metrics import lam
+
+  parts = text.split(',')
+  if len(parts) not in (2, 3) or not all(part.strip().isdecimal() for part in parts):
+    raise UserError(f'--box={text} is not X,Y or X,Y,SIZE in whole pixels, such as 110,150,16.')
+  x, y, size = (*map(int, parts), lam.WINDOW)[:3]
+  if size < 1:
+    raise UserError(f'--box={text} has no size: SIZE is 1 or more pixels.')
+  return (x, y), size
+
+
+def _cut(lr: 'np.ndarray', hr: 'np.ndarray | None', box: 'figures.Box', scale: int, context: int) -> _Scene:
+  """Cuts out `context` LR pixels a side around the patch, less where the picture has less."""
+  import numpy as np
+
+  from adaptsr_jax import bicubic
+
+  left, right = _span(box.x + box.width / 2, context, lr.shape[1], scale)
+  top, bottom = _span(box.y + box.height / 2, context, lr.shape[0], scale)
+  small = lr[top:bottom, left:right]
+  if hr is None:
+    large = np.clip(bicubic.imresize(small, scale), 0, 1)
+  else:
+    large = hr[scale * top : scale * bottom, scale * left : scale * right]
+  return _Scene(small, large, box._replace(x=box.x - scale * left, y=box.y - scale * top), (left, top))
+
+
+def _span(middle: float, length: int, side: int, scale: int) -> tuple[int, int]:
+  """Returns (start, stop) of `length` of the `side` LR pixels, as far as possible around an SR place."""
+  length = min(length, side)
+  start = min(max(round(middle / scale - length / 2), 0), side - length)
+  return start, start + length
+
+
+def _words(scene: _Scene) -> str:
+  height, width = scene.lr.shape[:2]
+  return f'{width} x {height} LR pixels from {scene.corner[0]},{scene.corner[1]}'
+
+
+def _attribute(network: _Network, scene: _Scene, label: str, picture: str) -> 'np.ndarray':
+  """Returns the map of `scene.lr`."""
+  import jax
+  import numpy as np
+
+  from adaptsr_jax.errors import UserError
+  from adaptsr_jax.metrics import lam
+
+  model, params = network
+  if min(scene.lr.shape[:2]) < model.minimum:
+    raise UserError(
+      f'{label}: the network needs {model.minimum} LR pixels on each side, and gets {_words(scene)}: '
+      'give a larger picture or --context.'
+    )
+  try:
+    saliency = lam.attribute(model.apply, params, scene.lr[None], scene.patch[:3])
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    raise UserError(
+      f'{label}: the device has not enough memory; choose a --context below {max(scene.lr.shape[:2])}.'
+    ) from error
+  if not np.isfinite(saliency).all():
+    raise UserError(f'{label}: the network gives numbers that are not finite; its weights are damaged.')
+  if not saliency.any():
+    raise UserError(f'{label}: nothing in {picture} adds to this patch, which is flat; choose another --box.')
+  return saliency
+
+
+def _draw(path: str, scene: _Scene, title: str, maps: Mapping[str, 'np.ndarray'], indices: Mapping[str, float]) -> None:
+  """Draws the picture with the patch, and beside it the map of each network with its diffusion index."""
+  from adaptsr_jax import figures
+
+  names = {label: label if len(label) <= _LONGEST else f'…{label[1 - _LONGEST :]}' for label in maps}
+  panels = [(f'{names[label]}\nDI {indices[label]:.2f}', saliency) for label, saliency in maps.items()]
+  figures.attribution(path, [figures.Attribution(title, scene.large, scene.patch, panels)])
+
+
+if __name__ == '__main__':
+  sys.exit(main())
