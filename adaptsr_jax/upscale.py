@@ -33,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--format', choices=('png', 'jpg', 'webp', 'tif'), help='of the results; default: as each input')
   parser.add_argument('--suffix', default='', help="added to the names in a folder, e.g. '_x4'")
   parser.add_argument('--tile', type=int, default=0, help='side of tiles in input pixels; 0: automatic; -1: no tiles')
-  parser.add_argument('--overlap', type=int, default=16, help='surroundings of a tile in input pixels (default 16)')
+  parser.add_argument(
+    '--overlap', type=int, help='surroundings of a tile in input pixels (default 16; SwinIR and DRCT 32)'
+  )
   parser.add_argument('--ensemble', action='store_true', help='average over the eight flips and turns: 8 times slower')
   parser.add_argument('--skip_existing', action='store_true', help='leave out pictures whose result is there')
   return parser
@@ -149,7 +151,8 @@ def _enlarger(args: argparse.Namespace) -> Any:
     else:
       print(f'Note: {note}, so there are no tiles; if memory does not suffice, --tile gives a similar result.')
       tile = infer.WHOLE
-  infer.tiling(tile, args.overlap, model.multiple, model.minimum)
+  tiling = infer.tiling_of(model, tile, args.overlap)
+  infer.tiling(**tiling)
   params = jax.device_put(loaded.params)
 
   def enlarge(picture: 'Picture', on_tile: Any) -> 'Picture':
@@ -158,12 +161,9 @@ def _enlarger(args: argparse.Namespace) -> Any:
       params,
       _bled(picture),
       model.upscale,
-      multiple=model.multiple,
-      tile=tile,
-      overlap=args.overlap,
       ensemble=args.ensemble,
-      minimum=model.minimum,
       on_tile=on_tile,
+      **tiling,
     )
     return picture._replace(rgb=rgb, alpha=_enlarged_alpha(picture, model.upscale))
 

@@ -6,7 +6,14 @@
 
 The budget is the same, 839,088 adapter parameters; rank 8 at all 154 sites of DRCT costs 781,488 of them, and at all
 304 sites of DRCT-L 1,501,488. Where every site gets a rank, 50,011 biases of DRCT are trained beside them: 889,099
-parameters, 6.3 % of 14,139,579. With --config.steps=0 the counts are printed and the base is measured alone.
+parameters, 6.3 % of 14,139,579.
+
+With --config.steps=0 the base is measured alone and the counts printed; without weights, on any pair of pictures:
+
+  python -m adaptsr_jax.main --config=configs/drct.py --config.base=random --config.model=drct_x4 --config.steps=0 \
+    --config.data.valid.lr=LR_VALID --config.data.valid.hr=HR_VALID --workdir=runs/counts
+
+Expected: ranks of 8, 'adapters (loralib) 781,488 + trained biases 50,011 = 831,499 parameters'.
 """
 
 from adaptsr_jax import config

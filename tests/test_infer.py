@@ -181,6 +181,33 @@ def test_the_size_decides_when_no_tile_is_given(monkeypatch):
   assert shapes == [(20, 80), (48, 48), (41, 40)]
 
 
+def test_networks_with_attention_get_a_wider_overlap():
+  fields = {'embed_dim': 8, 'depths': (2,), 'num_heads': (2,), 'window_size': 4, 'img_size': 8}
+  swinir, drct = models.build('swinir', **fields), models.build('drct', num_heads=(6,))
+  assert infer.tiling_of(models.build('safmn'), 64) == {'tile': 64, 'overlap': 16, 'multiple': 1, 'minimum': 8}
+  assert infer.tiling_of(swinir, 0) == {'tile': 0, 'overlap': 32, 'multiple': 4, 'minimum': 3}
+  assert infer.tiling_of(drct, 0)['overlap'] == 32
+  assert infer.tiling_of(swinir, 0, overlap=0)['overlap'] == 0  # asked for
+  # The automatic tiles have room for it, and a tile that has none is refused.
+  infer.tiling(**infer.tiling_of(drct, 0))
+  with pytest.raises(UserError, match='Tiles of 64 pixels with an overlap of 32 leave nothing: give --tile=80'):
+    infer.tiling(**infer.tiling_of(swinir, 64))
+
+
+@pytest.mark.parametrize('size', [(152, 80), (150, 83)], ids=['of whole windows', 'of any size'])
+def test_tiles_of_a_network_with_attention(size):
+  model = models.build('swinir', embed_dim=8, depths=(4,), num_heads=(2,), upscale=2, upsampler='pixelshuffledirect')
+  params = jax.tree.map(lambda leaf: 3 * leaf if leaf.ndim == 2 else leaf, params_of(model))  # it makes choices
+  x = picture(*size)
+  whole = infer.upscale(model.apply, params, x, 2, tile=infer.WHOLE)
+  furthest = {
+    overlap: np.abs(infer.upscale(model.apply, params, x, 2, **infer.tiling_of(model, 80, overlap)) - whole).max()
+    for overlap in (0, None)
+  }
+  assert furthest[None] <= 1e-5 * np.abs(whole).max()
+  assert furthest[0] > 1e-3 * np.abs(whole).max()
+
+
 def test_progress_is_told():
   calls = []
   infer.upscale(nearest, {}, picture(40, 40), 2, tile=32, overlap=4, on_tile=lambda *n: calls.append(n))

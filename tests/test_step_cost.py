@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaptsr_jax import config, lora, losses, methods, models
+from adaptsr_jax import checkpoint, config, lora, losses, methods, models
 from adaptsr_jax.base import Base
-from benchmarks import step_time
+from benchmarks import flops, step_time
 
 
 @pytest.fixture(scope='module')
@@ -20,7 +20,7 @@ def base():
 
 @pytest.fixture(scope='module')
 def found(base):
-  return step_time.variants(base, batch=2, patch=12, rank=2, forms=['1x1_kxk'])
+  return step_time.variants(base, batch=2, patch=12, rank=2, rows=step_time.plan(['1x1_kxk']))
 
 
 @pytest.fixture(scope='module')
@@ -77,9 +77,66 @@ def test_table_has_a_line_for_each_variant(rows):
   assert all(name in line for name, line in zip(rows, lines[2:], strict=True))
 
 
-def test_unknown_model_is_one_sentence(capsys):
-  assert step_time.main(['--models', 'esdr']) == 2
-  assert "'esdr'" in capsys.readouterr().err
+def test_rows_are_chosen_by_name_with_what_they_are_compared_with():
+  def names(pattern, **options):
+    return [row.name for row in step_time.plan(['1x1_kxk'], pattern=pattern, **options)]
+
+  assert names('factored') == ['step full', 'step lora factored 1x1_kxk']
+  assert names('merged$') == ['inference base', 'inference merged']
+  assert names('lora merged', remats=[True]) == ['step full remat', 'step lora merged 1x1_kxk remat']
+  both = {'remats': [False, True], 'dtypes': ['float32', 'bfloat16']}
+  assert names('factored.* remat bfloat16', **both) == ['step full', 'step lora factored 1x1_kxk remat bfloat16']
+  assert len(names('', **both)) == len(set(names('', **both))) == 4 * 3 + 4
+  assert names('nothing') == []
+
+
+def test_window_models_again_in_low_precision_and_with_blocks_computed_again():
+  # Shapes instead of weights: nothing is run.
+  fields = {'upscale': 2, 'embed_dim': 16, 'depths': (2,), 'num_heads': (2,), 'upsampler': 'pixelshuffledirect'}
+  base = Base('swinir', fields, flops.parameters(models.build('swinir', **fields)), {}, None)
+  wanted = ('step full', 'step full remat', 'step full bfloat16')
+  plan = step_time.plan([], [False, True], ['float32', 'bfloat16'], 'full')
+  found = step_time.variants(base, 2, 48, 2, [row for row in plan if row.name in wanted])
+  rows = {row['variant']: row for row in step_time.rows(found, step_time.take_turns(found, 0))}
+  assert tuple(rows) == wanted
+  kept, again, low = rows.values()
+  assert not any('ms' in row for row in rows.values())
+  assert {row['reference'] for row in rows.values()} == {'step full'}
+  assert len(step_time.text(list(rows.values())).splitlines()) == len(rows) + 2
+  # A second forward pass of the blocks costs up to a third of a step, and saves what the first would keep.
+  assert 1.1 < again['flops_ratio'] < 1.35
+  assert again['temporary_bytes'] < kept['temporary_bytes']
+  assert kept['trainable_parameters'] == again['trainable_parameters'] == low['trainable_parameters']
+  assert low['bytes_accessed'] != kept['bytes_accessed']
+
+
+@pytest.mark.parametrize(
+  ('flags', 'said'),
+  [
+    (['--models', 'esdr'], "'esdr'"),
+    (['--remat', 'yes'], "--remat has 'yes'; it can have off, on"),
+    (['--dtypes', 'float16'], "--dtypes has 'float16'; it can have float32, bfloat16"),
+    (['--rows', 'nothing'], "No row of safmn_x4 has a match of --rows='nothing'"),
+    (['--rows', '('], "--rows is '(', which is no regular expression"),
+  ],
+  ids=str,
+)
+def test_what_cannot_be_measured_is_one_sentence(capsys, flags, said):
+  assert step_time.main([*flags, '--rounds', '0']) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('Error: ')
+  assert said in error
+
+
+def test_command_compiles_without_running(capsys, tmp_path):
+  flags = ['--models', 'safmn_x2', '--batch', '1', '--patch', '8', '--remat', 'off,on', '--rows', 'inference']
+  assert step_time.main([*flags, '--rounds', '0', '--out', str(tmp_path / 'x.json')]) == 0
+  said = capsys.readouterr().out
+  assert 'compiled only' in said
+  assert 'CPU ms' not in said
+  assert 'The merged model compiles to the program of the base (FLOPs, bytes, memory): yes.' in said
+  rows = checkpoint.read_json(tmp_path / 'x.json')['models']['safmn_x2']['rows']
+  assert [row['variant'] for row in rows] == ['inference base', 'inference merged']
 
 
 @pytest.mark.parametrize('form', lora.FORMS)

@@ -120,7 +120,8 @@ class SAFMN(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     _check_size(self, x)
-    x = first = nn.Conv(self.dim, (3, 3), dtype=self.dtype, name='to_feat')(x)
+    # float32, so that the sums between the blocks are, too: in bfloat16 they would double its rounding error.
+    x = first = nn.Conv(self.dim, (3, 3), dtype=jnp.float32, name='to_feat')(x)
     for i in range(self.n_blocks):
       x = Block(
         self.factors, int(self.dim * self.ffn_scale), use_norm=True, use_bias=True, dtype=self.dtype, name=f'feats_{i}'
@@ -155,7 +156,7 @@ class SAFMN_NTIRE2023(nn.Module):
   def __call__(self, x: Array) -> Array:
     _check_size(self, x)
     skip = layers.resize_bilinear(x, self.upscale)
-    x = nn.Conv(self.dim, (3, 3), dtype=self.dtype, name='to_feat')(x)
+    x = nn.Conv(self.dim, (3, 3), dtype=jnp.float32, name='to_feat')(x)  # as above
     x = GlobalResponseNorm(name='norm')(x)
     for i in range(self.n_blocks):
       x = Block(
