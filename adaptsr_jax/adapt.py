@@ -50,8 +50,13 @@ _FREE_FIELDS = (
 )
 
 
-def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> dict[str, Any]:
   """Adapts a base to pairs of pictures and writes everything to `workdir`; continues where an earlier start stopped.
+
+  Args:
+    config: of the run.
+    workdir: folder of the run.
+    command: what started it, for the record.
 
   Returns:
     The content of results.json.
@@ -146,6 +151,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     'versions': versions(),
     'device': jax.devices()[0].device_kind,
     'config': config.to_dict(),
+    'command': command,
   }
   _export(workdir, base, params, method, trained.trainable, results)
 

@@ -4,6 +4,7 @@ python -m adaptsr_jax.main --config=configs/safmn.py --config.base=safmn.pth --w
 """
 
 import os
+import shlex
 import sys
 
 from absl import app, flags, logging
@@ -26,7 +27,8 @@ def main(argv: list[str]) -> int:
   from adaptsr_jax.errors import UserError
 
   try:
-    results = adapt.run(_CONFIG.value, _WORKDIR.value)
+    command = shlex.join(['python', '-m', 'adaptsr_jax.main', *sys.argv[1:]])
+    results = adapt.run(_CONFIG.value, _WORKDIR.value, command)
     if results['steps']:
       print(show.next_commands(sys.argv[1:], results, _WORKDIR.value))
   except (UserError, OSError) as error:

@@ -119,7 +119,8 @@ def _same_format(suffix: str, name: str) -> bool:
 def _check_targets(jobs: list[Job]) -> None:
   from adaptsr_jax.errors import UserError
 
-  inputs = {_identity(job.source): job.source for job in jobs}
+  # A link to nothing has no identity; it is named when its turn comes.
+  inputs = {_identity(job.source): job.source for job in jobs if job.source.exists()}
   writers: dict[Path, Path] = {}
   for source, target in jobs:
     if target.exists() and _identity(target) in inputs:

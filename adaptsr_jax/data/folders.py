@@ -99,7 +99,7 @@ def find_pairs(places: Sequence[Folders], scale: int, names: str = '', skip_name
   """Returns the pairs of `places`, restricted by `names` and `skip_names`; errors as of `sources.open_source`."""
   named, matched, faults, counts = {}, {}, {}, []
   for place in places:
-    hr_files, lr_files, partners, unfit = _pairs_of(place, scale)
+    hr_files, lr_files, partners, unfit = pairs_of(place, scale)
     named |= {path: (place.camera, _stem(path)) for path in hr_files}
     matched |= partners
     faults |= unfit
@@ -125,7 +125,7 @@ def find_pairs(places: Sequence[Folders], scale: int, names: str = '', skip_name
   return items
 
 
-def _pairs_of(place: Folders, scale: int) -> tuple[list[Path], list[Path], dict[Path, Path | None], dict[Path, str]]:
+def pairs_of(place: Folders, scale: int) -> tuple[list[Path], list[Path], dict[Path, Path | None], dict[Path, str]]:
   """Returns the HR files, the LR files, the LR file of each HR file, and why other files have no partner."""
   if not place.lr:
     hr_files = _list(place.hr, 'hr')

@@ -17,12 +17,16 @@ _FORMATS = ('PNG', 'JPEG', 'WEBP', 'TIFF', 'BMP')
 
 
 def list_images(folder: str | os.PathLike) -> list[Path]:
-  """Returns the picture files directly in `folder`, told by suffix, sorted by name, without hidden ones."""
+  """Returns the picture files directly in `folder`, told by suffix, sorted by name, without hidden ones.
+
+  Links to files that are gone are listed, so that reading names them instead of nobody missing them.
+  """
   try:
     entries = sorted(Path(folder).iterdir())
   except OSError as error:
     raise ImageError(f'{folder} cannot be listed: {reason(error)}.') from None
-  return [p for p in entries if p.suffix.lower() in SUFFIXES and not p.name.startswith('.') and p.is_file()]
+  named = [p for p in entries if p.suffix.lower() in SUFFIXES and not p.name.startswith('.')]
+  return [p for p in named if p.is_file() or (p.is_symlink() and not p.exists())]
 
 
 def size(path: str | os.PathLike) -> tuple[int, int]:

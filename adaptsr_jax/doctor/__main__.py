@@ -1,0 +1,156 @@
+"""Examines pairs of pictures for what harms training: wrong sizes, shifts, other light, blurred HR, duplicates.
+
+python -m adaptsr_jax.doctor --lr=LR --hr=HR
+python -m adaptsr_jax.doctor --lr=LR --hr=HR --fix=MENDED
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+_THREADS = 2
+_EVERY = 2.0  # seconds between lines of progress
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m adaptsr_jax.doctor',
+    description=__doc__.split('\n')[0],
+    epilog='Exit code: 0 fine, 1 warnings or faults were found, 2 it could not run.',
+    allow_abbrev=False,
+  )
+  parser.add_argument('--lr', required=True, metavar='DIR', help='LR pictures')
+  parser.add_argument('--hr', required=True, metavar='DIR', help='HR pictures')
+  parser.add_argument('--scale', type=int, default=0, help='HR pixels per LR pixel; by default what most pairs have')
+  parser.add_argument('--out', default='doctor', metavar='DIR', help='folder of doctor.json and worst.png')
+  parser.add_argument('--notes', action='store_true', help='list notes too, not only warnings and faults')
+  parser.add_argument(
+    '--fix',
+    default='',
+    metavar='DIR',
+    help='new folder for aligned copies of the pairs, without faults and duplicates',
+  )
+  parser.add_argument(
+    '--fix_exposure', action='store_true', help='with --fix: give HR the light of LR where it differs'
+  )
+  return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command; returns the exit code."""
+  args = _parser().parse_args(argv)
+  from adaptsr_jax.errors import UserError
+
+  try:
+    return _run(args)
+  except (UserError, OSError) as error:
+    print(f'Error: {error}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print('Stopped; nothing was written.', file=sys.stderr)
+    return 130
+
+
+def _run(args: argparse.Namespace) -> int:
+  from adaptsr_jax import checkpoint
+  from adaptsr_jax.doctor import duplicates, findings, folders, mend, report
+
+  out, fixed = Path(args.out), Path(args.fix)
+  _check(args, out, fixed)
+  listing = folders.find(args.lr, args.hr, args.scale)
+  found = [findings.Finding(path.name, 'file', findings.FAULT, text) for path, text in listing.faults.items()]
+  measures, unreadable = _examine_all(listing)
+  found += [findings.Finding(name, 'unreadable', findings.FAULT, text) for name, text in unreadable.items()]
+  pairs = [pair for pair in listing.pairs if pair.name in measures]
+  measured = [measures[pair.name] for pair in pairs]
+  for pair, measure in zip(pairs, measured, strict=True):
+    found += findings.judge(pair, measure, listing.scale)
+  found += duplicates.find(pairs, measured) + duplicates.whose(pairs, measured)
+  found = findings.order(found)
+
+  out.mkdir(parents=True, exist_ok=True)
+  checkpoint.write_json(out / 'doctor.json', report.content(listing.pairs, measures, found, listing.scale))
+  (out / 'worst.png').unlink(missing_ok=True)  # of an earlier call
+  drawn = report.sheet(out / 'worst.png', pairs, found, listing.scale)
+  print('\n'.join([*report.lines(found, args.notes), *report.summary(found, measures, listing.scale)]))
+  print(f'Written to {out}: doctor.json{", worst.png" if drawn else ""}')
+  if args.fix:
+    done = mend.mend(fixed, pairs, measures, found, listing.scale, args.fix_exposure)
+    print(_mended(fixed, done))
+  return int(any(f.severity != findings.NOTE for f in found))
+
+
+def _check(args: argparse.Namespace, out: Path, fixed: Path) -> None:
+  """Refuses what cannot be meant before any work."""
+  from adaptsr_jax.doctor import mend
+  from adaptsr_jax.errors import UserError
+
+  if args.scale < 0:
+    raise UserError(f'--scale is {args.scale}, but HR is at least as large as LR: give 1 or more.')
+  if args.fix_exposure and not args.fix:
+    raise UserError('--fix_exposure changes copies only: give --fix=DIR too.')
+  inputs = [args.lr, args.hr]
+  mend.check_folder(out, inputs, '--out')
+  if args.fix:
+    mend.check_target(fixed, inputs)
+
+
+def _examine_all(listing: Any) -> tuple[dict[str, Any], dict[str, str]]:
+  """Returns the measures of the pairs by name, and why others could not be decoded."""
+  from concurrent import futures
+
+  from adaptsr_jax.doctor import examine
+  from adaptsr_jax.errors import UserError
+
+  def work(pair: Any) -> Any:
+    try:
+      return examine.examine(pair, listing.scale)
+    except UserError as error:
+      return str(error)
+    except MemoryError:
+      return f'{pair.hr} does not fit into the memory of this machine.'
+
+  measures, faults = {}, {}
+  progress = _Progress(len(listing.pairs))
+  threads = futures.ThreadPoolExecutor(_THREADS)
+  try:
+    for pair, result in zip(listing.pairs, threads.map(work, listing.pairs), strict=True):
+      (faults if isinstance(result, str) else measures)[pair.name] = result
+      progress.done()
+  finally:
+    threads.shutdown(cancel_futures=True)
+  return measures, faults
+
+
+class _Progress:
+  """Says every few seconds how many pairs are done and how long the rest takes."""
+
+  def __init__(self, total: int):
+    self._total, self._count = total, 0
+    self._start = self._said = time.perf_counter()
+
+  def done(self) -> None:
+    """Counts a pair."""
+    from adaptsr_jax import log
+
+    self._count += 1
+    now = time.perf_counter()
+    if now - self._said >= _EVERY and self._count < self._total:
+      self._said = now
+      left = (now - self._start) * (self._total - self._count) / self._count
+      log.say(f'{self._count}/{self._total} pairs  {log.clock(left)} left')
+
+
+def _mended(folder: Path, done: dict[str, Any]) -> str:
+  copied = sum('copied' in what for what in done['pairs'].values())
+  lines = [
+    f'Written to {folder}: {len(done["pairs"])} pairs, {copied} unchanged, {len(done["pairs"]) - copied} mended; '
+    f'{len(done["left_out"])} left out{":" if done["left_out"] else "."}'
+  ]
+  return '\n'.join(lines + [f'  {name}: {why}' for name, why in done['left_out'].items()])
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,77 @@
+"""Makes one page on finished runs: did the adaptation help, by how much, and what does it look like.
+
+python -m adaptsr_jax.report runs/camera --out=report
+python -m adaptsr_jax.report runs/camera runs/camera_full --out=report --metrics=lpips --metric_weights=weights
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m adaptsr_jax.report', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('runs', nargs='+', metavar='RUN', help='workdir of a finished run; the first is the reference')
+  parser.add_argument(
+    '--out', required=True, metavar='DIR', help='folder for report.html, report.md and their pictures'
+  )
+  parser.add_argument(
+    '--metrics', default='psnr,ssim', metavar='NAMES', help='e.g. psnr,ssim,lpips (default: psnr,ssim)'
+  )
+  parser.add_argument(
+    '--metric_weights', default='', metavar='DIR', help='where the weights of learned metrics are (default: the cache)'
+  )
+  parser.add_argument(
+    '--pictures',
+    type=int,
+    default=5,
+    metavar='N',
+    help='how many of the best, and of the worst, are shown (default: 5)',
+  )
+  return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command; returns the exit code."""
+  args = _parser().parse_args(argv)
+  from adaptsr_jax.errors import UserError
+
+  try:
+    print(_run(args))
+  except (UserError, OSError) as error:
+    print(f'Error: {error}', file=sys.stderr)
+    return 2
+  return 0
+
+
+def _run(args: argparse.Namespace) -> str:
+  """Writes the report; returns what to print."""
+  from absl import logging
+
+  from adaptsr_jax import tables
+  from adaptsr_jax.errors import UserError
+  from adaptsr_jax.report import content, gather, markdown, page, pictures
+
+  logging.set_verbosity(logging.WARNING)  # orbax tells of every file it reads
+  if args.pictures < 0:
+    raise UserError(f'--pictures is {args.pictures}; it can be 0 or more.')
+  runs = gather.read(args.runs)
+  systems = gather.systems(runs)
+  asked = pictures.ask(args.metrics.split(','), args.metric_weights, systems)
+  out = Path(args.out).absolute()
+  out.mkdir(parents=True, exist_ok=True)
+  try:
+    look, why_not = pictures.look(runs, systems, asked, args.pictures, out), ''
+  except (UserError, OSError) as error:
+    look, why_not = None, str(error)
+    print(f'Without pictures: {error}')
+  report = content.compose(runs, systems, look, why_not, asked, out)
+  tables.write(out / 'report.md', markdown.render(report, out))
+  tables.write(out / 'report.html', page.render(report))
+  return '\n'.join([f'{judged.headline} {judged.detail}' for _, judged in report.verdicts] + [f'{out / "report.html"}'])
+
+
+if __name__ == '__main__':
+  sys.exit(main())

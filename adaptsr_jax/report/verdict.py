@@ -1,0 +1,215 @@
+"""Did it help? Numbers put into plain sentences, with what speaks against them and what to try."""
+
+import math
+import re
+import shlex
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from adaptsr_jax import optim
+from adaptsr_jax.log import clock
+from adaptsr_jax.report import gather
+from adaptsr_jax.report.gather import Interval, Run, System
+from adaptsr_jax.report.pictures import Look
+from adaptsr_jax.tables import lower_is_better
+
+METRIC = 'psnr_y'  # what the verdict goes by
+NAMES = {'psnr_y': 'PSNR (Y)', 'ssim_y': 'SSIM (Y)', 'psnr_rgb': 'PSNR (RGB)', 'ssim_rgb': 'SSIM (RGB)'}
+# Pictures from which on all of them gaining is no longer within chance (2 * 0.5**6 < 0.05), and from which on a
+# bootstrap may be taken at its word.
+_FEW, _ROUGH = 6, 20
+
+
+class Verdict(NamedTuple):
+  """What a reader should take away of one adapted network."""
+
+  kind: str  # 'helped', 'hurt', 'unclear' or 'untrained'
+  headline: str
+  detail: str  # the interval, and what it rests on
+  gain: Interval
+  better: int  # pictures that gained
+  pictures: int
+  remarks: list[str]  # what speaks against the headline, or limits it
+  advice: list[str]  # what to try; empty where it helped
+  facts: dict[str, str]  # what it took
+
+
+def judge(system: System, base: System, look: Look | None) -> Verdict:
+  """Judges an adapted network against its base by PSNR (Y)."""
+  run = system.run
+  gain = gather.gain(system, base, METRIC)
+  each = gather.gains(system, base, METRIC)
+  better, number = sum(value > 0 for value in each.values()), len(each)
+  kind = _kind(run, gain)
+  remarks = _remarks(run, system, base, number, look)
+  advice = _advice(run, number, kind) if kind in ('hurt', 'unclear') else []
+  return Verdict(
+    kind, _headline(kind, gain), _detail(kind, gain, better, number), gain, better, number, remarks, advice, _facts(run)
+  )
+
+
+def compare(system: System, first: System) -> str:
+  """Returns a sentence on two adapted networks."""
+  gain = gather.gain(system, first, METRIC)
+  words = f'{system.label} is {_amount(gain)} against {first.label}'
+  if not math.isfinite(gain.low):
+    return f'{words}.'
+  certain = gain.low > 0 or gain.high < 0
+  return words + (
+    ', a difference that holds over the pictures.' if certain else ': no difference that these pictures show.'
+  )
+
+
+def signed(value: float, digits: int = 2) -> str:
+  """Returns a number with its sign, the minus as long as the plus."""
+  return f'{round(value, digits) + 0.0:+.{digits}f}'.replace('-', '\N{MINUS SIGN}')
+
+
+def plural(number: int, word: str) -> str:
+  """Returns e.g. '1 picture', '3 pictures'."""
+  return f'{number:,} {word}{"s" * (number != 1)}'
+
+
+def _kind(run: Run, gain: Interval) -> str:
+  if not run.results['steps']:
+    return 'untrained'
+  if gain.low > 0:
+    return 'helped'
+  return 'hurt' if gain.high < 0 else 'unclear'
+
+
+def _headline(kind: str, gain: Interval) -> str:
+  amount = f'{signed(gain.mean, _digits(gain))} dB PSNR (Y) against the base'
+  return {
+    'untrained': 'Nothing was trained: a run of 0 steps measures the base.',
+    'helped': f'The adaptation helped: {amount}.',
+    'hurt': f'The adaptation did harm: {amount}.',
+    'unclear': f'It is not clear that the adaptation helped: {amount}.',
+  }[kind]
+
+
+def _detail(kind: str, gain: Interval, better: int, number: int) -> str:
+  if kind == 'untrained':
+    return f'Measured on {plural(number, "picture")}.'
+  if not math.isfinite(gain.low):
+    return 'Measured on one picture, which says nothing about others: an interval needs two.'
+  low, high = (signed(value, _digits(gain)) for value in gain[1:])
+  says = {
+    'helped': ', without 0' if number >= _FEW else ', but from too few pictures to speak for others',
+    'hurt': ', without 0',
+    'unclear': ', which includes 0: more or other pictures may turn it round',
+  }[kind]
+  return f'Better on {better} of {plural(number, "picture")}. The 95 % interval is {low} to {high} dB{says}.'
+
+
+def _digits(gain: Interval) -> int:
+  return 2 if abs(gain.mean) >= 0.095 else 3
+
+
+def _amount(gain: Interval) -> str:
+  digits = _digits(gain)
+  interval = f' (95 % interval {signed(gain.low, digits)} to {signed(gain.high, digits)})'
+  return f'{signed(gain.mean, digits)} dB{interval if math.isfinite(gain.low) else ""}'
+
+
+def _facts(run: Run) -> dict[str, str]:
+  trained, total = run.results['trainable_parameters'], run.results['total_parameters']
+  return {
+    'Trained parameters': f'{trained:,} ({100 * trained / total:.1f} %)',
+    'Training time': clock(run.results['seconds']),
+  }
+
+
+def _remarks(run: Run, system: System, base: System, number: int, look: Look | None) -> list[str]:
+  remarks = []
+  left_out = len(system.scores) - number
+  if 1 < number < _ROUGH:
+    remarks.append(
+      f'The interval comes from {number} pictures. With so few it is a rough guide, rather too narrow than too wide.'
+    )
+  if left_out:
+    remarks.append(f'{plural(left_out, "picture")} left out: an output that equals its HR has no finite PSNR.')
+  if run.results['steps'] and run.material.get('training pictures') == run.material.get('validation pictures'):
+    remarks.append('It was measured on the pictures it was trained on, so the gain says nothing about other pictures.')
+  if run.config.export == 'best' and run.results.get('best'):
+    remarks.append(
+      'The state was chosen as the best on the same pictures that measure it, so the gain flatters itself.'
+    )
+  remarks += _disagreements(system, base)
+  remarks += _colour_remark(system, base, look)
+  if look and look.drift > 0.01:
+    remarks.append(
+      f'Made again for this page, the pictures differ from the recorded measurements by up to {look.drift:.2f} dB: '
+      'another device or another version.'
+    )
+  return remarks
+
+
+def _disagreements(system: System, base: System) -> list[str]:
+  """Names metrics that certainly go the other way than PSNR (Y)."""
+  direction = gather.gain(system, base, METRIC).mean
+  remarks = []
+  for metric in set(gather.metrics_of(system)) & set(gather.metrics_of(base)) - {METRIC}:
+    gain = gather.gain(system, base, metric)
+    certain = gain.low > 0 or gain.high < 0
+    improved = (gain.mean < 0) == lower_is_better(metric)
+    if certain and improved != (direction > 0):
+      remarks.append(
+        f'{NAMES.get(metric, metric.upper())} disagrees: by it the adapted pictures are '
+        f'{"better" if improved else "worse"} ({signed(gain.mean, 4)}).'
+      )
+  return sorted(remarks)
+
+
+def _colour_remark(system: System, base: System, look: Look | None) -> list[str]:
+  pairs = [(look.colours.get((s.label, 'HR')) if look else None) for s in (system, base)]
+  if None in pairs or pairs[0].delta_e < pairs[1].delta_e + 0.5:
+    return []
+  return [
+    f'Colours moved away from HR: the mean colour is {pairs[0].delta_e:.1f} from it (CIE Lab), '
+    f'that of the base {pairs[1].delta_e:.1f}.'
+  ]
+
+
+def _advice(run: Run, number: int, kind: str) -> list[str]:
+  c = run.config
+  peak = _peak_rate(c)
+  advice = [
+    *_earlier(run),
+    f'A lower learning rate: it was {peak:.2g}; try `--config.optim.lr={peak / 3:.1g}`.',
+  ]
+  if not c.optim.clip:
+    advice.append('Clipping of the gradient was off, so one bad batch can undo the rest: `--config.optim.clip=1`.')
+  if not c.optim.ema:
+    advice.append('No average of the weights was kept, so the last batches decide: `--config.optim.ema=0.99`.')
+  pairs = re.search(r'(\d+) pairs', run.material.get('training pictures', ''))
+  if pairs:
+    advice.append(f'More training pictures: there are {pairs[1]}.')
+  if kind == 'unclear' and number < _ROUGH:
+    advice.append(f'More validation pictures: with {number} only large gains are certain.')
+  folders = c.data.train
+  if folders.lr:
+    command = shlex.join(['python', '-m', 'adaptsr_jax.doctor', f'--lr={folders.lr}', f'--hr={folders.hr}'])
+    advice.append(f'Pairs that lie apart, or differ in exposure, teach the wrong thing; look for them by `{command}`.')
+  return advice
+
+
+def _peak_rate(config: ConfigDict) -> float:
+  """Returns the learning rate that the schedule falls from."""
+  without_ramp = config.copy_and_resolve_references()
+  without_ramp.optim.warmup = 0
+  return float(optim.schedule(without_ramp)(0))
+
+
+def _earlier(run: Run) -> Sequence[str]:
+  """Points at a state on the way that was better than the last."""
+  measured = [(row['valid/psnr_y'], row['step']) for row in run.history if 'valid/psnr_y' in row]
+  best = max(measured, default=None)
+  if not best or best[0] < max(measured[-1][0], run.results['base']['mean']['psnr_y']) + 0.02:
+    return []
+  return [
+    f'Validation was best at step {best[1]} of {run.results["steps"]} ({best[0]:.2f} dB, at the end '
+    f'{measured[-1][0]:.2f}): the same command with `--config.export=best` exports that state.'
+  ]

@@ -1,0 +1,502 @@
+"""The report on real runs: what it says, that the page is whole and loads nothing, and how it looks in a browser."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import color
+
+from adaptsr_jax import adapt, image, metrics, statistics
+from adaptsr_jax.report import drawings, pictures
+from adaptsr_jax.report.__main__ import main
+from adaptsr_jax.report.gather import Interval
+from configs import tiny
+from tests.browser import Browser
+from tests.pictures import write_pairs
+from tests.shared import shared
+
+# Whatever a file may be called, it is text on the page.
+NAMES = ('a<b>&"c', 'p|q_r*[s]')
+PICTURES = 7
+
+
+def settings(folders, **fields):
+  c = tiny.get_config()
+  c.score.batches = 1
+  c.eval_every = 40
+  c.save_every = 40
+  c.log_every = 10
+  for part in (c.data.train, c.data.valid):
+    part.lr, part.hr = map(str, folders)
+  c.update_from_flattened_dict(fields)
+  return c
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+  lr, hr = write_pairs(tmp_path_factory.mktemp('pictures'), PICTURES)
+  for i, name in enumerate(NAMES):
+    for folder in (lr, hr):
+      (folder / f'p{i:02d}.png').rename(folder / f'{name}.png')
+  return lr, hr
+
+
+@pytest.fixture(scope='module')
+def good(folders, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('runs') / 'good'
+  adapt.run(settings(folders, steps=80), workdir)
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def bad(folders, good, tmp_path_factory):
+  """A run that goes on from the good one, at a learning rate that ruins the network."""
+  workdir = tmp_path_factory.mktemp('runs') / 'bad'
+  optim = {'optim.lr': 0.5, 'optim.clip': 0.0, 'optim.ema': 0.0}
+  base = {'base': str(good / 'merged'), 'model': '', 'fields': ''}
+  adapt.run(settings(folders, method='full', steps=3, **optim, **base), workdir)
+  return workdir
+
+
+class Page(HTMLParser):
+  """Reads a page: `tags` of what it holds, `text` of what is seen; fails where tags do not close as they opened."""
+
+  VOID = {'meta', 'link', 'img', 'input', 'br'}
+
+  def __init__(self, source):
+    super().__init__()
+    self.source, self.tags, self.text, self._open = source, [], '', []
+    self.feed(source)
+    self.close()
+    assert not self._open
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+    if tag not in self.VOID:
+      self._open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+
+  def handle_endtag(self, tag):
+    assert self._open.pop() == tag
+
+  def handle_data(self, data):
+    if not {'style', 'script'} & set(self._open):
+      self.text += data
+
+  def all(self, tag):
+    return [attributes for name, attributes in self.tags if name == tag]
+
+
+def report(out, *runs, **flags):
+  args = [*map(str, runs), f'--out={out}', *(f'--{name}={value}' for name, value in flags.items())]
+  assert main(args) == 0
+  return Page((out / 'report.html').read_text()), (out / 'report.md').read_text()
+
+
+@pytest.fixture(scope='module')
+def of_good(good, tmp_path_factory):
+  """(folder, page, Markdown) of the run that helped."""
+  out = tmp_path_factory.mktemp('report')
+  return out, *report(out, good, pictures=2)
+
+
+def results(run):
+  return json.loads((run / 'results.json').read_text())
+
+
+def decoded(address):
+  return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition('base64,')[2]))))
+
+
+def layer(page, name, label):
+  """Returns the pixels of one picture of a viewer."""
+  (found,) = (img for img in page.all('img') if img['alt'] == f'{name}, {label}')
+  return decoded(found['src'])
+
+
+# ------------------------------------------------------------------------------------------------------- what it says
+
+
+def test_it_says_by_how_much_the_adaptation_helped(good, of_good, capsys):
+  _, page, text = of_good
+  r = results(good)
+  after, before = ([row['psnr_y'] for row in r[label]['images'].values()] for label in ('adapted', 'base'))
+  mean, low, high = statistics.paired(after, before)
+  assert low > 0
+  for content in (page.text, text):
+    assert f'The adaptation helped: {mean:+.2f} dB PSNR (Y) against the base.' in content
+    assert f'Better on {PICTURES} of {PICTURES} pictures. The 95 % interval is {low:+.2f} to {high:+.2f} dB' in content
+    assert 'What to try' not in content
+  # The tiny run is measured on what it was trained on, and says so.
+  assert 'measured on the pictures it was trained on' in page.text
+
+
+def test_it_says_plainly_that_it_did_harm_and_what_to_try(bad, tmp_path, capsys):
+  page, text = report(tmp_path, bad, pictures=1)
+  assert 'The adaptation did harm' in capsys.readouterr().out
+  for content in (page.text, text):
+    assert re.search(r'The adaptation did harm: \N{MINUS SIGN}\d+\.\d\d dB', content)
+    assert f'Better on 0 of {PICTURES}' in content
+    for flag in ('--config.optim.lr=0.2', '--config.optim.clip=1', '--config.optim.ema=0.99', 'adaptsr_jax.doctor'):
+      assert flag in content
+
+
+def edited(run, folder, change):
+  """Returns a copy of a run whose results are changed; `change` takes and returns the values of the adapted network."""
+  shutil.copytree(run, folder)
+  r = results(folder)
+  r['adapted']['images'] = change(r['base']['images'])
+  (folder / 'results.json').write_text(json.dumps(r))
+  return folder
+
+
+def test_an_interval_with_0_is_not_clear(good, tmp_path):
+  def change(base):
+    return {n: {**row, 'psnr_y': row['psnr_y'] + (0.5 - i % 2)} for i, (n, row) in enumerate(base.items())}
+
+  page, _ = report(tmp_path / 'out', edited(good, tmp_path / 'run', change))
+  assert 'It is not clear that the adaptation helped' in page.text
+  assert 'which includes 0' in page.text
+  assert 'More validation pictures' in page.text
+  # The pictures, made again, are not those that were measured.
+  assert re.search(r'differ from the recorded measurements by up to \d', page.text)
+
+
+def test_a_metric_that_goes_the_other_way_is_named(good, tmp_path):
+  def change(base):
+    return {n: {**row, 'psnr_y': row['psnr_y'] + 1, 'ssim_y': row['ssim_y'] - 0.1} for n, row in base.items()}
+
+  page, _ = report(tmp_path / 'out', edited(good, tmp_path / 'run', change))
+  assert 'SSIM (Y) disagrees: by it the adapted pictures are worse (\N{MINUS SIGN}0.1000)' in page.text
+
+
+def test_values_that_are_not_finite_are_left_out_and_counted(good, tmp_path):
+  def change(base):
+    rows = {n: {**row, 'psnr_y': row['psnr_y'] + 1} for n, row in base.items()}
+    rows['p03']['psnr_y'] = None  # as JSON holds the PSNR of identical pictures
+    return rows
+
+  page, _ = report(tmp_path / 'out', edited(good, tmp_path / 'run', change))
+  assert 'The adaptation helped: +1.00 dB' in page.text
+  assert '1 picture left out' in page.text
+
+
+def test_one_picture_and_no_steps(folders, tmp_path):
+  fields = {'steps': 0, 'data.valid.names': 'p03'}
+  adapt.run(settings(folders, **fields), tmp_path / 'run')
+  page, _ = report(tmp_path / 'out', tmp_path / 'run')
+  assert 'Nothing was trained' in page.text
+  adapt.run(settings(folders, **fields | {'steps': 2}), tmp_path / 'longer')
+  page, _ = report(tmp_path / 'out', tmp_path / 'longer')
+  assert 'It is not clear that the adaptation helped' in page.text
+  assert 'Measured on one picture' in page.text
+  assert 'needs two pictures' in page.text
+
+
+def test_two_runs_in_one_report(good, bad, tmp_path):
+  page, text = report(tmp_path, good, bad, pictures=1)
+  for content in (page.text, text):
+    content = content.replace('\\', '')
+    assert 'The adaptation helped' in content
+    assert 'The adaptation did harm' in content
+    assert 'bad (full) against good (lora)' in content
+    assert re.search(r'bad \(full\) is \N{MINUS SIGN}.* dB .* against good \(lora\), a difference that holds', content)
+  rows = [line for line in text.splitlines() if line.startswith('| bad (full)')]
+  assert len({line.count('|') for line in rows if '100.0 %' in line}) == 1
+  # Two bases, each named by its run.
+  shown = [img['data-label'] for img in page.all('img') if 'data-label' in img]
+  assert shown[:6] == ['base of good (lora)', 'good (lora)', 'LR', 'base of bad (full)', 'bad (full)', 'HR']
+
+
+def test_cost_is_that_of_the_base(of_good, good):
+  _, page, text = of_good
+  assert 'adapted is the same program as base' in page.text
+  r = results(good)
+  assert f'{r["trainable_parameters"]:,}' in page.text
+  (flops,) = {line.split('|')[3] for line in text.splitlines() if re.match(r'\| (base|adapted) \| [\d,]+ \| ', line)}
+  # A 3 x 3 convolution to 3 * 2**2 channels from 8 alone takes 2 * 9 * 8 * 12 operations a pixel.
+  value, unit = flops.split()
+  assert float(value) * {'k': 1e3, 'M': 1e6}[unit] > 24 * 24 * 2 * 9 * 8 * 12
+
+
+def test_what_was_run_is_told(of_good, good, folders):
+  _, page, _ = of_good
+  r = results(good)
+  for words in (
+    r['base_fingerprint'],
+    r['versions']['jax'],
+    str(folders[0]),
+    'score.batches',
+    'lora.cap_at_kernel_width',
+  ):
+    assert words in page.text
+  assert f'--config.data.valid.hr={folders[1]}' in page.text
+
+
+# ------------------------------------------------------------------------------------------------------- the pictures
+
+
+def test_the_pictures_are_those_that_were_measured(of_good, good, folders):
+  _, page, _ = of_good
+  r = results(good)
+  gains = {n: row['psnr_y'] - r['base']['images'][n]['psnr_y'] for n, row in r['adapted']['images'].items()}
+  order = sorted(gains, key=gains.get, reverse=True)
+  shown = [attributes['data-name'] for attributes in page.all('article')]
+  assert shown == [*order[:2], *order[:-3:-1]]
+  for name in shown:
+    hr, lr = (image.read_array(folder / f'{name}.png') for folder in (folders[1], folders[0]))
+    np.testing.assert_array_equal(layer(page, name, 'HR'), hr)
+    np.testing.assert_array_equal(layer(page, name, 'LR'), lr)
+    for label in ('base', 'adapted'):
+      psnr = metrics.psnr(layer(page, name, label)[None], hr[None], 2, luma=True)[0]
+      assert psnr == pytest.approx(r[label]['images'][name]['psnr_y'], abs=0.01)
+
+
+def test_colours_and_agreement_are_those_of_the_pictures(good, tmp_path, folders):
+  page, text = report(tmp_path, good, pictures=PICTURES)
+  names = [attributes['data-name'] for attributes in page.all('article')]
+  assert len(set(names)) == PICTURES
+  difference = np.mean(
+    [layer(page, n, 'adapted').mean((0, 1)) - layer(page, n, 'HR').mean((0, 1)) for n in names], axis=0
+  )
+  cells = next(line for line in text.splitlines() if line.startswith('| adapted against HR')).split('|')[2:5]
+  assert [float(cell.replace('\N{MINUS SIGN}', '-')) for cell in cells] == pytest.approx(difference, abs=0.006)
+  # The LR pictures are darker than HR, so HR does not agree with them, and the network learns to brighten.
+  agreement = dict(re.findall(r'^\| (bicubic|base|adapted|HR) \| ([\d.]+) \|$', text, re.MULTILINE))
+  assert set(agreement) == {'bicubic', 'base', 'adapted', 'HR'}
+  assert float(agreement['bicubic']) > 30 > float(agreement['HR'])
+
+
+def test_lab_is_that_of_scikit_image():
+  rgb = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+  np.testing.assert_allclose(pictures.lab(rgb), color.rgb2lab(rgb), atol=1e-3)
+
+
+def test_large_pictures_are_kept_small_and_that_is_said(good, tmp_path, monkeypatch):
+  page, _ = report(tmp_path, good, pictures=2)
+  assert 'stored without loss' in page.text
+  monkeypatch.setattr(pictures, '_LARGEST_PAGE', 1000)
+  page, text = report(tmp_path, good, pictures=1)
+  assert 'JPEG of quality 95' in page.text
+  # Nothing of the earlier report stays.
+  assert {path.name for path in (tmp_path / 'pictures').iterdir()} == set(re.findall(r'pictures/(\w+\.jpg)', text))
+
+
+def test_further_metrics_are_measured_here(good, tmp_path):
+  weights = shared('weights')
+  page, _ = report(tmp_path, good, pictures=1, metrics='psnr,lpips_alex', metric_weights=weights)
+  assert 'LPIPS ALEX' in page.text
+  assert 'Largest gains in LPIPS ALEX' in page.text
+
+
+def test_metrics_without_weights_are_named(good, tmp_path):
+  (tmp_path / 'weights').mkdir()
+  page, _ = report(tmp_path / 'out', good, pictures=1, metrics='niqe', metric_weights=tmp_path / 'weights')
+  assert 'niqe is left out' in page.text
+
+
+# ------------------------------------------------------------------------------------------------- what is not there
+
+
+def moved(run, folder, change):
+  """Returns a copy of a run with other fields in its config."""
+  shutil.copytree(run, folder)
+  r = results(folder)
+  change(r['config'])
+  (folder / 'results.json').write_text(json.dumps(r))
+  return folder
+
+
+def test_without_pictures_the_rest_is_told(good, tmp_path):
+  run = moved(good, tmp_path / 'run', lambda config: config['data']['valid'].update(hr='nowhere'))
+  page, text = report(tmp_path / 'out', run)
+  assert 'The adaptation helped' in page.text
+  for content in (page.text, text.replace('\\', '')):
+    assert re.search(r'No pictures are shown, and nothing is said on colours.*: .*nowhere is not there', content)
+  assert not page.all('article')
+  assert {'gains1.svg', 'curve.svg', 'ranks1.svg'} <= {path.name for path in (tmp_path / 'out').iterdir()}
+
+
+def test_other_pictures_are_not_shown_as_those_measured(good, tmp_path):
+  lr, hr = write_pairs(tmp_path / 'others', 2)
+  run = moved(good, tmp_path / 'run', lambda config: config['data']['valid'].update(lr=str(lr), hr=str(hr)))
+  page, _ = report(tmp_path / 'out', run)
+  assert 'have changed since they were measured' in page.text
+
+
+def test_without_the_base_the_adapted_pictures_are_shown(good, tmp_path):
+  run = moved(good, tmp_path / 'run', lambda config: config.update(base='gone.pth'))
+  page, _ = report(tmp_path / 'out', run, pictures=1)
+  assert re.search('Without pictures of base: gone.pth', page.text)
+  assert {img['data-label'] for img in page.all('img') if 'data-label' in img} == {'LR', 'adapted', 'HR'}
+  assert page.all('article')[0]['data-left'] == 'LR'
+  other = moved(good, tmp_path / 'other', lambda config: config.update(seed=1))
+  page, _ = report(tmp_path / 'out', other, pictures=1)
+  assert 'holds other weights now' in page.text
+
+
+def refused(capsys, *args):
+  assert main([str(arg) for arg in args]) == 2
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1
+  assert error.startswith('Error: ')
+  return error
+
+
+def test_what_is_no_finished_run_is_one_sentence(good, folders, tmp_path, capsys):
+  out = f'--out={tmp_path}/out'
+  assert 'has no config.json' in refused(capsys, tmp_path, out)
+  assert 'is not there' in refused(capsys, tmp_path / 'nowhere', out)
+  assert 'given twice' in refused(capsys, good, good, out)
+  assert "'nonsense' is not a metric" in refused(capsys, good, out, '--metrics=nonsense')
+  shutil.copytree(good, tmp_path / 'unfinished')
+  (tmp_path / 'unfinished' / 'results.json').unlink()
+  said = refused(capsys, tmp_path / 'unfinished', out)
+  assert 'is not finished (80 of 80 steps are saved); start it again by the same command' in said
+  blind = settings(folders, steps=1)
+  blind.data.valid.lr = blind.data.valid.hr = ''
+  adapt.run(blind, tmp_path / 'blind')
+  assert 'measured nothing' in refused(capsys, tmp_path / 'blind', out)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_runs_that_were_measured_differently_are_refused(good, folders, tmp_path, capsys):
+  out = f'--out={tmp_path}/out'
+  adapt.run(settings(folders, **{'steps': 0, 'data.valid.names': 'p03,p04'}), tmp_path / 'fewer')
+  said = refused(capsys, good, tmp_path / 'fewer', out)
+  assert f'different pictures ({PICTURES} pictures and 2 pictures)' in said
+  adapt.run(settings(folders, steps=0, eval_tile=48), tmp_path / 'tiled')
+  assert '(tile -1 and 48)' in refused(capsys, good, tmp_path / 'tiled', out)
+  four = write_pairs(tmp_path / 'four', 1, scale=4, size=64)
+  adapt.run(settings(four, steps=0, fields='dim=8,n_blocks=1,upscale=4'), tmp_path / 'x4')
+  assert 'enlarge by 2 and by 4' in refused(capsys, good, tmp_path / 'x4', out)
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+
+
+def test_the_page_loads_nothing(of_good):
+  _, page, _ = of_good
+  addresses = [value for _, attributes in page.tags for key, value in attributes.items() if key in ('src', 'href')]
+  assert len(addresses) > 10
+  assert all(address.startswith('data:') for address in addresses)
+  assert not re.search(r'url\(|@import|https?://(?!www\.w3\.org)', re.sub(r'base64,[\w+/=]+', '', page.source))
+  assert [meta['content'] for meta in page.all('meta') if meta.get('http-equiv')][0].startswith("default-src 'none'")
+  assert any(meta.get('name') == 'viewport' for meta in page.all('meta'))
+
+
+def test_every_picture_has_words_and_every_name_is_text(of_good):
+  _, page, _ = of_good
+  assert all(img['alt'] for img in page.all('img'))
+  for name in NAMES:
+    assert name in page.text
+  assert 'a<b>' not in page.source
+
+
+def test_markdown_points_at_files_that_are_there(of_good):
+  out, _, text = of_good
+  places = re.findall(r'\]\(([^)]+)\)', text)
+  assert len(places) > 10
+  assert all((out / place).is_file() for place in places)
+  for name in NAMES:
+    assert name not in text  # escaped
+  assert 'a\\<b\\>&amp;"c' in text
+
+
+def test_bars_of_gains():
+  svg = drawings.gains_svg({'a<b': 2.0, 'c': -1.0}, Interval(0.5, -0.25, 1.25), 'dB')
+  root = ElementTree.fromstring(svg)
+  titles = [node.text for node in root.iter('{http://www.w3.org/2000/svg}title')]
+  assert titles == [
+    'Gain of each picture in dB, from +2 to \N{MINUS SIGN}1; 1 of 2 gained.',
+    'a<b: +2 dB',
+    'c: \N{MINUS SIGN}1 dB',
+  ]
+  band, gain, loss = root.iter('{http://www.w3.org/2000/svg}rect')
+  assert float(gain.get('height')) == pytest.approx(2 * float(loss.get('height')), abs=0.02)
+  assert float(band.get('height')) == pytest.approx(0.75 * float(gain.get('height')), abs=0.1)
+  assert float(loss.get('y')) == pytest.approx(float(gain.get('y')) + float(gain.get('height')), abs=0.02)
+  assert gain.get('fill') != loss.get('fill')
+  ElementTree.fromstring(drawings.gains_svg({'one': 0.0}, Interval(0.0, np.nan, np.nan), 'dB'))
+
+
+# -------------------------------------------------------------------------------------------------------- the browser
+
+
+@pytest.fixture
+def browser(tmp_path):
+  browser = Browser(tmp_path / 'profile')
+  yield browser
+  browser.close()
+
+
+@pytest.mark.parametrize('width', [390, 1280])
+def test_in_a_browser(browser, of_good, width):
+  path = of_good[0] / 'report.html'
+  browser.open(path, width)
+  assert browser.run('document.documentElement.scrollWidth') <= width
+  assert browser.run('[...document.images].every(i => !i.checkVisibility() || i.complete && i.naturalWidth > 0)')
+  assert browser.run("getComputedStyle(document.querySelector('.stage')).position") == 'relative'
+  assert browser.complaints == []
+  assert {url for url in browser.requests if not url.startswith('data:')} == {path.absolute().as_uri()}
+
+
+SHARE = "getComputedStyle(document.querySelector('.pair img')).clipPath"
+
+
+def test_the_divider_follows_keys_mouse_and_finger(browser, of_good):
+  browser.open(of_good[0] / 'report.html', 800)
+  assert browser.run(SHARE) == 'inset(0px 50% 0px 0px)'
+  browser.run("document.querySelector('.tools input').focus()")
+  for kind in ('keyDown', 'keyUp'):
+    browser.call('Input.dispatchKeyEvent', type=kind, key='ArrowRight', code='ArrowRight', windowsVirtualKeyCode=39)
+  assert browser.run(SHARE) == 'inset(0px 49% 0px 0px)'
+  said = "document.querySelector('.tools input').getAttribute('aria-valuetext')"
+  assert browser.run(said) == '51 % base, 49 % adapted'
+
+  browser.run("document.querySelector('.stage').scrollIntoView({block: 'center'})")
+  box = "(b => [b.left, b.top, b.width, b.height])(document.querySelector('.pair').getBoundingClientRect())"
+  left, top, w, h = browser.run(box)
+  at = {'x': left + w / 4, 'y': top + h / 2}
+  for kind in ('mousePressed', 'mouseReleased'):
+    browser.call('Input.dispatchMouseEvent', type=kind, button='left', buttons=1, clickCount=1, **at)
+  assert browser.run(SHARE) == 'inset(0px 75% 0px 0px)'
+  at['x'] = left + 0.6 * w
+  browser.call('Input.dispatchTouchEvent', type='touchStart', touchPoints=[at])
+  browser.call('Input.dispatchTouchEvent', type='touchEnd', touchPoints=[])
+  assert browser.run(SHARE) == 'inset(0px 40% 0px 0px)'
+  assert browser.complaints == []
+
+
+def test_other_layers_and_sizes(browser, of_good):
+  browser.open(of_good[0] / 'report.html', 800)
+  choose = (
+    "(s => {{ s.value = '{}'; s.dispatchEvent(new Event('input')) }})(document.querySelectorAll('.tools select')[{}])"
+  )
+  seen = (
+    "[...document.querySelector('.pair').children].filter(i => i.alt && i.checkVisibility()).map(i => i.alt).join()"
+  )
+  name = browser.run("document.querySelector('.viewer').dataset.name")
+  browser.run(choose.format('LR', 0))
+  browser.run(choose.format('HR', 1))
+  assert browser.run(seen) == f'{name}, LR,{name}, HR'
+  browser.run(choose.format('4', 2))
+  assert browser.run("document.querySelector('.pair').clientWidth") == 4 * 48
+  assert browser.run('document.documentElement.scrollWidth') <= 800
+
+
+def test_without_scripts_the_pictures_stand_beside_each_other(browser, of_good):
+  browser.call('Emulation.setScriptExecutionDisabled', value=True)
+  browser.open(of_good[0] / 'report.html', 390)
+  places = [browser.run(f"document.querySelectorAll('.layers img')[{i}].getBoundingClientRect().left") for i in (0, 1)]
+  assert 0 < places[0] < places[1]
+  assert not browser.run("document.querySelectorAll('.stage').length")
