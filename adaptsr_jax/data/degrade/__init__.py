@@ -15,7 +15,7 @@ from adaptsr_jax.data.degrade.noise import Random, random
 from adaptsr_jax.data.degrade.planes import on_pictures
 from adaptsr_jax.data.degrade.presets import FAMILIES, PRESETS, Options, options
 from adaptsr_jax.data.degrade.resizing import MODES, scaled
-from adaptsr_jax.data.degrade.second_order import apply, canvas, make, realesrgan
+from adaptsr_jax.data.degrade.second_order import apply, canvas, decisions, make, realesrgan
 
 __all__ = [
   'FAMILIES',
@@ -31,6 +31,7 @@ __all__ = [
   'bicubic',
   'blur_kernels',
   'canvas',
+  'decisions',
   'draw',
   'filter2d',
   'gaussian_noise',

@@ -20,7 +20,7 @@ _BLOCK = 100
 def filter2d(x: jax.Array, kernels: jax.Array, extent: Extent | None = None) -> jax.Array:
   """Cross-correlates every picture with its kernel; borders are mirrored without repeating the edge.
 
-  By FFT: on a CPU a third of the time of 441 shifted multiply-adds and a twentieth of a grouped convolution
+  By FFT: on a CPU a third of the time of 441 shifted multiply-adds and a thirtieth of a grouped convolution
   (`docs/degrade.md`); the error is a few float32 roundings.
 
   Args:

@@ -96,11 +96,16 @@ def apply(draws: Draws, random: noise.Random, hr: jax.Array, scale: int, options
   return planes.to_pictures(rounded(degraded(draws, random, planes.of_pictures(hr), scale, options)))
 
 
+def decisions(key: jax.Array, options: Options, batch: int) -> tuple[Draws, noise.Random]:
+  """Returns what `realesrgan` decides and draws with `key`."""
+  key_draws, key_noise = jax.random.split(key)
+  return draw(key_draws, options, batch), noise.random(key_noise)
+
+
 def _shrunk(key: jax.Array, x: jax.Array, scale: int, options: Options, extent: Extent | None = None) -> jax.Array:
   if options.kind == 'bicubic':
     return resizing.bicubic(filters.usm(x, extent) if options.source_usm else x, scale, extent)
-  key_draws, key_noise = jax.random.split(key)
-  return rounded(degraded(draw(key_draws, options, len(x)), noise.random(key_noise), x, scale, options, extent))
+  return rounded(degraded(*decisions(key, options, len(x)), x, scale, options, extent))
 
 
 def degraded(
