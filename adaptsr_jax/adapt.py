@@ -5,6 +5,7 @@ import platform
 import resource
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> di
   enlarged = reference = None
   if setup.valid is not None:
     pairs = data.pairs(setup.valid)
-    enlarged = _measured_once(workdir, 'bicubic', lambda: measure.measure(bicubic.imresize, pairs, asked.functions))
-    reference = _measured_once(workdir, 'base', lambda: measured(base.params, asked.functions))
+    once = partial(_measured_once, workdir, protocol=asked.protocol)
+    enlarged = once('bicubic', lambda: measure.measure(bicubic.imresize, pairs, asked.functions))
+    reference = once('base', lambda: measured(base.params, asked.functions))
   trained = train.train(config, setup, method, frozen, trainable, measured, workdir)
   params = jax.device_get(method.merge(frozen, trained.trainable))
   adapted = reference
@@ -153,6 +155,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> di
     'config': config.to_dict(),
     'command': command,
   }
+  left_out = measure.left_out(adapted) if adapted else {}
+  if left_out:
+    results['protocol']['left_out'] = ', '.join(f'{key} of {count} without an error' for key, count in left_out.items())
   _export(workdir, base, params, method, trained.trainable, results)
 
   # 9. Show.
@@ -185,13 +190,14 @@ def _check_same_material(workdir: Path, material: dict[str, str]) -> None:
       raise UserError(f'The {" and the ".join(changed)} of the run in {workdir} were others; give another --workdir.')
 
 
-def _measured_once(workdir: Path, label: str, measure_it: Callable[[], Any]) -> Any:
+def _measured_once(workdir: Path, label: str, measure_it: Callable[[], Any], protocol: dict[str, str]) -> Any:
+  """Returns what an earlier start measured; measures where none did, or had the weights of other metrics."""
   path = workdir / f'{label}.json'
-  if not path.exists():
+  if not path.exists() or checkpoint.read_json(path)['protocol'] != protocol:
     result = measure_it()
     values = '  '.join(f'{key} {tables.number(key, value)}' for key, value in result['mean'].items())
     say(f'{label}  {values}')
-    checkpoint.write_json(path, result)
+    checkpoint.write_json(path, {**result, 'protocol': protocol})
   return checkpoint.read_json(path)
 
 
@@ -229,7 +235,9 @@ def _check_same_run(workdir: Path, config: ConfigDict, done: int) -> None:
   path = workdir / 'config.json'
   if not path.exists():
     return
-  ours, theirs = config_lib.flat(config), config_lib.flat(checkpoint.read_json(path))
+  # Fields that are newer than the run had their defaults.
+  ours = config_lib.flat(config)
+  theirs = config_lib.flat(config_lib.default()) | config_lib.flat(checkpoint.read_json(path))
   changed = [k for k in sorted(ours | theirs) if ours.get(k) != theirs.get(k) and k not in _FREE_FIELDS]
   if changed:
     name, more = changed[0], f' (and {len(changed) - 1} more differences)' if len(changed) > 1 else ''

@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--preset', default='realesrgan', help='realesrgan (default), stablesr or bicubic')
   parser.add_argument('--scale', type=int, default=4, help='HR pixels per LR pixel and axis (default 4)')
   parser.add_argument('--seed', type=int, default=0, help='of all random numbers (default 0)')
+  parser.add_argument('--force', action='store_true', help='overwrite pictures that are there')
   parser.add_argument(
     '--set', nargs='+', action='extend', default=[], metavar='NAME=VALUE', help="e.g. 'blur1_sigma=(0.2, 3)'"
   )
@@ -58,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   except (UserError, OSError) as error:
     print(f'Error: {error}', file=sys.stderr)
     return 2
+  except KeyboardInterrupt:
+    print('\nStopped; what is written is whole.', file=sys.stderr)
+    return 130
   return 0
 
 
@@ -104,6 +108,11 @@ def _write_pictures(args: argparse.Namespace) -> None:
   for path in files:
     if stems.setdefault(path.stem, path) != path:
       raise UserError(f'{stems[path.stem]} and {path} would both become {path.stem}.png: rename one of them.')
+  there = [stem for stem in stems if (out / f'{stem}.png').exists()]
+  if there and not args.force:
+    raise UserError(
+      f'{out / there[0]}.png is there already ({len(there)} of {len(files)}): give --force, or another --out.'
+    )
   out.mkdir(parents=True, exist_ok=True)
   for number, path in enumerate(files, 1):
     hr = _read(path, args.scale)

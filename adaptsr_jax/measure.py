@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from adaptsr_jax import data, image, infer, metrics, statistics
+from adaptsr_jax.data.folders import MARKS
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.tree import Params
 
@@ -23,8 +24,6 @@ Functions = Iterable[Callable[[np.ndarray, np.ndarray, int], dict[str, float]]]
 
 _SCORERS = 2  # pictures measured at a time; SSIM takes about 250 bytes of memory for each of their pixels
 _SHOWN = 20  # bad pictures that are named before the rest is only counted
-# What published data sets put into a name to tell HR from LR, as `data.open_source` knows it.
-_MARKS = re.compile(r'_?x[1-9][md]?(?=_|$)|_(?:hr|lr|gt|lq)[1-9]?(?=_|$)', re.IGNORECASE)
 # Where a name ends and what a program appended to it begins: a_out, a-SwinIR, a (1), ax4; but not a1 or ab.
 _APPENDED = re.compile(r'$|[\W_]|x[1-9](?![^\W_])', re.IGNORECASE)
 
@@ -228,7 +227,7 @@ def _composed(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-  return _MARKS.sub('', name)
+  return MARKS.sub('', name)
 
 
 def _beginning(stem: str, owners: dict[str, str | None]) -> str:

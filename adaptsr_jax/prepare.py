@@ -86,6 +86,14 @@ def describe(config: ConfigDict, setup: Setup) -> str:
   canvas = degrade.canvas(config.patch, setup.model.upscale)
   for label, source in (('Training', setup.train), ('Validation', setup.valid)):
     lines.append(f'{label}: {source.describe(canvas) if source else "none"}')
+  if setup.train and repr(setup.train) == repr(setup.valid):
+    lines.append('Training and validation pictures are the same: what is measured says nothing about others.')
+  turns = sum(setup.train.weights) if setup.train else 1
+  if config.batch_size % turns and _presets(setup.train):
+    lines.append(
+      f'config.batch_size={config.batch_size} is no multiple of {turns}, the sum of the weights: batches with other '
+      'numbers of degraded pictures are compiled for each, which takes a while.'
+    )
   return '\n'.join(lines)
 
 
@@ -108,11 +116,19 @@ class Cameras(NamedTuple):
   digest: str
 
 
+def _presets(source: data.Source) -> list[str]:
+  """Returns the simulated cameras that a source asks for."""
+  return sorted({source.preset(index) for index in range(len(source))} - {''})
+
+
 def _cameras(config: ConfigDict, source: data.Source) -> Cameras | None:
-  names = sorted({source.preset(index) for index in range(len(source))} - {''})
-  if not names:
-    return None
+  names = _presets(source)
   changes = {name: value for name, value in config.data.degrade.items() if value is not None}
+  if not names:
+    unused = [f'config.data.degrade.{name}' for name in changes] + ['config.data.usm'] * config.data.usm
+    if unused:
+      raise UserError(f'{unused[0]} is set, but no training picture is degraded: see config.data.train.degrade.')
+    return None
   options = {name: degrade.options(name, changes) for name in names}
   made = {name: degrade.make(o, source.scale, config.patch, config.data.usm) for name, o in options.items()}
   digest = hashlib.sha256(repr((options, config.data.usm)).encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from adaptsr_jax import bicubic, data, figures, image, infer, tables
+from adaptsr_jax import bicubic, data, figures, image, infer, statistics, tables
 from adaptsr_jax.log import clock, read_metrics
 from adaptsr_jax.prepare import Setup
 from adaptsr_jax.tree import Params
@@ -22,7 +22,8 @@ def draw(workdir: Path, setup: Setup, params: Params, results: dict[str, Any], t
   if history:
     steps, values = zip(*history, strict=True)
     series = {results['method']: (steps, values)}
-    baselines = {'base': results['base']['mean']['psnr_y']}
+    base = results['base']['mean']['psnr_y']
+    baselines = {'base': base} if base is not None and np.isfinite(base) else {}
     figures.learning_curves(workdir / 'curve.png', series, 'step', 'PSNR (Y) in dB', baselines=baselines)
   if setup.valid is not None:
     compare(workdir / 'compare.png', setup, params, results, tiling)
@@ -81,13 +82,15 @@ def summary(results: dict[str, Any], workdir: Path) -> str:
 def _verdict(results: dict[str, Any]) -> str:
   """Returns in one sentence whether the adaptation helped, as far as the pictures can tell."""
   gain, low, high = results['adapted']['difference']['psnr_y']
-  word = 'better' if low > 0 else 'worse' if high < 0 else 'no different beyond chance'
-  interval = f', 95 % interval {low:+.3f} to {high:+.3f}' if np.isfinite(low) else ''
-  if not interval:  # one picture
-    word = 'better' if gain > 0 else 'worse' if gain < 0 else 'the same'
   count = len(results['base']['images'])
   pictures = f'{count} {"pictures" if count > 1 else "picture"}'
-  return f'The adapted network is {word}: {gain:+.3f} dB (Y) over {pictures}{interval}.'
+  if np.isnan(gain):
+    return 'The pictures come out without an error, so there is nothing to compare.'
+  if count < statistics.FEW:
+    word = 'better' if gain > 0 else 'worse' if gain < 0 else 'the same'
+    return f'The adapted network is {word}: {gain:+.3f} dB (Y) over {pictures}, too few to speak for others.'
+  word = 'better' if low > 0 else 'worse' if high < 0 else 'no different beyond chance'
+  return f'The adapted network is {word}: {gain:+.3f} dB (Y) over {pictures}, 95 % interval {low:+.3f} to {high:+.3f}.'
 
 
 def next_commands(argv: list[str], results: dict[str, Any], workdir: str | os.PathLike) -> str:
@@ -104,8 +107,12 @@ def next_commands(argv: list[str], results: dict[str, Any], workdir: str | os.Pa
   return '\n'.join(['Next:', *(f'  {purpose}:\n    {command}' for purpose, command in commands.items())])
 
 
-# Names of one's own pictures are others.
-_NAMES = [f'config.data.{part}.{field}' for part in ('train', 'valid') for field in ('names', 'skip_names')]
+# What belongs to the pictures of this run; one's own have LR, HR and other names.
+_NAMES = [
+  f'config.data.{part}.{field}'
+  for part in ('train', 'valid')
+  for field in ('names', 'skip_names', 'root', 'track', 'tfds', 'packed', 'mix', 'degrade')
+]
 
 
 def _again(argv: list[str], changes: dict[str, str], drop: Sequence[str] = ()) -> str:

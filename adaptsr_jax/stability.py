@@ -94,11 +94,11 @@ def _run(config: Any, number: int, out: Path) -> None:
   config_lib.validate(config)
   if number < 2:
     raise UserError(f'--batches is {number}, but a comparison needs at least 2.')
-  if not config.data.train.hr:
-    raise UserError('config.data.train.hr is empty: give the folder of HR pictures that batches are drawn from.')
   if config.score.kind == 'random':
     raise UserError("config.score.kind is 'random', but random scores do not depend on the batch: choose another kind.")
   setup = prepare.prepare(config)
+  if setup.train is None:
+    raise UserError('config.data.train.hr is empty: give the folder of HR pictures that batches are drawn from.')
   print(prepare.describe(config, setup), flush=True)
   result = measure(
     prepare.loss_of(setup.model),

@@ -8,6 +8,8 @@ RESAMPLES = 10_000
 SEED = 0
 PROTOCOL = f'95 % percentile bootstrap over pictures, {RESAMPLES:,} resamples, seed {SEED}'
 
+FEW = 6  # below so many pictures an interval without 0 is often luck: of pure noise, one in 4 with 3, in 6 with 5
+
 _CHUNK = 2**20  # drawn values held at a time
 
 

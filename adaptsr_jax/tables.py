@@ -44,7 +44,8 @@ def means(runs: Mapping[str, Mapping[str, Any]]) -> Rows:
 def comparison(runs: Mapping[str, Mapping[str, Any]]) -> Rows:
   """Returns a row for each metric and run: mean, its 95 % interval, and the same of the difference, where there is one.
 
-  An interval of differences that does not hold 0 is followed by *: the gain or loss is no accident of the pictures.
+  An interval of differences that does not hold 0 is followed by *, given `statistics.FEW` pictures: the gain or loss is
+  hardly an accident of the pictures.
   """
   compared = any('difference' in run for run in runs.values())
   rows = [['metric', 'run', 'mean', '95 % interval', *(['difference', '95 % interval'] if compared else [])]]
@@ -52,7 +53,7 @@ def comparison(runs: Mapping[str, Mapping[str, Any]]) -> Rows:
     for place, (label, run) in enumerate(runs.items()):
       row = ['' if place else key, label, number(key, run['mean'].get(key)), _interval(key, run['interval'].get(key))]
       if compared:
-        row += _difference(key, run.get('difference', {}).get(key))
+        row += _difference(key, run.get('difference', {}).get(key), len(run['images']))
       rows.append(row)
   return rows
 
@@ -157,12 +158,12 @@ def _interval(key: str, interval: tuple[float | None, float | None] | None, sign
   return f'[{", ".join(number(key, value, sign) for value in interval)}]'
 
 
-def _difference(key: str, difference: tuple[float | None, ...] | None) -> list[str]:
+def _difference(key: str, difference: tuple[float | None, ...] | None, pictures: int) -> list[str]:
   if difference is None:
     return ['', '']
   mean, low, high = difference
   interval = _interval(key, (low, high), '+')
-  certain = interval != '-' and low * high > 0
+  certain = interval != '-' and low * high > 0 and pictures >= statistics.FEW
   return [number(key, mean, '+'), interval + ' *' * certain]
 
 

@@ -122,11 +122,14 @@ def train(
   every = {name: config[f'{name}_every'] or max(1, config.steps // times) for name, times in _TIMES.items()}
   progress, pending, measured = Progress(done, config.steps), [], None
   seconds, joules, meter = notes['seconds'], notes['joules'], energy.Meter()
+  # What the processor counts says little about a step that ran elsewhere.
+  joules = joules if jax.default_backend() == 'cpu' else None
   log = RunLog(workdir, done, config.tensorboard)
   with closing(store), closing(log), closing(batches), _Interrupts() as interrupts:
     for step in range(done + 1, config.steps + 1):
       state, scalars = step_fn(state, frozen, next(batches))
       pending.append((step, scalars))
+      joules = _sum(joules, meter.lap())  # at every step: the counters start again after minutes
 
       stop = interrupts.asked  # Read once: what is asked after the save below waits for the next step.
       last = step == config.steps
@@ -140,8 +143,6 @@ def train(
         say(progress.line(step, {'loss': values['loss']}))
         pending = []
       before = time.perf_counter()
-      if to_save:
-        joules = _sum(joules, meter.lap())
       notes = {'seconds': seconds + progress.seconds(), 'joules': joules, 'best': notes['best']}
       if to_measure:
         measured = measure(method.merge(frozen, state.ema or state.trainable))

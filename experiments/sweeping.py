@@ -38,8 +38,3 @@ def spread(values: Sequence[float], digits: int) -> str:
   """Returns mean ± standard deviation over seeds; a single value alone."""
   text = f'{np.mean(values):.{digits}f}'
   return f'{text} ± {np.std(values, ddof=1):.{digits}f}' if len(values) > 1 else text
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Returns a table."""
-  return '\n'.join('| ' + ' | '.join(row) + ' |' for row in [header, ['---'] * len(header), *rows])

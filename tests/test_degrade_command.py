@@ -36,7 +36,10 @@ def test_pictures_are_written_and_the_same_again(hr, tmp_path, capsys):
   assert degrade.main([f'--hr={alone}', f'--out={tmp_path / "b"}', *QUICK]) == 0
   lr = image.read_array(tmp_path / 'a' / 'p1.png')
   np.testing.assert_array_equal(image.read_array(tmp_path / 'b' / 'p1.png'), lr)
-  assert degrade.main([f'--hr={alone}', f'--out={tmp_path / "b"}', '--seed=1', *QUICK]) == 0
+  again = [f'--hr={alone}', f'--out={tmp_path / "b"}', '--seed=1', *QUICK]
+  assert degrade.main(again) == 2
+  assert 'p1.png is there already (1 of 1): give --force' in capsys.readouterr().err
+  assert degrade.main([*again, '--force']) == 0
   assert (image.read_array(tmp_path / 'b' / 'p1.png') != lr).any()
 
 

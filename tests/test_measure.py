@@ -253,8 +253,16 @@ def test_comparison(runs):
   rows = tables.comparison(runs)
   assert rows[0] == ['metric', 'run', 'mean', '95 % interval', 'difference', '95 % interval']
   assert rows[1] == ['psnr_y', 'bicubic', '31.333', '[30.000, 33.000]', '', '']
-  assert rows[2] == ['', 'ours|x4', '31.750', '[30.500, 33.500]', '+0.417', '[+0.250, +0.500] *']
+  assert rows[2] == ['', 'ours|x4', '31.750', '[30.500, 33.500]', '+0.417', '[+0.250, +0.500]']
   assert rows[3][:3] == ['lpips_alex', 'bicubic', '0.3133']
+
+
+def test_a_star_takes_more_than_a_few_pictures():
+  reference = run(30.0, 31.0, 33.0, 30.0, 31.0, 33.0)
+  for gain, marked in ((0.5, True), (0.0, False)):
+    other = run(*(row['psnr_y'] + gain for row in reference['images'].values()))
+    other['difference'] = tables.differences(other, reference)
+    assert tables.comparison({'a': reference, 'b': other})[2][-1].endswith('*') == marked
 
 
 def test_one_run_has_no_differences(runs):
@@ -269,7 +277,7 @@ def test_text_is_aligned(runs):
 def test_intervals_stand_under_each_other(runs):
   runs['ours|x4']['difference']['lpips_alex'] = (0.001, -0.001, 0.002)
   lines = tables.text(tables.comparison(runs)).splitlines()
-  assert lines[2].endswith('[+0.250, +0.500] *')
+  assert lines[2].endswith('[+0.250, +0.500]')
   assert lines[4].index('[-0.0010, +0.0020]') == lines[2].index('[+0.250')
 
 

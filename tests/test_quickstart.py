@@ -63,7 +63,7 @@ def test_it_ends_with_a_table_pictures_and_what_to_try_next(first):
   assert [label for label, _ in rows] == ['bicubic', 'base', 'adapted']
   assert {'ranks.png', 'compare.png', 'curve.png', 'merged', 'merged.pth'} <= {path.name for path in workdir.iterdir()}
   results = json.loads((workdir / 'results.json').read_text())
-  assert float(rows[0][1]) == pytest.approx(results['bicubic']['mean']['psnr_y'], abs=1e-4)
+  assert float(rows[0][1]) == pytest.approx(results['bicubic']['mean']['psnr_y'], abs=6e-4)
   assert set(results['bicubic']['images']) == {'camera', 'chelsea', 'coffee'}
   assert results['bicubic'].keys() == results['base'].keys()
   assert output.index('adapted ') < output.index('Next:')

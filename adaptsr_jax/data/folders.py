@@ -19,7 +19,7 @@ from adaptsr_jax.errors import UserError
 _HR_SUFFIX = re.compile(r'_(hr|gt|x1)$', re.IGNORECASE)
 _LR_SUFFIX = re.compile(r'(?:_lr|_lr([2-9])|_?x([2-9]))$', re.IGNORECASE)
 # The same anywhere in a name, and more of them: P1_x4_0012 and P1_x1_0012, 0001x4m.
-_MARKS = re.compile(r'_?x[1-9][md]?(?=_|$)|_(?:hr|lr|gt|lq)[1-9]?(?=_|$)', re.IGNORECASE)
+MARKS = re.compile(r'_?x[1-9][md]?(?=_|$)|_(?:hr|lr|gt|lq)[1-9]?(?=_|$)', re.IGNORECASE)
 # Pairs that are looked at before files are paired by order, and the mean correlation they need; strangers have about 0.
 _LOOKED_AT = 8
 _LEAST_LIKENESS = 0.5
@@ -233,8 +233,8 @@ def _match_in_order(hr_files: list[Path], lr_files: list[Path]) -> dict[Path, Pa
   """
   if len(hr_files) != len(lr_files):
     return None
-  by_key = {_MARKS.sub('', _stem(path)): path for path in lr_files}
-  keys = [_MARKS.sub('', _stem(path)) for path in hr_files]
+  by_key = {MARKS.sub('', _stem(path)): path for path in lr_files}
+  keys = [MARKS.sub('', _stem(path)) for path in hr_files]
   if len(by_key) == len(set(keys)) == len(keys) and by_key.keys() == set(keys):
     return {path: by_key[key] for path, key in zip(hr_files, keys, strict=True)}
   in_order = list(zip(hr_files, lr_files, strict=True))

@@ -137,7 +137,7 @@ class Shuffle(NamedTuple):
     return int(_permutation(self.count, self.seed, epoch, self.part)[place])
 
 
-@functools.lru_cache(maxsize=32)  # batches that are read ahead may reach into the next epoch of every part
+@functools.lru_cache(maxsize=256)  # batches that are read ahead may reach into the next epoch of every part
 def _permutation(count: int, seed: int, epoch: int, part: int) -> np.ndarray:
   entropy = (seed, epoch, part) if part else (seed, epoch)  # the first part in the order that it has alone
   return np.random.default_rng(entropy).permutation(count)

@@ -82,7 +82,7 @@ class Source:
     self._title = title
     self.made = made
     self._degrade = '' if degrade in PLAIN else degrade
-    if self._degrade and not made:
+    if degrade not in ('', 'none') and not made:
       raise UserError(
         f'degrade is {degrade}, but {label or "this source"} has LR pictures of its own; '
         'give the folder of HR pictures alone (hr=FOLDER), or leave degrade empty.'

@@ -59,7 +59,7 @@ def _run(args: argparse.Namespace) -> str:
     raise UserError(f'--pictures is {args.pictures}; it can be 0 or more.')
   runs = gather.read(args.runs)
   systems = gather.systems(runs)
-  asked = pictures.ask(args.metrics.split(','), args.metric_weights, systems)
+  asked = pictures.ask([name.strip() for name in args.metrics.split(',') if name.strip()], args.metric_weights, systems)
   out = Path(args.out).absolute()
   out.mkdir(parents=True, exist_ok=True)
   try:

@@ -181,7 +181,7 @@ def _check_comparable(first: Run, other: Run) -> None:
     how = f'{counts[0]} and {counts[1]}' if names[0] != names[1] else 'of the same names, with other content'
     raise UserError(f'{both}they were measured on different pictures ({how}); make a report of each.')
   protocols = [run.results['protocol'] for run in (first, other)]
-  for key in sorted(protocols[0] | protocols[1]):
+  for key in sorted(protocols[0].keys() & protocols[1].keys()):  # one may have more metrics
     values = [protocol.get(key) for protocol in protocols]
     if values[0] != values[1]:
       raise UserError(f'{both}they were measured by different protocols ({key} {values[0]} and {values[1]}).')

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from adaptsr_jax import optim
+from adaptsr_jax import optim, statistics
 from adaptsr_jax.log import clock
 from adaptsr_jax.report import gather
 from adaptsr_jax.report.gather import Interval, Run, System
@@ -19,7 +19,7 @@ METRIC = 'psnr_y'  # what the verdict goes by
 NAMES = {'psnr_y': 'PSNR (Y)', 'ssim_y': 'SSIM (Y)', 'psnr_rgb': 'PSNR (RGB)', 'ssim_rgb': 'SSIM (RGB)'}
 # Pictures from which on all of them gaining is no longer within chance (2 * 0.5**6 < 0.05), and from which on a
 # bootstrap may be taken at its word.
-_FEW, _ROUGH = 6, 20
+_ROUGH = 20
 
 
 class Verdict(NamedTuple):
@@ -97,7 +97,7 @@ def _detail(kind: str, gain: Interval, better: int, number: int) -> str:
     return 'Measured on one picture, which says nothing about others: an interval needs two.'
   low, high = (signed(value, _digits(gain)) for value in gain[1:])
   says = {
-    'helped': ', without 0' if number >= _FEW else ', but from too few pictures to speak for others',
+    'helped': ', without 0' if number >= statistics.FEW else ', but from too few pictures to speak for others',
     'hurt': ', without 0',
     'unclear': ', which includes 0: more or other pictures may turn it round',
   }[kind]
@@ -184,9 +184,9 @@ def _advice(run: Run, number: int, kind: str) -> list[str]:
     advice.append('Clipping of the gradient was off, so one bad batch can undo the rest: `--config.optim.clip=1`.')
   if not c.optim.ema:
     advice.append('No average of the weights was kept, so the last batches decide: `--config.optim.ema=0.99`.')
-  pairs = re.search(r'(\d+) pairs', run.material.get('training pictures', ''))
-  if pairs:
-    advice.append(f'More training pictures: there are {pairs[1]}.')
+  counts = re.findall(r'(\d+) pairs', run.material.get('training pictures', ''))
+  if counts:
+    advice.append(f'More training pictures: there are {sum(map(int, counts))}.')
   if kind == 'unclear' and number < _ROUGH:
     advice.append(f'More validation pictures: with {number} only large gains are certain.')
   folders = c.data.train

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adaptsr_jax import figures, log
+from adaptsr_jax import figures, log, tables
 from experiments import sweeping
 
 HERE = Path(__file__).parent
@@ -93,7 +93,7 @@ def table(rows: list[dict]) -> str:
         f'{np.median([row["peak_memory_bytes"] for row in same]) / 2**30:.2f} GiB',
       ]
     )
-  return sweeping.markdown(header, lines)
+  return tables.markdown([header, *lines])
 
 
 def draw(rows: list[dict]) -> None:

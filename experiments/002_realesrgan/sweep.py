@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from adaptsr_jax import figures
+from adaptsr_jax import figures, tables
 from experiments import sweeping
 
 HERE = Path(__file__).parent
@@ -115,7 +115,7 @@ def table(rows: list[dict]) -> str:
       for metric, digits in METRICS.items()
     ]
     lines.append([*key, f'{same[0].get("trainable_parameters", 0):,}', *cells])
-  return sweeping.markdown(header, lines)
+  return tables.markdown([header, *lines])
 
 
 def draw(rows: list[dict]) -> None:

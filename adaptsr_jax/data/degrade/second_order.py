@@ -29,6 +29,7 @@ def canvas(patch: int, scale: int) -> int:
   return scale * math.ceil(_MARGIN * patch / scale)
 
 
+@functools.lru_cache(maxsize=16)  # scoring and training share one compilation
 def make(
   options: Options, scale: int, patch: int, usm: bool = False
 ) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
