@@ -106,7 +106,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> di
     figures.rank_heatmap(workdir / 'ranks.png', allocation['ranks'], f'Ranks by {allocation["rule"]}')
     say(lora.table(sites, allocation['ranks'], config.lora.form, tree.count(trainable['biases'])))
   share = 100 * trainable_parameters / total_parameters
-  say(f'Training {trainable_parameters:,} of {total_parameters:,} parameters ({share:.1f} %) by {config.method}.')
+  doing = 'Training' if config.steps else 'Would train'
+  say(f'{doing} {trainable_parameters:,} of {total_parameters:,} parameters ({share:.1f} %) by {config.method}.')
 
   # 6. and 7. Steps and measurements.
   def measured(params: Params, functions: measure.Functions = (metrics.quality,)) -> dict[str, Any]:

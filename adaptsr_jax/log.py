@@ -67,6 +67,7 @@ class Progress:
     """Starts at `done` of `total` steps."""
     self._first, self._total = done, total
     self._start = time.perf_counter()
+    self._first_step = 0.0
     self.waited = 0.0
 
   def seconds(self) -> float:
@@ -77,12 +78,19 @@ class Progress:
     """Takes `seconds` spent on something else, such as a measurement, out of the count."""
     self._start += seconds
 
+  def compiled(self, seconds: float) -> None:
+    """Takes note of what the first step took, nearly all of it compilation: it says nothing about those to come."""
+    self._first_step = seconds
+
   def line(self, step: int, values: Mapping[str, float]) -> str:
     """Returns e.g. 'step 120/300  loss 0.0312  4.1 steps/s  data wait 1%  0:44 left'."""
     elapsed = max(self.seconds(), 1e-9)
-    speed = (step - self._first) / elapsed
+    steps = step - self._first - bool(self._first_step)
+    speed = steps / max(elapsed - self._first_step, 1e-9)
     pace = f'{speed:.1f} steps/s' if speed >= 1 else f'{1 / max(speed, 1e-9):.1f} s/step'
     numbers = '  '.join(f'{name} {value:.4g}' for name, value in values.items())
+    if not steps:
+      return f'step {step}/{self._total}  {numbers}  compiled in {clock(self._first_step)}'
     left = (self._total - step) / max(speed, 1e-9)
     wait = 100 * self.waited / elapsed
     return f'step {step}/{self._total}  {numbers}  {pace}  data wait {wait:.0f}%  {clock(left)} left'

@@ -43,6 +43,23 @@ def main(argv: list[str]) -> int:
   return 0
 
 
+def parse(argv: list[str]) -> list[str]:
+  """Returns what the flags leave of `argv`; ends the program with one sentence where they cannot be understood."""
+  try:
+    rest = flags.FLAGS(argv)
+    _CONFIG.value.get('base')  # a file that cannot be loaded fails at its first use
+    return rest
+  except (AttributeError, KeyError) as error:
+    inner = error
+    while isinstance(inner, Exception):
+      inner = inner.args[0]
+    said = f'the config has no field {inner}'
+  except (flags.Error, TypeError, ValueError, OSError) as error:
+    said = str(error)
+  print(f'Error: {" ".join(said.split())}', file=sys.stderr)
+  sys.exit(2)
+
+
 if __name__ == '__main__':
   flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(main)
+  app.run(main, flags_parser=parse)

@@ -158,6 +158,7 @@ def allocate(config: ConfigDict, setup: Setup) -> dict[str, Any]:
     scores = dict.fromkeys(costs, 1.0)
     rank_map = ranks.allocate(scores, costs, budget, 0, budget, 'uniform', c.unit)
   else:
+    say(f'Scoring {len(sites)} sites by {config.score.kind} on {config.score.batches} batches, after compiling ...')
     scores, gains = _score(config, setup)
     caps = {site.name: lora.kernel_width(site) for site in sites} if c.cap_at_kernel_width else None
     rank_map = ranks.allocate(scores, costs, budget, c.r_min, c.r_max, rule, c.unit, caps, gains)

@@ -70,7 +70,8 @@ def summary(results: dict[str, Any], workdir: Path) -> str:
   """Returns the last lines of a run: a small table and where everything lies."""
   lines = []
   if results['base']:
-    runs = {label: results[label] for label in ('bicubic', 'base', 'adapted')}
+    labels = ('bicubic', 'base', 'adapted') if results['steps'] else ('bicubic', 'base')
+    runs = {label: results[label] for label in labels}
     lines = [tables.text(tables.means(runs))]
     if results['steps']:
       lines.append(_verdict(results))

@@ -127,7 +127,10 @@ def train(
   log = RunLog(workdir, done, config.tensorboard)
   with closing(store), closing(log), closing(batches), _Interrupts() as interrupts:
     for step in range(done + 1, config.steps + 1):
+      before = time.perf_counter()
       state, scalars = step_fn(state, frozen, next(batches))
+      if step == done + 1:
+        progress.compiled(time.perf_counter() - before)
       pending.append((step, scalars))
       joules = _sum(joules, meter.lap())  # at every step: the counters start again after minutes
 

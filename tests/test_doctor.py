@@ -145,7 +145,7 @@ def test_a_common_shift_is_said_once_for_all(tmp_path, capsys):
   hr = {f'a{i}': texture(i) for i in range(3)}
   run(write_pairs(tmp_path / 'p', hr, 4, {name: x[::4, ::4] for name, x in hr.items()}))  # corners, not centres
   output = capsys.readouterr().out
-  assert 'Half-way: LR lies +0.3' in output
+  assert 'Median pair: LR lies +0.3' in output
   assert 'shifted alike' in output
 
 

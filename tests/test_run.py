@@ -248,6 +248,9 @@ def test_divergence_names_the_step_and_keeps_the_last_good_state(folders, tmp_pa
     (['--config.lora.r_min=40', '--config.lora.r_max=40'], 'budget'),
     (['--config.lora.kinds=attn'], 'config.lora.kinds'),
     (['--config.fields=dim=7'], 'dim'),
+    (['--config.lora.rnk=2'], "no field 'rnk' Did you mean \"rank\""),
+    (['--config.steps=many'], 'config.steps=many'),
+    (['--confg.steps=2'], 'confg.steps'),
   ],
   ids=str,
 )
@@ -273,6 +276,12 @@ def test_progress_tells_speed_time_left_and_waiting():
   assert line.startswith('step 100/300  loss 0.03125  ')
   assert 'data wait 50%' in line
   assert line.endswith('left')
+  progress = log.Progress(0, 300)
+  time.sleep(0.05)
+  progress.compiled(0.05)
+  assert progress.line(1, {'loss': 1.0}) == 'step 1/300  loss 1  compiled in 0:00'
+  time.sleep(0.02)
+  assert '/s  ' in progress.line(100, {})  # of the 99 steps after the first: thousands a second
   assert [log.clock(s) for s in (5, 65, 3 * 3600 + 7 * 60)] == ['0:05', '1:05', '3:07:00']
 
 

@@ -85,7 +85,7 @@ class Source:
     if degrade not in ('', 'none') and not made:
       raise UserError(
         f'degrade is {degrade}, but {label or "this source"} has LR pictures of its own; '
-        'give the folder of HR pictures alone (hr=FOLDER), or leave degrade empty.'
+        'give the folder of HR pictures alone (hr=FOLDER), or set degrade=none.'
       )
     decoded = sum(3 * (h * w + lh * lw) for (h, w), (lh, lw) in self._sizes)
     self.cache_bytes = decoded if decoded <= cache_bytes else 0

@@ -37,7 +37,7 @@ def summary(found: Sequence[Finding], measures: Mapping[str, Measures], scale: i
   fine = sum(name not in worst for name in measures)
   kinds = collections.Counter(f.kind for f in found)
   text = [
-    f'{len(measures)} pairs examined at x{scale}: {fine} fine, {count[NOTE]} with notes only, '
+    f'{len(measures)} pairs examined at x{scale}: {fine} fine, {count[NOTE]} with notes only (--notes lists them), '
     f'{count[WARNING]} with warnings; {count[FAULT]} pairs or files at fault.'
   ]
   if kinds:
@@ -46,7 +46,7 @@ def summary(found: Sequence[Finding], measures: Mapping[str, Measures], scale: i
     down, right = median_shift(measures)
     stops, psnr = np.median([(np.mean(m.tone.stops), m.psnr) for m in measures.values()], axis=0)
     text.append(
-      f'Half-way: LR lies {right:+.2f} px right and {down:+.2f} px below, is {stops:+.2f} stops brighter, and has '
+      f'Median pair: LR lies {right:+.2f} px right and {down:+.2f} px below, is {stops:+.2f} stops brighter, and has '
       f'{psnr:.1f} dB against the shrunk HR.'
     )
     if max(abs(down), abs(right)) > findings_lib.LIMITS['shift'][0]:
