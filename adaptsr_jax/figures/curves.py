@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from adaptsr_jax.figures.style import (
+  BASELINE,
   DASHES,
   INK,
   LARGE,
@@ -19,8 +20,6 @@ from adaptsr_jax.figures.style import (
   short_number,
   text_width,
 )
-
-_BASELINE = '0.45'
 
 
 def learning_curves(
@@ -61,14 +60,14 @@ def learning_curves(
       last = np.flatnonzero(np.isfinite(y))[-1]
       labels.append((label, (x[last], y[last]), colour(i)))
   for y in baselines.values():
-    axes.axhline(y, color=_BASELINE, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
+    axes.axhline(y, color=BASELINE, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
   axes.margins(x=0.02, y=0.08)
   axes.autoscale_view()
   if axes.get_xlim()[1] > 1e4:
     axes.xaxis.set_major_formatter(short_number)
   axes.ticklabel_format(axis='y', style='plain', useOffset=False)
   right = axes.get_xlim()[1]
-  label_in_margin(axes, labels + [(label, (right, y), _BASELINE) for label, y in baselines.items()])
+  label_in_margin(axes, labels + [(label, (right, y), BASELINE) for label, y in baselines.items()])
   save(figure, path)
 
 

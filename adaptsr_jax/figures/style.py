@@ -20,6 +20,7 @@ SUFFIXES = ('.png', '.svg')
 DPI = 200
 LEAST, SMALL, MEDIUM, LARGE = 4.5, 7, 8, 9  # points: still readable; numbers and ticks; axis labels; titles
 PAPER, INK, FAINT = 'white', '0.15', '0.72'
+BASELINE = '0.45'  # lines that results are held against
 # Okabe and Ito's colours in an order of alternating lightness, without the yellow that vanishes on white paper.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
 LUMA = (0.299, 0.587, 0.114)

@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from adaptsr_jax.figures.style import (
+  BASELINE,
   DPI,
   PAPER,
   SMALL,
@@ -26,7 +27,6 @@ from adaptsr_jax.figures.style import (
   text_width,
 )
 
-_BASELINE = '0.45'
 _MARK = 6.5  # points: size of the marks
 # Where a label may stand: directions in the order of preference, and distances from the mark in points.
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
@@ -83,12 +83,12 @@ def tradeoff(
       zorder=3,
     )
   for y in baselines.values():
-    axes.axhline(y, color=_BASELINE, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
+    axes.axhline(y, color=BASELINE, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
   axes.margins(x=0.12, y=0.14)
   _widen(axes, points)
   axes.ticklabel_format(axis='y', style='plain', useOffset=False)
   right = axes.get_xlim()[1]
-  label_in_margin(axes, [(label, (right, y), _BASELINE) for label, y in baselines.items()])
+  label_in_margin(axes, [(label, (right, y), BASELINE) for label, y in baselines.items()])
   figure.draw_without_rendering()
   figure.set_layout_engine('none')  # labels are fitted into the axes as they are now
   _label_points(axes, points, list(baselines.values()))
