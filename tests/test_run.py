@@ -248,7 +248,7 @@ def test_divergence_names_the_step_and_keeps_the_last_good_state(folders, tmp_pa
     (['--config.lora.r_min=40', '--config.lora.r_max=40'], 'budget'),
     (['--config.lora.kinds=attn'], 'config.lora.kinds'),
     (['--config.fields=dim=7'], 'dim'),
-    (['--config.lora.rnk=2'], "no field 'rnk' Did you mean \"rank\""),
+    (['--config.lora.rnk=2'], 'no field \'rnk\' Did you mean "rank"'),
     (['--config.steps=many'], 'config.steps=many'),
     (['--confg.steps=2'], 'confg.steps'),
   ],
