@@ -98,7 +98,8 @@ def legend(runs: Mapping[str, Mapping[str, Any]]) -> str:
   if lower:
     sentences.append(f'Lower is better: {", ".join(lower)}.')
   if any('difference' in run for run in runs.values()):
-    sentences.append(f'Differences are to {first}, picture by picture; * where their interval does not hold 0.')
+    starred = '* where their interval does not hold 0' if number >= statistics.FEW else 'too few pictures for a verdict'
+    sentences.append(f'Differences are to {first}, picture by picture; {starred}.')
   protocols = [run['protocol'] for run in runs.values()]
   common = {word: value for word, value in protocols[0].items() if all(p.get(word) == value for p in protocols)}
   lines = [' '.join(sentences), f'Protocol: {_listed(common)}.']

@@ -300,7 +300,7 @@ def test_legend_tells_what_is_common_once(runs):
   lines = tables.legend(runs).splitlines()
   assert lines == [
     'Mean of 3 pictures. Lower is better: lpips_alex. Differences are to bicubic, picture by picture; '
-    '* where their interval does not hold 0.',
+    'too few pictures for a verdict.',
     'Protocol: crop 4.',
     'bicubic: model bicubic.',
     'ours|x4: model ours|x4.',
