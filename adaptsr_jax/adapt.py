@@ -110,15 +110,15 @@ def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> di
   say(f'{doing} {trainable_parameters:,} of {total_parameters:,} parameters ({share:.1f} %) by {config.method}.')
 
   # 6. and 7. Steps and measurements.
+  tiling = infer.tiling_of(setup.model, config.eval_tile)
+
   def measured(params: Params, functions: measure.Functions = (metrics.quality,)) -> dict[str, Any]:
-    pairs, tiling = data.pairs(setup.valid), infer.tiling_of(setup.model, config.eval_tile)
-    return measure.measure_params(setup.model.apply, params, pairs, functions, **tiling)
+    return measure.measure_params(setup.model.apply, params, data.pairs(setup.valid), functions, **tiling)
 
   enlarged = reference = None
   if setup.valid is not None:
-    pairs = data.pairs(setup.valid)
     once = partial(_measured_once, workdir, protocol=asked.protocol)
-    enlarged = once('bicubic', lambda: measure.measure(bicubic.imresize, pairs, asked.functions))
+    enlarged = once('bicubic', lambda: measure.measure(bicubic.imresize, data.pairs(setup.valid), asked.functions))
     reference = once('base', lambda: measured(base.params, asked.functions))
   trained = train.train(config, setup, method, frozen, trainable, measured, workdir)
   params = jax.device_get(method.merge(frozen, trained.trainable))
@@ -162,7 +162,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> di
   _export(workdir, base, params, method, trained.trainable, results)
 
   # 9. Show.
-  show.draw(workdir, setup, params, results, infer.tiling_of(setup.model, config.eval_tile))
+  show.draw(workdir, setup, params, results, tiling)
   checkpoint.write_json(workdir / 'results.json', results)
   say(show.summary(results, workdir))
   return results

@@ -227,17 +227,17 @@ def validate(config: ConfigDict) -> None:
       "config.base is empty; give a .pth, .pt or .safetensors file, a params folder, or 'random' with config.model."
     )
   for part in ('train', 'valid'):
-    named = _sources(config, part)
+    named = sources(config, part)
     if len(named) > 1:
       raise UserError(f'config.data.{part}.{named[0]} and config.data.{part}.{named[1]} are both given; give one.')
     if config.data[part].lr and not config.data[part].hr:
       raise UserError(f'config.data.{part}.lr is given without config.data.{part}.hr.')
-  if config.steps and not _sources(config, 'train'):
+  if config.steps and not sources(config, 'train'):
     raise UserError(
       'config.data.train.hr is empty; give the folder of HR pictures (or root, tfds, packed or mix instead), or '
       'config.steps=0 to only measure.'
     )
-  if not config.steps and not _sources(config, 'valid'):
+  if not config.steps and not sources(config, 'valid'):
     raise UserError('config.data.valid.hr is empty, so a run of 0 steps has nothing to measure.')
   if not 0 <= config.optim.ema < 1:
     raise UserError(f'config.optim.ema is {config.optim.ema}; it must be at least 0 and below 1.')
@@ -247,7 +247,7 @@ def validate(config: ConfigDict) -> None:
     raise UserError(f'config.optim.lr is {config.optim.lr}; it must be a number.')
   if config.seed >= 2**31:
     raise UserError(f'config.seed is {config.seed}; it must be below {2**31}.')
-  if config.export == 'best' and not _sources(config, 'valid'):
+  if config.export == 'best' and not sources(config, 'valid'):
     raise UserError("config.export is 'best', which needs validation pictures: give config.data.valid.hr.")
   for pattern in config.lora.exclude:
     try:
@@ -280,7 +280,7 @@ _LEAST = {
 }
 
 
-def _sources(config: ConfigDict, part: str) -> list[str]:
+def sources(config: ConfigDict, part: str) -> list[str]:
   """Returns the fields that say where the pictures of 'train' or 'valid' come from."""
   return [field for field in SOURCES if config.data[part].get(field)]
 

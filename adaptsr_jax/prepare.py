@@ -56,7 +56,7 @@ def prepare(config: ConfigDict) -> Setup:
 def _open(config: ConfigDict, part: str, scale: int) -> data.Source | None:
   """Opens the pictures of 'train' or 'valid'; None where nothing is given."""
   pictures = config.data[part]
-  if not any(pictures.get(field) for field in config_lib.SOURCES):
+  if not config_lib.sources(config, part):
     return None
   if pictures.hr.startswith(samples.PREFIX):
     if pictures.lr:
