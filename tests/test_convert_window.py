@@ -176,9 +176,20 @@ def test_differences_are_named():
     convert.detect({**weights, key: np.zeros((49, 3), np.float32)})
   with pytest.raises(UserError, match=r"'conv_up1\.weight' is unknown"):
     convert.detect({**weights, 'conv_up1.weight': np.zeros((4, 4, 3, 3), np.float32)})
-  gray = {**random_tiny('classical'), 'conv_first.weight': np.zeros((8, 1, 3, 3), np.float32)}
-  with pytest.raises(UserError, match='1 colours'):
-    convert.detect(gray)
+  for colours, match in ((1, r"'conv_last\.weight' is \(3, 4, 3, 3\) instead of \(1, "), (4, '4 colours')):
+    first = np.zeros((8, colours, 3, 3), np.float32)
+    with pytest.raises(UserError, match=match):
+      convert.detect({**random_tiny('classical'), 'conv_first.weight': first})
+
+
+@pytest.mark.parametrize('name', TINY)
+def test_gray_networks_are_recognised_and_come_back(name):
+  weights = random_tiny(name, rgb_mean=(0.0,))
+  _, fields, assumed = convert.detect(weights)
+  assert fields['rgb_mean'] == (0.0,)
+  assert fields['upscale'] == TINY[name][1]['upscale']
+  assert '0 for gray' in assumed['rgb_mean']
+  assert_same(there_and_back(weights), weights)
 
 
 def test_flax_layout():

@@ -160,6 +160,16 @@ def test_any_size_is_taken_and_tells_nothing_of_its_neighbours(name):
 
 
 @pytest.mark.parametrize('name', TINY)
+def test_gray_networks_take_gray_pictures_and_colours_one_by_one(name):
+  model, params = tiny(name, rgb_mean=(0.0,))
+  apply = jit(model.apply)
+  x = picture(7, 9, 2)
+  colours = [apply({'params': params}, x[..., i : i + 1]) for i in range(3)]
+  assert colours[0].shape == (2, 7 * model.upscale, 9 * model.upscale, 1)
+  np.testing.assert_allclose(apply({'params': params}, x), np.concatenate(colours, -1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', TINY)
 def test_too_small_pictures_are_refused(name):
   model, params = tiny(name)
   smallest = model.minimum
@@ -305,7 +315,7 @@ def test_qk_scale_replaces_the_root_of_the_width():
     ('swinir', {'img_size': 60}, 'img_size is 60.*window_size 8'),
     ('swinir', {'img_size': 6}, 'img_size is 6.*window_size 8'),
     ('swinir', {'window_size': 0}, 'window_size 0'),
-    ('swinir', {'rgb_mean': (0.5,)}, 'rgb_mean has 1 values'),
+    ('swinir', {'rgb_mean': (0.5, 0.5)}, 'rgb_mean has 2 values.*3, or 1 for gray'),
     ('drct', {'upscale': 1}, 'upscale is 1.*2, 3, 4, 8'),
     ('drct', {'resi_connection': '3conv'}, "resi_connection is '3conv'.*identity"),
     ('drct', {'gc': 31}, 'num_heads of 6 gives 5 heads to a block of 211 channels'),

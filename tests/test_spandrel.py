@@ -54,6 +54,10 @@ NETWORKS = {
       'upsampler': '',
     },
   ),
+  'swinir gray': (
+    'swinir',
+    {'upscale': 1, 'embed_dim': 12, 'depths': (2,), 'num_heads': (2,), 'upsampler': '', 'rgb_mean': (0.0,)},
+  ),
   'drct': ('drct', {'upscale': 4, 'embed_dim': 12, 'gc': 8, 'num_heads': (6, 6)}),
   'safmn': ('safmn', {'upscale': 4, 'dim': 12, 'n_blocks': 2}),
 }
@@ -90,7 +94,7 @@ def test_exported_files_give_the_same_picture(load, tmp_path, name):
   leaves = {path: rng.normal(path.endswith('scale'), 0.1, leaf.shape) for path, leaf in tree.flatten(shapes).items()}
   params = tree.unflatten({path: leaf.astype(np.float32) for path, leaf in leaves.items()})
   side = 2 * model.multiple if model.multiple > 1 else 24
-  x = rng.random((1, side, 2 * side, 3), np.float32)
+  x = rng.random((1, side, 2 * side, len(fields.get('rgb_mean', 'RGB'))), np.float32)
   y = jax.jit(model.apply)({'params': params}, x)
 
   base = base_lib.Base(family, fields, params, {}, None)

@@ -123,7 +123,7 @@ def fails(*words: str) -> str:
 def test_table_is_sound():
   assert len({entry.file for entry in zoo.ZOO.values()}) == len(zoo.ZOO)
   for name, entry in zoo.ZOO.items():
-    assert re.fullmatch(r'[a-z0-9_]+_x[2348]', name)
+    assert re.fullmatch(r'[a-z0-9_]+_x[2348]|swinir_(gray_)?(denoise|jpeg)[1-5][05]', name)
     assert (entry.url or entry.page).startswith('https://'), name
     assert entry.url == '' or entry.url.endswith('/' + entry.file)
     assert entry.file.endswith(('.pth', '.pt'))

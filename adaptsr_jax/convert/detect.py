@@ -130,7 +130,7 @@ def _swinir(weights: Weights) -> Found:
     if 'upsample.0.weight' not in weights:
       return fields | {'upsampler': '', 'upscale': 1}, assumed
     outputs = _shape(weights, 'upsample.0.weight', 4)[0]
-    upscale = math.isqrt(outputs // 3)
+    upscale = math.isqrt(outputs // len(fields['rgb_mean']))
     return fields | {'upsampler': 'pixelshuffledirect', 'upscale': upscale}, assumed
   if 'conv_up1.weight' not in weights:
     return fields | {'upsampler': 'pixelshuffle'} | _shuffle_fields(weights), assumed
@@ -153,7 +153,9 @@ def _drct(weights: Weights) -> Found:
 
 def _window_fields(weights: Weights, block: str, odd: str) -> Found:
   """Reads what SwinIR and DRCT share from their first block; `odd` is in the names of those that may be shifted."""
-  width = _rgb_width(weights)
+  width, colours = _shape(weights, 'conv_first.weight', 4)[:2]
+  if colours not in (1, 3):
+    raise UserError(f"'conv_first.weight' takes {colours} colours; only networks for RGB or gray pictures are known.")
   window = (math.isqrt(_shape(weights, f'{block}.{_POSITIONS}', 2)[0]) + 1) // 2
   img_size, why = _img_size(weights, window, odd)
   assumed = {'img_size': why} if why else {}
@@ -165,7 +167,7 @@ def _window_fields(weights: Weights, block: str, odd: str) -> Found:
     'mlp_ratio': _factor(width, _shape(weights, f'{block}.mlp.fc1.weight', 2)[0]),
     'img_size': img_size,
     'img_range': 1.0,
-    'rgb_mean': DIV2K_MEAN,
+    'rgb_mean': DIV2K_MEAN if colours == 3 else (0.0,),
     'qkv_bias': f'{block}.attn.qkv.bias' in weights,
     'qk_scale': None,
     'patch_norm': 'patch_embed.norm.weight' in weights,
@@ -173,7 +175,7 @@ def _window_fields(weights: Weights, block: str, odd: str) -> Found:
   }
   return fields, assumed | {
     'img_range': 'not stored; published networks have 255 with windows of 7 pixels and 1 otherwise',
-    'rgb_mean': 'not stored; every published network has it (the mean of DIV2K)',
+    'rgb_mean': 'not stored; every published network has it (the mean of DIV2K, 0 for gray pictures)',
     'qk_scale': 'not stored; no published network sets it',
   }
 
@@ -195,13 +197,6 @@ def _shuffle_fields(weights: Weights) -> dict[str, Any]:
   num_feat = _shape(weights, 'conv_before_upsample.0.weight', 4)[0]
   nine = _shape(weights, 'upsample.0.weight', 4)[0] == 9 * num_feat
   return {'upscale': 3 if nine else 2 ** _count(weights, 'upsample.{}.weight'), 'num_feat': num_feat}
-
-
-def _rgb_width(weights: Weights) -> int:
-  width, colours = _shape(weights, 'conv_first.weight', 4)[:2]
-  if colours != 3:
-    raise UserError(f"'conv_first.weight' takes {colours} colours; only networks for RGB pictures are known.")
-  return width
 
 
 def _mean_shift(weights: Weights) -> tuple[float, tuple[float, ...], bool]:

@@ -164,14 +164,14 @@ def _swinir(model: Any) -> Iterator[Entry]:
   if model.upsampler == 'pixelshuffle':
     yield from _shuffle_head(model)
   elif model.upsampler == 'pixelshuffledirect':
-    yield from _conv('upsample.0', 'upsample_0', width, 3 * model.upscale**2)
+    yield from _conv('upsample.0', 'upsample_0', width, len(model.rgb_mean) * model.upscale**2)
   elif model.upsampler == 'nearest+conv':
     yield from _conv('conv_before_upsample.0', 'conv_before_upsample_0', width, model.num_feat)
     for key in ('conv_up1', *(('conv_up2',) if model.upscale == 4 else ()), 'conv_hr'):
       yield from _conv(key, key, model.num_feat, model.num_feat)
-    yield from _conv('conv_last', 'conv_last', model.num_feat, 3)
+    yield from _conv('conv_last', 'conv_last', model.num_feat, len(model.rgb_mean))
   else:
-    yield from _conv('conv_last', 'conv_last', width, 3)
+    yield from _conv('conv_last', 'conv_last', width, len(model.rgb_mean))
 
 
 def _drct(model: Any) -> Iterator[Entry]:
@@ -196,7 +196,7 @@ def _embedding(model: Any) -> Iterator[Entry]:
   width = model.embed_dim
   if model.ape:
     yield Entry('absolute_pos_embed', (1, model.img_size**2, width), 'absolute_pos_embed', 'vector')
-  yield from _conv('conv_first', 'conv_first', 3, width)
+  yield from _conv('conv_first', 'conv_first', len(model.rgb_mean), width)
   if model.patch_norm:
     yield from _layer_norm('patch_embed.norm', 'patch_embed/norm', width)
 
@@ -238,7 +238,7 @@ def _shuffle_head(model: Any) -> Iterator[Entry]:
   yield from _conv('conv_before_upsample.0', 'conv_before_upsample_0', model.embed_dim, width)
   for stage, factor in enumerate(window.STAGES[model.upscale]):
     yield from _conv(f'upsample.{2 * stage}', f'upsample_{2 * stage}', width, width * factor**2)
-  yield from _conv('conv_last', 'conv_last', width, 3)
+  yield from _conv('conv_last', 'conv_last', width, len(model.rgb_mean))
 
 
 TABLES: dict[str, Callable[[Any], Iterator[Entry]]] = {

@@ -55,7 +55,7 @@ class DRCT(nn.Module):
   resi_connection: str = '1conv'  # or 'identity'
   img_size: int = 64  # of the training pictures; decides the stored masks, and whether windows are shifted at all
   img_range: float = 1.0
-  rgb_mean: tuple[float, ...] = window.RGB_MEAN
+  rgb_mean: tuple[float, ...] = window.RGB_MEAN  # of one value for gray pictures, as in SwinIR
   num_feat: int = 64  # channels of the head
   qkv_bias: bool = True
   qk_scale: float | None = None
@@ -117,9 +117,9 @@ class DRCT(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    _, h, w, _ = x.shape
-    mean = jnp.asarray(self.rgb_mean, jnp.float32)
-    x = (window.whole_windows(self, x) - mean) * self.img_range
+    return window.restore(self, x, self._network)
+
+  def _network(self, x: Array) -> Array:
     first = nn.Conv(self.embed_dim, (3, 3), dtype=jnp.float32, name='conv_first')(x)
     y = window.embed(self, first)
     shift, block = window.geometry(self)[1], window.block_of(self)
@@ -128,8 +128,7 @@ class DRCT(nn.Module):
     y = window.layer_norm('norm')(y)
     if self.resi_connection == '1conv':
       y = nn.Conv(self.embed_dim, (3, 3), dtype=self.dtype, name='conv_after_body')(y)
-    y = window.shuffle_head(self, y + first) / self.img_range + mean
-    return y[:, : h * self.upscale, : w * self.upscale]
+    return window.shuffle_head(self, y + first)
 
 
 PRESETS = {

@@ -43,6 +43,7 @@ class SwinIR(nn.Module):
   """(b, h, w, 3) in [0, 1] -> (b, upscale * h, upscale * w, 3) in float32, not clipped.
 
   The sides may be any above `minimum`: they are extended by reflection to multiples of the window, and cut off again.
+  A network for gray pictures has one value in `rgb_mean`; it takes (b, h, w, 1), and of (b, h, w, 3) each colour apart.
   """
 
   upscale: int = 4
@@ -55,7 +56,7 @@ class SwinIR(nn.Module):
   resi_connection: str = '1conv'  # or '3conv': three convolutions with a bottleneck
   img_size: int = 64  # of the training pictures; decides the stored masks, and whether windows are shifted at all
   img_range: float = 1.0
-  rgb_mean: tuple[float, ...] = window.RGB_MEAN
+  rgb_mean: tuple[float, ...] = window.RGB_MEAN  # of one value for gray pictures
   num_feat: int = 64  # channels of the head
   qkv_bias: bool = True
   qk_scale: float | None = None
@@ -106,9 +107,9 @@ class SwinIR(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    _, h, w, _ = x.shape
-    mean = jnp.asarray(self.rgb_mean, jnp.float32)
-    x = (window.whole_windows(self, x) - mean) * self.img_range
+    return window.restore(self, x, self._network)
+
+  def _network(self, x: Array) -> Array:
     hidden = int(self.embed_dim * self.mlp_ratio + 1e-6)
     first = nn.Conv(self.embed_dim, (3, 3), dtype=jnp.float32, name='conv_first')(x)
     y = window.embed(self, first)
@@ -117,18 +118,18 @@ class SwinIR(nn.Module):
       y = RSTB(depth, window.geometry(self)[1], block, self.resi_connection, self.dtype, name=f'layers_{i}')(y)
     y = window.layer_norm('norm')(y)
     y = residual_conv(y, self.resi_connection, self.dtype, 'conv_after_body') + first
-    y = self._picture(x, y) / self.img_range + mean
-    return y[:, : h * self.upscale, : w * self.upscale]
+    return self._picture(x, y)
 
   def _picture(self, x: Array, features: Array) -> Array:
+    colours = len(self.rgb_mean)
     if self.upsampler == 'pixelshuffle':
       return window.shuffle_head(self, features)
     if self.upsampler == 'pixelshuffledirect':
-      y = window.to_picture(features, 'upsample_0', 3 * self.upscale**2)
+      y = window.to_picture(features, 'upsample_0', colours * self.upscale**2)
       return layers.pixel_shuffle(y, self.upscale)
     if self.upsampler == 'nearest+conv':
       return self._nearest_head(features)
-    return x + window.to_picture(features, 'conv_last')
+    return x + window.to_picture(features, 'conv_last', colours)
 
   def _nearest_head(self, x: Array) -> Array:
     def conv(x, name):
@@ -138,7 +139,7 @@ class SwinIR(nn.Module):
     for name in ('conv_up1', 'conv_up2')[: 2 if self.upscale == 4 else 1]:
       _, h, w, _ = x.shape
       x = nn.leaky_relu(conv(layers.resize_nearest(x, (2 * h, 2 * w)), name), 0.2)
-    return window.to_picture(nn.leaky_relu(conv(x, 'conv_hr'), 0.2), 'conv_last')
+    return window.to_picture(nn.leaky_relu(conv(x, 'conv_hr'), 0.2), 'conv_last', len(self.rgb_mean))
 
 
 def residual_conv(x: Array, resi_connection: str, dtype: Any, name: str) -> Array:

@@ -118,12 +118,27 @@ def shuffle_head(model: nn.Module, x: Array) -> Array:
     # The shuffles between the convolutions have no parameters but take up the odd indices.
     x = nn.Conv(model.num_feat * factor**2, (3, 3), dtype=model.dtype, name=f'upsample_{2 * i}')(x)
     x = layers.pixel_shuffle(x, factor)
-  return to_picture(x, 'conv_last')
+  return to_picture(x, 'conv_last', len(model.rgb_mean))
 
 
-def to_picture(x: Array, name: str, channels: int = 3) -> Array:
+def to_picture(x: Array, name: str, channels: int) -> Array:
   """The last convolution; float32, because bfloat16 would round the picture to 8 bits of mantissa."""
   return nn.Conv(channels, (3, 3), dtype=jnp.float32, name=name)(x)
+
+
+def restore(model: nn.Module, x: Array, network: Callable[[Array], Array]) -> Array:
+  """Returns what `network` makes of the picture (b, h, w, c) in whole windows, normalised; call as `embed`.
+
+  A network for gray pictures is given the colours of others one by one.
+  """
+  b, h, w, c = x.shape
+  apart = c > len(model.rgb_mean) == 1
+  if apart:
+    x = jnp.moveaxis(x, -1, 1).reshape(b * c, h, w, 1)
+  mean = jnp.asarray(model.rgb_mean, jnp.float32)
+  y = network((whole_windows(model, x) - mean) * model.img_range) / model.img_range + mean
+  y = y[:, : h * model.upscale, : w * model.upscale]
+  return jnp.moveaxis(y.reshape(b, c, *y.shape[1:3]), 1, -1) if apart else y
 
 
 def whole_windows(model: nn.Module, x: Array) -> Array:
@@ -188,8 +203,8 @@ def check(model: nn.Module) -> None:
     raise UserError(
       f'{kind}: dtype is float16, whose largest number, 65504, the activations exceed; use bfloat16 or float32.'
     )
-  if len(model.rgb_mean) != 3:
-    raise UserError(f'{kind}: rgb_mean has {len(model.rgb_mean)} values; it must have 3.')
+  if len(model.rgb_mean) not in (1, 3):
+    raise UserError(f'{kind}: rgb_mean has {len(model.rgb_mean)} values; it must have 3, or 1 for gray pictures.')
   if min(model.window_size, model.img_size) < 1 or model.img_size % min(model.window_size, model.img_size):
     raise UserError(f'{kind}: img_size is {model.img_size}, which is no multiple of window_size {model.window_size}.')
   if model.window_size % min(model.window_size, model.img_size):

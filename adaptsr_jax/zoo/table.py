@@ -91,6 +91,10 @@ ZOO: dict[str, Entry] = {
     32.44,
     '09fad24e32ae62722e1a055efde9921328f4137981bab0a42a4a3a806306c58e',
   ),
+  'swinir_real_x2': _swinir('003_realSR_BSRGAN_DFO_s64w8_SwinIR-M_x2_GAN.pth', 'real-world (BSRGAN), DFO, adversarial'),
+  'swinir_real_psnr_x2': _swinir(
+    '003_realSR_BSRGAN_DFO_s64w8_SwinIR-M_x2_PSNR.pth', 'real-world (BSRGAN), DFO, PSNR-oriented'
+  ),
   'swinir_real_x4': _swinir(
     '003_realSR_BSRGAN_DFO_s64w8_SwinIR-M_x4_GAN.pth',
     'real-world (BSRGAN), DFO, adversarial',
@@ -111,6 +115,21 @@ ZOO: dict[str, Entry] = {
     'real-world (BSRGAN), DFOWMFC, PSNR-oriented',
     sha256='450be6eac63a59959b55a83df6743444de9f018547f81d16f699b3680d366ad7',
   ),
+  # At the same size; those for gray pictures are given the colours of others one by one.
+  **{
+    f'swinir_{gray}denoise{sigma}': _swinir(
+      f'{file}_DFWB_s128w8_SwinIR-M_noise{sigma}.pth', f'noise of sigma {sigma}, DFWB'
+    )
+    for gray, file in (('', '005_colorDN'), ('gray_', '004_grayDN'))
+    for sigma in (15, 25, 50)
+  },
+  **{
+    f'swinir_{gray}jpeg{quality}': _swinir(
+      f'{file}_DFWB_s126w7_SwinIR-M_jpeg{quality}.pth', f'JPEG of quality {quality}, DFWB'
+    )
+    for gray, file in (('', '006_colorCAR'), ('gray_', '006_CAR'))
+    for quality in (10, 20, 30, 40)
+  },
   'safmn_x2': _safmn('SAFMN_DF2K_x2.pth', 'bicubic, DF2K', 38.00),
   'safmn_x3': _safmn('SAFMN_DF2K_x3.pth', 'bicubic, DF2K', 34.34),
   'safmn_x4': _safmn(
