@@ -77,7 +77,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> di
   base, sites = setup.base, setup.sites
   say(prepare.describe(config, setup))
   material = _material(setup)
-  _check_same_material(workdir, material)
+  _check_same_material(workdir, material, done)
   asked = measures.load(('psnr', 'ssim', *config.metrics), config.metric_weights)
   for sentence in asked.missing.values():
     say(sentence)
@@ -183,11 +183,11 @@ def _material(setup: prepare.Setup) -> dict[str, str]:
   }
 
 
-def _check_same_material(workdir: Path, material: dict[str, str]) -> None:
+def _check_same_material(workdir: Path, material: dict[str, str], done: int) -> None:
   path = workdir / 'material.json'
   if path.exists():
     changed = [name for name, value in checkpoint.read_json(path).items() if material[name] != value]
-    if changed:
+    if changed and not _forgotten(workdir, done):
       raise UserError(f'The {" and the ".join(changed)} of the run in {workdir} were others; give another --workdir.')
 
 
@@ -240,12 +240,21 @@ def _check_same_run(workdir: Path, config: ConfigDict, done: int) -> None:
   ours = config_lib.flat(config)
   theirs = config_lib.flat(config_lib.default()) | config_lib.flat(checkpoint.read_json(path))
   changed = [k for k in sorted(ours | theirs) if ours.get(k) != theirs.get(k) and k not in _FREE_FIELDS]
-  if changed:
+  if changed and not _forgotten(workdir, done):
     name, more = changed[0], f' (and {len(changed) - 1} more differences)' if len(changed) > 1 else ''
     raise UserError(
       f'{workdir} holds a run with config.{name}={theirs.get(name)!r}, not {ours.get(name)!r}{more}; '
       "give that run's config to continue it, or another --workdir."
     )
+
+
+def _forgotten(workdir: Path, done: int) -> bool:
+  """Forgets a start that ended before its first save, for lack of memory perhaps; tells whether it could."""
+  if done or (workdir / 'results.json').exists():
+    return False
+  for name in ('config.json', 'material.json', 'base.json', 'bicubic.json'):
+    (workdir / name).unlink(missing_ok=True)
+  return True
 
 
 def peak_memory_bytes() -> int:

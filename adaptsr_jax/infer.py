@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, enough_memory
 from adaptsr_jax.tree import Params
 
 AUTO_TILE = 192  # side of the tiles of a large picture when none is given, in LR pixels
@@ -92,18 +92,13 @@ def upscale(
   inputs = (padded[None, y.start : y.start + height, x.start : x.start + width] for y, x in tiles)
   outputs = _one_ahead(forward(apply_fn, params, part) for part in inputs)
   canvas = np.zeros((scale * padded.shape[0], scale * padded.shape[1], 3), np.float32)
-  try:
+  smaller = max(_GRID, min(height, width) // 2 // _GRID * _GRID)
+  advice = f'for {height} x {width} pixels at a time: choose a smaller tile, such as --tile={smaller}'
+  with enough_memory(advice):
     for done, ((y, x), output) in enumerate(zip(tiles, outputs, strict=True), 1):
       _paste(canvas, np.asarray(output[0], np.float32), y, x, scale)
       if on_tile:
         on_tile(done, len(tiles))
-  except jax.errors.JaxRuntimeError as error:
-    if 'RESOURCE_EXHAUSTED' not in str(error):
-      raise
-    raise UserError(
-      f'The device has not enough memory for {height} x {width} pixels at a time: choose a smaller tile, '
-      f'such as --tile={max(_GRID, min(height, width) // 2 // _GRID * _GRID)}.'
-    ) from error
   return canvas[: scale * lr.shape[0], : scale * lr.shape[1]]
 
 

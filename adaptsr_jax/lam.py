@@ -237,10 +237,9 @@ def _words(scene: _Scene) -> str:
 
 def _attribute(network: _Network, scene: _Scene, label: str, picture: str) -> 'np.ndarray':
   """Returns the map of `scene.lr`."""
-  import jax
   import numpy as np
 
-  from adaptsr_jax.errors import UserError
+  from adaptsr_jax.errors import UserError, enough_memory
   from adaptsr_jax.metrics import lam
 
   model, params = network
@@ -249,14 +248,8 @@ def _attribute(network: _Network, scene: _Scene, label: str, picture: str) -> 'n
       f'{label}: the network needs {model.minimum} LR pixels on each side, and gets {_words(scene)}: '
       'give a larger picture or --context.'
     )
-  try:
+  with enough_memory(f'for {label}: choose a --context below {max(scene.lr.shape[:2])}'):
     saliency = lam.attribute(model.apply, params, scene.lr[None], scene.patch[:3])
-  except jax.errors.JaxRuntimeError as error:
-    if 'RESOURCE_EXHAUSTED' not in str(error):
-      raise
-    raise UserError(
-      f'{label}: the device has not enough memory; choose a --context below {max(scene.lr.shape[:2])}.'
-    ) from error
   if not np.isfinite(saliency).all():
     raise UserError(f'{label}: the network gives numbers that are not finite; its weights are damaged.')
   if not saliency.any():

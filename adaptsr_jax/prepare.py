@@ -15,7 +15,7 @@ from adaptsr_jax import base as base_lib
 from adaptsr_jax import config as config_lib
 from adaptsr_jax import data, lora, losses, ranks, tree, zoo
 from adaptsr_jax.data import degrade, samples
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, enough_memory
 from adaptsr_jax.log import clock, say
 from adaptsr_jax.tree import Params
 
@@ -39,6 +39,10 @@ def prepare(config: ConfigDict) -> Setup:
   else:
     base = base_lib.load(config.base, fields)
   model = base.model(dtype=jnp.dtype(config.dtype))
+  if config.remat:
+    if not hasattr(model, 'remat'):
+      raise UserError(f'config.remat is set, but {base.name} has no blocks of attention to compute again.')
+    model = model.clone(remat=True)
   train = _open(config, 'train', model.upscale)
   valid = _open(config, 'valid', model.upscale)
   exclude = [pattern for pattern in config.lora.exclude if pattern]  # an empty flag is an empty pattern
@@ -159,7 +163,8 @@ def allocate(config: ConfigDict, setup: Setup) -> dict[str, Any]:
     rank_map = ranks.allocate(scores, costs, budget, 0, budget, 'uniform', c.unit)
   else:
     say(f'Scoring {len(sites)} sites by {config.score.kind} on {config.score.batches} batches, after compiling ...')
-    scores, gains = _score(config, setup)
+    with enough_memory(memory_advice(config, setup.model)):
+      scores, gains = _score(config, setup)
     caps = {site.name: lora.kernel_width(site) for site in sites} if c.cap_at_kernel_width else None
     rank_map = ranks.allocate(scores, costs, budget, c.r_min, c.r_max, rule, c.unit, caps, gains)
     say(f'Scored {len(sites)} sites by {config.score.kind} in {clock(time.perf_counter() - start)}.')
@@ -178,6 +183,14 @@ def allocate(config: ConfigDict, setup: Setup) -> dict[str, Any]:
     'scores': scores,
     'ranks': rank_map,
   }
+
+
+def memory_advice(config: ConfigDict, model: Any) -> str:
+  """Returns the end of the sentence for a batch that is too large for the device (see `errors.enough_memory`)."""
+  ways = ['make config.batch_size (and config.optim.accumulate larger) or config.patch smaller']
+  ways += ['set config.remat'] * (getattr(model, 'remat', None) is False)
+  ways += ['set config.dtype=bfloat16'] * (config.dtype == 'float32')
+  return f'for {config.batch_size} crops of {config.patch} pixels: {", or ".join(ways)}'
 
 
 def _score(config: ConfigDict, setup: Setup) -> tuple[dict[str, float], dict[str, np.ndarray] | None]:

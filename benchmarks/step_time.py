@@ -101,14 +101,19 @@ def variants(base: Any, batch: int, patch: int, rank: int, rows: Sequence[Row]) 
   """
   found = []
   for row in rows:
-    model = base.model(dtype=row.dtype, **({'remat': True} if row.remat else {}))
+    model = model_of(row, base)
     make = _step if row.kind == 'step' else _inference
     variant = make(row, base, model, (batch, patch, patch, 3), rank)
     found.append(variant._replace(reference=_reference(row, rows).name))
   return found
 
 
-def _method(row: Row, model: Any, rank: int) -> tuple[Any, Any]:
+def model_of(row: Row, base: Any) -> Any:
+  """Returns the network as a row computes it."""
+  return base.model(dtype=row.dtype, **({'remat': True} if row.remat else {}))
+
+
+def method_of(row: Row, model: Any, rank: int) -> tuple[Any, Any]:
   """Returns (config, method) of a row, with adapters at every site."""
   from adaptsr_jax import config, lora, methods
 
@@ -127,7 +132,7 @@ def _step(row: Row, base: Any, model: Any, shape: tuple[int, ...], rank: int) ->
 
   from adaptsr_jax import losses, optim, train, tree
 
-  c, method = _method(row, model, rank)
+  c, method = method_of(row, model, rank)
   tx, _ = optim.make(c, method.labels)
 
   def begin(key, params):
@@ -164,7 +169,7 @@ def _inference(row: Row, base: Any, model: Any, shape: tuple[int, ...], rank: in
   import jax
   import jax.numpy as jnp
 
-  _, method = _method(row, model, rank)
+  _, method = method_of(row, model, rank)
 
   def variables(key, params):
     return {'params': params if row.method == 'base' else method.merge(*method.init(key, params))}
@@ -347,7 +352,7 @@ def _rows_of(preset: str, args: argparse.Namespace) -> list[Row]:
   return rows
 
 
-def _base(preset: str, values: bool) -> Any:
+def base_of(preset: str, values: bool) -> Any:
   """Returns the variant with random weights, or with their shapes only."""
   from adaptsr_jax import base as base_lib
   from adaptsr_jax import models
@@ -372,7 +377,7 @@ def main(argv: list[str] | None = None) -> int:
   print('  '.join(f'{key} {value}' for key, value in content['machine'].items()))
   try:
     for preset in args.models.split(','):
-      base = _base(preset, values=args.rounds > 0)
+      base = base_of(preset, values=args.rounds > 0)
       found = variants(base, args.batch, args.patch, args.rank, _rows_of(preset, args))
       table, same = rows(found, take_turns(found, args.rounds)), same_program(found)
       content['models'][preset] = {'same_program': same, 'rows': table}

@@ -8,7 +8,7 @@ import pytest
 from adaptsr_jax import base as base_lib
 from adaptsr_jax import lora, models, tree
 from adaptsr_jax.errors import UserError
-from benchmarks import flops, step_time
+from benchmarks import flops, kept, step_time
 
 # Wide enough that norms, softmax and biases, which only XLA counts, are small beside the products.
 TINY = {
@@ -132,3 +132,28 @@ def test_the_exported_model_compiles_to_the_flops_of_the_base(tmp_path, name):
   assert programs[0] == programs[1]
   # That it tells programs apart: adapters beside the layers cost more.
   assert programs[2]['flops'] > 1.02 * programs[0]['flops']
+
+
+def test_blocks_computed_again_keep_little_and_kept_bytes_follow_the_batch(capsys):
+  fields = {**TINY['classical'][1], 'depths': (6, 6)}
+  model = models.build('swinir', **fields)
+  base = base_lib.Base('swinir', fields, flops.parameters(model), {}, None)
+
+  def count(batch, **options):
+    return kept.kept_bytes(step_time.Row('step', 'full', **options), base, batch, 16, 2)
+
+  all_of_it, again, low = count(2), count(2, remat=True), count(2, dtype='bfloat16')
+  assert again < 0.3 * all_of_it
+  assert 0.5 * all_of_it < low < 0.8 * all_of_it
+  weights = 4 * tree.count(base.params)
+  assert 2 * (count(1) - weights) <= all_of_it < 2 * count(1)
+  # A block keeps at least its input, what q, k, v are made of, the weights of attention and the hidden layer.
+  pixels, c = 2 * 16 * 16, 48
+  assert all_of_it > 4 * 12 * pixels * (c + 3 * c + 3 * 64 + 2 * c)
+
+  assert kept.main(['--models=edsr_baseline_x2', '--batch=1', '--patch=8']) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[2].startswith('| edsr_baseline_x2, full | ')
+  assert len(lines) == 5
+  assert kept.main(['--models=edsr']) == 2
+  assert "--models has 'edsr'" in capsys.readouterr().err

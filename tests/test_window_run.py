@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from adaptsr_jax import base, checkpoint, convert, log
+from adaptsr_jax import adapt, base, checkpoint, config, convert, log, train
+from adaptsr_jax.errors import UserError
+from configs import swinir
 from tests.pictures import write_pairs
 
 ROOT = Path(__file__).parents[1]
@@ -19,15 +22,15 @@ STEPS = 9
 
 
 @pytest.fixture(scope='module')
-def command(tmp_path_factory):
-  """Returns (workdir) -> the command line of a run on SwinIR-S x4, cut down to two blocks of 12 channels."""
+def flags(tmp_path_factory):
+  """Returns the fields of a run on SwinIR-S x4, cut down to two blocks of 12 channels."""
   folder = tmp_path_factory.mktemp('pictures')
   lr, hr = write_pairs(folder, 3, scale=4)
   # As a checkpoint, because fields of the command line hold no tuples such as depths.
   random = base.random('swinir_light_x4', 0, {'embed_dim': 12, 'depths': (2,), 'num_heads': (2,)})
   base.export(folder / 'swinir.pth', random, random.params)
-  flags = {
-    'base': folder / 'swinir.pth',
+  return {
+    'base': str(folder / 'swinir.pth'),
     'steps': STEPS,
     'batch_size': 2,
     'patch': 32,
@@ -35,10 +38,15 @@ def command(tmp_path_factory):
     'save_every': 4,
     'lora.budget': 0,
     'lora.rank': 2,
-    'data.train.lr': lr,
-    'data.train.hr': hr,
+    'data.train.lr': str(lr),
+    'data.train.hr': str(hr),
     'tensorboard': False,
   }
+
+
+@pytest.fixture(scope='module')
+def command(flags):
+  """Returns (workdir) -> the command line of that run."""
   start = [sys.executable, '-m', 'adaptsr_jax.main', '--config=configs/swinir.py']
   return lambda workdir: [*start, f'--workdir={workdir}', *(f'--config.{key}={value}' for key, value in flags.items())]
 
@@ -85,3 +93,42 @@ def test_terminated_and_continued_equals_never_stopped(command, tmp_path):
   )
   assert losses == expected
   assert [step for step, _ in losses] == list(range(1, STEPS + 1))
+
+
+def settings(flags, **fields):
+  c = swinir.get_config()
+  c.update_from_flattened_dict({**flags, 'steps': 2, **fields})
+  return c
+
+
+def test_blocks_computed_again_train_the_same(flags, tmp_path):
+  assert not config.default().remat
+  kept, again = (adapt.run(settings(flags, remat=remat), tmp_path / str(remat)) for remat in (False, True))
+  assert again['config']['remat']
+  ours, theirs = (load_file(tmp_path / folder / 'adapter.safetensors') for folder in ('True', 'False'))
+  for key in ours:
+    np.testing.assert_allclose(ours[key], theirs[key], rtol=0, atol=1e-4, err_msg=key)
+  assert again['model'] == kept['model']
+
+
+def test_too_little_memory_is_told_and_the_folder_can_be_used_again(flags, tmp_path, monkeypatch):
+  def make_step(*_):
+    def step(*_):
+      raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.')
+
+    return step
+
+  with monkeypatch.context() as patched:
+    patched.setattr(train, 'make_step', make_step)
+    with pytest.raises(UserError, match=r'not enough memory for 2 crops of 32 pixels: .*config\.remat.*bfloat16\.$'):
+      adapt.run(settings(flags), tmp_path)
+    with pytest.raises(UserError, match=r'batch_size .* smaller\.$'):
+      adapt.run(settings(flags, remat=True, dtype='bfloat16'), tmp_path)
+  assert adapt.run(settings(flags, batch_size=1), tmp_path)['config']['batch_size'] == 1
+  with pytest.raises(UserError, match=r'config\.batch_size=1, not 2'):
+    adapt.run(settings(flags), tmp_path)
+
+
+def test_networks_without_remat_say_so(flags, tmp_path):
+  with pytest.raises(UserError, match=r'config\.remat is set, but safmn '):
+    adapt.run(settings(flags, base='random', model='safmn_x4', remat=True), tmp_path)

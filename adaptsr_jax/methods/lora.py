@@ -27,15 +27,15 @@ def spec(config: ConfigDict, sites: tuple[Site, ...], ranks: dict[str, int]) -> 
 
 def _faster(config: ConfigDict, sites: tuple[Site, ...], ranks: dict[str, int]) -> str:
   """Returns the path, 'merged' or 'factored', that takes less time here."""
-  # CPU time of a factored step over that of a merged one at rank 8 (benchmarks/README.md): '1x1_kxk' 0.51 to 0.98 for
-  # EDSR and SAFMN; 'kxk_1x1' 0.76 to 1.7, by size; 'loralib' merges its convolutions either way. Other devices are not
-  # measured yet, and the factored step reads and writes up to 1.5 times the bytes.
+  # CPU time of a factored step over that of a merged one at rank 8 (benchmarks/README.md): '1x1_kxk' 0.66 to 1.06 for
+  # EDSR and SAFMN, least for large batches; 'kxk_1x1' 0.74 to 1.4; 'loralib' merges its convolutions either way. Other
+  # devices are not measured yet, and the factored step reads and writes up to 1.5 times the bytes.
   form = config.lora.form
   # In low precision, training through merged kernels is closer to the merged network that is exported.
   if jax.default_backend() != 'cpu' or form != '1x1_kxk' or config.dtype != 'float32':
     return 'merged'
   adapted = [site for site in sites if ranks.get(site.name, 0)]
-  # Dense layers are cheap to merge and many: 0.85 against 0.91 of a full step for SwinIR-S.
+  # Dense layers are cheap to merge and many: 0.83 against 0.88 of a full step for SwinIR-S.
   if any(site.kind != 'conv' for site in adapted):
     return 'merged'
   # For each pixel, the factored path multiplies with every value of an adapter three times, once forward and once in
