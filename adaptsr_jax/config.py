@@ -4,6 +4,7 @@
 """
 
 import math
+import os
 import re
 from typing import Any
 
@@ -319,6 +320,12 @@ def parse_fields(text: str) -> dict[str, Any]:
       raise UserError(f'config.fields has {part!r}; write it as name=value, several separated by commas.')
     fields[key.strip()] = _literal(value.strip())
   return fields
+
+
+def labelled(text: str) -> tuple[str, str]:
+  """Returns (label, where) of 'LABEL=WHERE'; a plain path, or one that has '=' in its name, is its own label."""
+  label, joined, where = text.partition('=')
+  return (label, where) if label and joined and where and not os.path.exists(text) else (text, text)
 
 
 def _literal(text: str) -> Any:

@@ -8,8 +8,7 @@ python -m adaptsr_jax.evaluate --params=runs/camera/merged --outputs=StableSR=PI
 import argparse
 import re
 import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -67,9 +66,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _spec(kind: str, text: str) -> _Spec:
-  label, joined, where = text.partition('=')
-  labelled = label and joined and where and not Path(text).exists()
-  return _Spec(label, kind, where) if labelled else _Spec(text, kind, text)
+  from adaptsr_jax import config
+
+  label, where = config.labelled(text)
+  return _Spec(label, kind, where)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -136,7 +136,7 @@ def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, An
       items, how = _restored(args, where, loaded.get(label), source)
       items = measure.saved(items, folders[label]) if folders else items
     title = f'[{number}/{len(specs)}] {label}'
-    result = measure.score(_watched(items, title, len(source)), chosen.functions)
+    result = measure.score(log.watched(items, title, len(source)), chosen.functions)
     runs[label] = {**result, 'protocol': {**chosen.protocol, **_protocol(args, source, result), **how}}
     if label != first:
       runs[label]['difference'] = tables.differences(runs[label], runs[first])
@@ -231,23 +231,6 @@ def _protocol(args: argparse.Namespace, source: Any, result: dict[str, Any]) -> 
     counts = ', '.join(f'{key} of {count} {"pictures" if count > 1 else "picture"}' for key, count in left_out.items())
     protocol['left_out'] = f'{counts}: infinite or undefined, null in JSON, no part of mean and interval'
   return protocol
-
-
-def _watched(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
-  """Tells on stderr how far the work is: in one changing line on a terminal, elsewhere every half minute."""
-  from adaptsr_jax import log
-
-  live = sys.stderr.isatty()
-  start = said = time.perf_counter()
-  for done, item in enumerate(items, 1):
-    yield item
-    now = time.perf_counter()
-    if live or now - said > 30:
-      said, left = now, log.clock((now - start) * (total - done) / done)
-      line = f'{title}  {done}/{total}  {left} left'
-      print(f'\r{line}\033[K' if live else line, end='' if live else '\n', file=sys.stderr, flush=True)
-  if live:
-    print('\r\033[K', end='', file=sys.stderr, flush=True)
 
 
 def _write(path: Path, runs: dict[str, dict[str, Any]]) -> None:

@@ -112,13 +112,12 @@ def _run(args: argparse.Namespace) -> None:
 
 def _specs(texts: list[str]) -> dict[str, str]:
   """Returns {label: where it lies} of 'LABEL=X' or plain 'X', which is its own label."""
+  from adaptsr_jax import config
   from adaptsr_jax.errors import UserError
 
   specs = {}
   for text in texts:
-    label, joined, where = text.partition('=')
-    if not (label and joined and where) or Path(text).exists():
-      label, where = text, text
+    label, where = config.labelled(text)
     if label in specs:
       raise UserError(f'--params={text}: the label {label!r} is given twice; name them with --params=LABEL=X.')
     specs[label] = where

@@ -2,9 +2,11 @@
 
 import json
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
 def say(text: str) -> None:
@@ -94,6 +96,21 @@ class Progress:
     left = (self._total - step) / max(speed, 1e-9)
     wait = 100 * self.waited / elapsed
     return f'step {step}/{self._total}  {numbers}  {pace}  data wait {wait:.0f}%  {clock(left)} left'
+
+
+def watched(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
+  """Tells on stderr how far the work is: in one changing line on a terminal, elsewhere every ten seconds."""
+  live = sys.stderr.isatty()
+  start = said = time.perf_counter()
+  for done, item in enumerate(items, 1):
+    yield item
+    now = time.perf_counter()
+    if live or now - said > 10:
+      said, left = now, clock((now - start) * (total - done) / done)
+      line = f'{title}  {done}/{total}  {left} left'
+      print(f'\r{line}\033[K' if live else line, end='' if live else '\n', file=sys.stderr, flush=True)
+  if live:
+    print('\r\033[K', end='', file=sys.stderr, flush=True)
 
 
 def clock(seconds: float) -> str:

@@ -268,6 +268,14 @@ def test_tensorboard_events_are_written(folders, tmp_path):
   assert list((tmp_path / 'run' / 'tensorboard').glob('events.out.tfevents.*'))
 
 
+def test_work_through_a_list_tells_every_ten_seconds_what_is_left(capsys, monkeypatch):
+  clock = iter(range(0, 1000, 6))
+  monkeypatch.setattr(log.time, 'perf_counter', lambda: next(clock))
+  assert list(log.watched('abcde', 'pairs', 5)) == list('abcde')
+  # Told after 12 and 24 seconds, not after 6 and 18.
+  assert capsys.readouterr().err.splitlines() == ['pairs  2/5  0:18 left', 'pairs  4/5  0:06 left']
+
+
 def test_progress_tells_speed_time_left_and_waiting():
   progress = log.Progress(0, 300)
   time.sleep(0.02)

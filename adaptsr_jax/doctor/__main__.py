@@ -6,12 +6,10 @@ python -m adaptsr_jax.doctor --lr=LR --hr=HR --fix=MENDED
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 _THREADS = 2
-_EVERY = 2.0  # seconds between lines of progress
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,6 +99,7 @@ def _examine_all(listing: Any) -> tuple[dict[str, Any], dict[str, str]]:
   """Returns the measures of the pairs by name, and why others could not be decoded."""
   from concurrent import futures
 
+  from adaptsr_jax import log
   from adaptsr_jax.doctor import examine
   from adaptsr_jax.errors import UserError
 
@@ -113,34 +112,14 @@ def _examine_all(listing: Any) -> tuple[dict[str, Any], dict[str, str]]:
       return f'{pair.hr} does not fit into the memory of this machine.'
 
   measures, faults = {}, {}
-  progress = _Progress(len(listing.pairs))
   threads = futures.ThreadPoolExecutor(_THREADS)
   try:
-    for pair, result in zip(listing.pairs, threads.map(work, listing.pairs), strict=True):
+    results = zip(listing.pairs, threads.map(work, listing.pairs), strict=True)
+    for pair, result in log.watched(results, 'pairs', len(listing.pairs)):
       (faults if isinstance(result, str) else measures)[pair.name] = result
-      progress.done()
   finally:
     threads.shutdown(cancel_futures=True)
   return measures, faults
-
-
-class _Progress:
-  """Says every few seconds how many pairs are done and how long the rest takes."""
-
-  def __init__(self, total: int):
-    self._total, self._count = total, 0
-    self._start = self._said = time.perf_counter()
-
-  def done(self) -> None:
-    """Counts a pair."""
-    from adaptsr_jax import log
-
-    self._count += 1
-    now = time.perf_counter()
-    if now - self._said >= _EVERY and self._count < self._total:
-      self._said = now
-      left = (now - self._start) * (self._total - self._count) / self._count
-      log.say(f'{self._count}/{self._total} pairs  {log.clock(left)} left')
 
 
 def _mended(folder: Path, done: dict[str, Any]) -> str:
