@@ -57,8 +57,8 @@ def default() -> ConfigDict:
   c.patch = 256
   # Compute precision; parameters, merging and the optimiser stay in float32.
   c.dtype = 'float32'
-  # Compute each block of SwinIR or DRCT again for its gradients instead of keeping what it computed: a tenth of the
-  # memory on a GPU, a quarter more operations.
+  # Compute each block of SwinIR or DRCT again for its gradients instead of keeping what it computed: a tenth is left to
+  # be kept, for up to a quarter more operations (docs/window_models.md). Of no use on a CPU.
   c.remat = False
 
   c.data = ConfigDict()

@@ -8,6 +8,8 @@ The budget is the same, 839,088 adapter parameters; rank 8 at all 154 sites of D
 304 sites of DRCT-L 1,501,488. Where every site gets a rank, 50,011 biases of DRCT are trained beside them: 889,099
 parameters, 6.3 % of 14,139,579.
 
+A step on this batch keeps 22.5 GiB for its gradients, with --config.remat 2.2 GiB (docs/window_models.md).
+
 With --config.steps=0 the base is measured alone and the counts printed; without weights, on any pair of pictures:
 
   python -m adaptsr_jax.main --config=configs/drct.py --config.base=random --config.model=drct_x4 --config.steps=0 \

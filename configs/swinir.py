@@ -10,6 +10,8 @@ The budget buys what rank 8 at all 154 sites costs: 839,088 adapter parameters. 
 uniform ranks give the rows of Table 2: with --config.lora.budget=0, ranks 1, 4, 16 and 64 train 151,753, 466,411,
 1,725,043 and 6,759,571.
 
+A step on this batch keeps 18.8 GiB for its gradients, with --config.remat 1.3 GiB (docs/window_models.md).
+
 With --config.steps=0 the base is measured alone and the counts printed; without weights, on any pair of pictures:
 
   python -m adaptsr_jax.main --config=configs/swinir.py --config.base=random --config.model=swinir_classical_x4 \
