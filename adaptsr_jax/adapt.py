@@ -1,10 +1,11 @@
 """One run, straight down: a config and a folder in, a merged checkpoint, an adapter, a table and a picture out."""
 
+import contextlib
 import os
 import platform
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -35,18 +36,23 @@ from adaptsr_jax import (
 )
 from adaptsr_jax import config as config_lib
 from adaptsr_jax.adapters import file as adapter_file
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, enough_memory
 from adaptsr_jax.log import say
 from adaptsr_jax.train import Interrupted, TrainState, make_step
 from adaptsr_jax.tree import Params
+
+try:
+  import fcntl
+except ImportError:  # on Windows
+  fcntl = None
 
 __all__ = ['Interrupted', 'TrainState', 'make_step', 'run']
 
 # What may differ between two starts in one folder: how long, how often, and where things lie; not what is computed.
 _FREE_FIELDS = (
   *('steps', 'export', 'log_every', 'eval_every', 'save_every', 'tensorboard', 'data.cache_gb', 'data.workers'),
-  'metric_weights',
-  # A moved folder is no other folder: `_check_same_material` compares what is in it.
+  *('metric_weights', 'remat'),
+  # A moved folder is no other folder: `_is_other_material` compares what is in it.
   *(f'data.{part}.{field}' for part in ('train', 'valid') for field in ('lr', 'hr', 'root', 'packed')),
 )
 
@@ -66,18 +72,23 @@ def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> di
     UserError: bad input, or a loss that is not a number.
     Interrupted: after Ctrl-C or a termination signal; the state is saved.
   """
-  # 1. Config: a second start must compute the same thing.
   config_lib.validate(config)
   workdir = Path(workdir).absolute()
+  with _sole_run(workdir):
+    return _run(config, workdir, command)
+
+
+def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
+  # 1. Config: a second start must compute the same thing.
   done = checkpoint.latest_step(workdir / 'checkpoints')
-  _check_same_run(workdir, config, done)
+  stale = _is_other_run(workdir, config, done)
 
   # 2. Base, and the pictures it is to fit.
   setup = prepare.prepare(config)
   base, sites = setup.base, setup.sites
   say(prepare.describe(config, setup))
   material = _material(setup)
-  _check_same_material(workdir, material, done)
+  stale = _is_other_material(workdir, material, done) or stale
   asked = measures.load(('psnr', 'ssim', *config.metrics), config.metric_weights)
   for sentence in asked.missing.values():
     say(sentence)
@@ -97,6 +108,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> di
     )
 
   # The folder is taken now that nothing that was given can be wrong any more.
+  if stale:
+    _forget(workdir)
   overview = parameter_overview.get_parameter_overview(base.params, include_stats=False)
   (workdir / 'parameters.txt').write_text(overview + '\n')
   checkpoint.write_json(workdir / 'config.json', config.to_dict())
@@ -120,7 +133,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> di
     once = partial(_measured_once, workdir, protocol=asked.protocol)
     enlarged = once('bicubic', lambda: measure.measure(bicubic.imresize, data.pairs(setup.valid), asked.functions))
     reference = once('base', lambda: measured(base.params, asked.functions))
-  trained = train.train(config, setup, method, frozen, trainable, measured, workdir)
+  with enough_memory(prepare.memory_advice(config, setup.model)):
+    trained = train.train(config, setup, method, frozen, trainable, measured, workdir)
   params = jax.device_get(method.merge(frozen, trained.trainable))
   adapted = reference
   if reference and config.steps:
@@ -183,12 +197,15 @@ def _material(setup: prepare.Setup) -> dict[str, str]:
   }
 
 
-def _check_same_material(workdir: Path, material: dict[str, str], done: int) -> None:
+def _is_other_material(workdir: Path, material: dict[str, str], done: int) -> bool:
+  """Tells of other material than that of an earlier start of which nothing is kept; refuses it else."""
   path = workdir / 'material.json'
-  if path.exists():
-    changed = [name for name, value in checkpoint.read_json(path).items() if material[name] != value]
-    if changed and not _forgotten(workdir, done):
-      raise UserError(f'The {" and the ".join(changed)} of the run in {workdir} were others; give another --workdir.')
+  if not path.exists():
+    return False
+  changed = [name for name, value in checkpoint.read_json(path).items() if material[name] != value]
+  if changed and not _nothing_kept(workdir, done):
+    raise UserError(f'The {" and the ".join(changed)} of the run in {workdir} were others; give another --workdir.')
+  return bool(changed)
 
 
 def _measured_once(workdir: Path, label: str, measure_it: Callable[[], Any], protocol: dict[str, str]) -> Any:
@@ -224,37 +241,58 @@ def _export(workdir: Path, base: base_lib.Base, params: Params, method, trained:
     base_lib.export(path, base, params, 'float32')
 
 
-def _check_same_run(workdir: Path, config: ConfigDict, done: int) -> None:
-  """Refuses a folder that cannot be written, or that holds a run that is longer or computes something else."""
+@contextlib.contextmanager
+def _sole_run(workdir: Path) -> Iterator[None]:
+  """Makes the folder of a run; refuses one that cannot be written, or in which a run is going on."""
   workdir.mkdir(parents=True, exist_ok=True)
   if not os.access(workdir, os.W_OK):
     raise UserError(f'{workdir} cannot be written; give another --workdir.')
+  if fcntl is None:
+    yield
+    return
+  folder = os.open(workdir, os.O_RDONLY)
+  try:
+    with contextlib.suppress(OSError):  # Not every file system knows locks.
+      try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError as error:
+        raise UserError(f'A run is going on in {workdir}; wait for its end, or give another --workdir.') from error
+    yield
+  finally:
+    os.close(folder)
+
+
+def _is_other_run(workdir: Path, config: ConfigDict, done: int) -> bool:
+  """Tells of another run that left nothing; refuses a folder with one that is longer or computes something else."""
   if done > config.steps:
     raise UserError(
       f'{workdir} holds a run of {done} steps, more than config.steps={config.steps}; give another --workdir.'
     )
   path = workdir / 'config.json'
   if not path.exists():
-    return
+    return False
   # Fields that are newer than the run had their defaults.
   ours = config_lib.flat(config)
   theirs = config_lib.flat(config_lib.default()) | config_lib.flat(checkpoint.read_json(path))
   changed = [k for k in sorted(ours | theirs) if ours.get(k) != theirs.get(k) and k not in _FREE_FIELDS]
-  if changed and not _forgotten(workdir, done):
+  if changed and not _nothing_kept(workdir, done):
     name, more = changed[0], f' (and {len(changed) - 1} more differences)' if len(changed) > 1 else ''
     raise UserError(
       f'{workdir} holds a run with config.{name}={theirs.get(name)!r}, not {ours.get(name)!r}{more}; '
       "give that run's config to continue it, or another --workdir."
     )
+  return bool(changed)
 
 
-def _forgotten(workdir: Path, done: int) -> bool:
-  """Forgets a start that ended before its first save, for lack of memory perhaps; tells whether it could."""
-  if done or (workdir / 'results.json').exists():
-    return False
-  for name in ('config.json', 'material.json', 'base.json', 'bicubic.json'):
+def _nothing_kept(workdir: Path, done: int) -> bool:
+  """Tells whether the start that left its config ended before its first save, for lack of memory perhaps."""
+  return not done and (workdir / 'material.json').exists() and not (workdir / 'results.json').exists()
+
+
+def _forget(workdir: Path) -> None:
+  """Deletes what a start that ended before its first save has left."""
+  for name in ('base.json', 'bicubic.json', 'ranks.json', 'ranks.png', 'metrics.jsonl'):
     (workdir / name).unlink(missing_ok=True)
-  return True
 
 
 def peak_memory_bytes() -> int:

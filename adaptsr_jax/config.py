@@ -42,7 +42,8 @@ def default() -> ConfigDict:
   c.base = ''
   # The variant that base='random' builds: a name of adaptsr_jax.models.PRESETS, e.g. 'safmn_x4'.
   c.model = ''
-  # Hyper-parameters that a checkpoint does not tell, as 'res_scale=0.1,img_range=255'; they win over detected ones.
+  # Hyper-parameters that a checkpoint does not tell, as 'res_scale=0.1,img_range=255' or 'rgb_mean=0.5,0.5,0.5'; they
+  # win over detected ones.
   c.fields = ''
 
   # 'lora': adapters in the sites' kernels. 'full': the kernels themselves.
@@ -57,8 +58,8 @@ def default() -> ConfigDict:
   c.patch = 256
   # Compute precision; parameters, merging and the optimiser stay in float32.
   c.dtype = 'float32'
-  # Compute each block of SwinIR or DRCT again for its gradients instead of keeping what it computed: a tenth is left to
-  # be kept, for up to a quarter more operations (docs/window_models.md). Of no use on a CPU.
+  # Compute each block of SwinIR or DRCT again for its gradients instead of keeping what it computed: about a tenth is
+  # left to be kept, for a quarter to a third more operations (docs/window_models.md). Of no use on a CPU.
   c.remat = False
 
   c.data = ConfigDict()
@@ -307,19 +308,27 @@ def flat(config: ConfigDict | dict, prefix: str = '') -> dict[str, Any]:
   return fields
 
 
-def parse_fields(text: str) -> dict[str, Any]:
-  """Reads 'res_scale=0.1,num_block=32' into numbers, true/false and strings.
+def parse_fields(text: str, flag: str = 'config.fields') -> dict[str, Any]:
+  """Reads 'res_scale=0.1,depths=6,6,qk_scale=none' into numbers, tuples of them, true/false, None and strings.
+
+  Args:
+    text: what was given.
+    flag: where, for the error.
 
   Raises:
-    UserError: where a part has no '='.
+    UserError: it does not begin with 'name='.
   """
-  fields = {}
+  given: dict[str, list[Any]] = {}
+  name = ''
   for part in filter(None, (part.strip() for part in text.split(','))):
     key, separator, value = part.partition('=')
-    if not separator:
-      raise UserError(f'config.fields has {part!r}; write it as name=value, several separated by commas.')
-    fields[key.strip()] = _literal(value.strip())
-  return fields
+    if separator:
+      name = key.strip()
+      given[name] = []
+    if not name:
+      raise UserError(f'{flag} has {part!r}; write it as name=value, several separated by commas.')
+    given[name].append(_literal((value if separator else part).strip()))
+  return {name: values[0] if len(values) == 1 else tuple(values) for name, values in given.items()}
 
 
 def labelled(text: str) -> tuple[str, str]:
@@ -334,4 +343,4 @@ def _literal(text: str) -> Any:
       return kind(text)
     except ValueError:
       continue
-  return {'true': True, 'false': False}.get(text.lower(), text)
+  return {'true': True, 'false': False, 'none': None}.get(text.lower(), text)

@@ -121,6 +121,7 @@ def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, An
   loaded = _load(args, specs)
   pictures = SimpleNamespace(lr=args.lr, hr=args.hr, root=args.root, track=args.track, names=args.names)
   source = data.open_source(pictures, _scale(args, loaded), cache_gb=0, split='test')
+  data.check_task(source)
   folders = _save_folders(args, specs)
   beside = [path.stem for path in image.list_images(args.hr)] if args.hr else source.names
   files = {spec.label: measure.find_finished(spec.where, source, beside) for spec in specs if spec.kind == 'outputs'}

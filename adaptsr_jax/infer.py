@@ -93,8 +93,8 @@ def upscale(
   outputs = _one_ahead(forward(apply_fn, params, part) for part in inputs)
   canvas = np.zeros((scale * padded.shape[0], scale * padded.shape[1], 3), np.float32)
   smaller = max(_GRID, min(height, width) // 2 // _GRID * _GRID)
-  advice = f'for {height} x {width} pixels at a time: choose a smaller tile, such as --tile={smaller}'
-  with enough_memory(advice):
+  advice = f'choose a smaller tile, such as --tile={smaller} (in a run --config.eval_tile)'
+  with enough_memory(f'for {height} x {width} pixels at a time: {advice}'):
     for done, ((y, x), output) in enumerate(zip(tiles, outputs, strict=True), 1):
       _paste(canvas, np.asarray(output[0], np.float32), y, x, scale)
       if on_tile:

@@ -69,7 +69,9 @@ def _open(config: ConfigDict, part: str, scale: int) -> data.Source | None:
     say(f'Sample pictures {pictures.hr} are in {hr.parent}.')
     pictures = ConfigDict({**pictures.to_dict(), 'lr': str(lr), 'hr': str(hr)})
   try:
-    return data.open_source(pictures, scale, config.data.cache_gb, {'train': 'train', 'valid': 'test'}[part])
+    source = data.open_source(pictures, scale, config.data.cache_gb, {'train': 'train', 'valid': 'test'}[part])
+    data.check_task(source)
+    return source
   except UserError as error:
     raise type(error)(f'config.data.{part}: {error}') from error
 

@@ -75,6 +75,9 @@ def summary(results: dict[str, Any], workdir: Path) -> str:
     lines = [tables.text(tables.means(runs))]
     if results['steps']:
       lines.append(_verdict(results))
+      plain, ours = (results[label]['mean']['psnr_y'] for label in ('bicubic', 'adapted'))
+      if plain > ours:
+        lines.append(f'It is still {plain - ours:.2f} dB below plain bicubic enlargement: look at compare.png.')
   lines.append(f'Trained for {clock(results["seconds"])}. Everything is in {workdir}:')
   lines += [f'  {file.name}' for file in sorted(workdir.iterdir()) if not file.name.startswith('.')]
   return '\n'.join(lines)

@@ -15,9 +15,9 @@ import optax
 from ml_collections import ConfigDict
 
 from adaptsr_jax import checkpoint, energy, losses, methods, optim
-from adaptsr_jax.errors import UserError, enough_memory
+from adaptsr_jax.errors import UserError
 from adaptsr_jax.log import Progress, RunLog, say
-from adaptsr_jax.prepare import Setup, memory_advice
+from adaptsr_jax.prepare import Setup
 from adaptsr_jax.tree import Params
 
 # A run is logged, measured and saved this many times by default.
@@ -125,8 +125,7 @@ def train(
   # What the processor counts says little about a step that ran elsewhere.
   joules = joules if jax.default_backend() == 'cpu' else None
   log = RunLog(workdir, done, config.tensorboard)
-  advice = memory_advice(config, setup.model)
-  with closing(store), closing(log), closing(batches), _Interrupts() as interrupts, enough_memory(advice):
+  with closing(store), closing(log), closing(batches), _Interrupts() as interrupts:
     for step in range(done + 1, config.steps + 1):
       before = time.perf_counter()
       state, scalars = step_fn(state, frozen, next(batches))

@@ -61,6 +61,13 @@ def test_parse_fields():
     'name': 'x',
   }
   assert config.parse_fields('') == {}
+  assert config.parse_fields('rgb_mean=0.5,0,1, qk_scale=None,depths=6') == {
+    'rgb_mean': (0.5, 0, 1),
+    'qk_scale': None,
+    'depths': 6,
+  }
+  with pytest.raises(UserError, match="--set has '=2'"):
+    config.parse_fields('a=1,=2', '--set')
   with pytest.raises(UserError, match='res_scale'):
     config.parse_fields('res_scale')
 

@@ -134,11 +134,11 @@ def test_res_scale_is_that_of_the_published_networks(width, expected):
 @pytest.mark.parametrize('dim', [4, 12, 36, 60, 100, 128])
 def test_ffn_scale_gives_the_stored_width_exactly(dim):
   for hidden in range(1, 4 * dim, 3):
-    scale = _factor(dim, hidden)
+    scale = _factor((dim, hidden))
     assert int(dim * scale) == hidden
     assert names._hidden(models.build('safmn', dim=dim, ffn_scale=scale)) == hidden
-  assert _factor(dim, 2 * dim) == 2.0
-  assert _factor(dim, dim // 2) == 0.5
+  assert _factor((dim, 2 * dim)) == 2.0
+  assert _factor((dim, dim // 2)) == 0.5
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
@@ -636,8 +636,8 @@ GOOD = GOLDEN / 'safmn_x2/weights.safetensors'
     (['{tmp}/page.pth', '{tmp}/out'], 'page.pth is a web page'),
     (['{tmp}/foreign.safetensors', '{tmp}/out.pth'], 'foreign.safetensors: The weights'),
     ([GOOD, '{tmp}/out.pth', '--set', 'res_scale=0.1'], 'res_scale'),
-    ([GOOD, '{tmp}/out.pth', '--set', 'dim'], "--set is 'dim'"),
-    ([GOOD, '{tmp}/out.pth', '--set', 'dim=large'], '--set'),
+    ([GOOD, '{tmp}/out.pth', '--set', 'dim'], "--set has 'dim'"),
+    ([GOOD, '{tmp}/out.pth', '--set', 'dim=large'], "dim is 'large', but it should be a whole number"),
     ([GOOD, '{tmp}/out.pth', '--set', 'dim=16'], 'weights.safetensors'),
     ([GOOD, '{tmp}/out.pth', '--key', 'params'], "under 'params'"),
     ([GOOD, '{tmp}/out.pth', '--name', 'edsr'], '--name'),

@@ -176,10 +176,26 @@ def test_differences_are_named():
     convert.detect({**weights, key: np.zeros((49, 3), np.float32)})
   with pytest.raises(UserError, match=r"'conv_up1\.weight' is unknown"):
     convert.detect({**weights, 'conv_up1.weight': np.zeros((4, 4, 3, 3), np.float32)})
-  for colours, match in ((1, r"'conv_last\.weight' is \(3, 4, 3, 3\) instead of \(1, "), (4, '4 colours')):
-    first = np.zeros((8, colours, 3, 3), np.float32)
-    with pytest.raises(UserError, match=match):
-      convert.detect({**random_tiny('classical'), 'conv_first.weight': first})
+  with pytest.raises(UserError, match=r"'conv_last\.weight' is \(3, 4, 3, 3\) instead of \(1, 4, 3, 3\)"):
+    convert.detect({**random_tiny('classical'), 'conv_first.weight': np.zeros((8, 1, 3, 3), np.float32)})
+  wide = np.zeros((9, 8), np.float32)
+  with pytest.raises(UserError, match='hidden layers have 16 of 8, 9 of 8, 32 of 16 channels, which no common factor'):
+    convert.detect({**weights, 'layers.0.swin2.mlp.fc1.weight': wide})
+
+
+@pytest.mark.parametrize(('width', 'gc', 'ratio'), [(18, 8, 2.25), (30, 7, 2.75), (20, 4, 1.3), (36, 8, 1 / 3)])
+def test_ratios_that_widths_round_differently(width, gc, ratio):
+  fields = {'upscale': 2, 'embed_dim': width, 'gc': gc, 'num_heads': (2,), 'mlp_ratio': ratio}
+  fields |= {'window_size': 4, 'img_size': 8, 'num_feat': 4}
+  weights = random_tiny('drct', **fields)
+  _, found, _ = convert.detect(weights)
+  assert models.build('drct', **found).hidden == models.build('drct', **fields).hidden
+  assert_same(there_and_back(weights), weights)
+
+
+def test_enlarging_by_any_factor():
+  weights = random_tiny('light', upscale=5)
+  assert convert.detect(weights)[1]['upscale'] == 5
 
 
 @pytest.mark.parametrize('name', TINY)

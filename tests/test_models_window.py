@@ -169,6 +169,22 @@ def test_gray_networks_take_gray_pictures_and_colours_one_by_one(name):
   np.testing.assert_allclose(apply({'params': params}, x), np.concatenate(colours, -1), rtol=0, atol=1e-5)
 
 
+def test_other_numbers_of_colours_are_taken_as_they_are_and_not_otherwise():
+  model = models.build('swinir', **{**TINY['light'][1], 'rgb_mean': (0.0,) * 4})
+  y, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, 8, 8, 4)))
+  assert y.shape == (1, 16, 16, 4)
+  with pytest.raises(UserError, match='pictures of 4 colours, not of 3'):
+    jax.eval_shape(model.init, jax.random.key(0), picture(8, 8))
+  with pytest.raises(UserError, match='pictures of 3 colours, not of 1'):
+    jax.eval_shape(models.build('drct').init, jax.random.key(0), picture(8, 8)[..., :1])
+
+
+def test_a_number_stands_for_a_tuple_of_one():
+  assert models.build('swinir', rgb_mean=0, depths=2, num_heads=[6]) == models.build(
+    'swinir', rgb_mean=(0,), depths=(2,), num_heads=(6,)
+  )
+
+
 @pytest.mark.parametrize('name', TINY)
 def test_too_small_pictures_are_refused(name):
   model, params = tiny(name)
@@ -315,7 +331,14 @@ def test_qk_scale_replaces_the_root_of_the_width():
     ('swinir', {'img_size': 60}, 'img_size is 60.*window_size 8'),
     ('swinir', {'img_size': 6}, 'img_size is 6.*window_size 8'),
     ('swinir', {'window_size': 0}, 'window_size 0'),
-    ('swinir', {'rgb_mean': (0.5, 0.5)}, 'rgb_mean has 2 values.*3, or 1 for gray'),
+    ('swinir', {'img_range': 'abc'}, "img_range is 'abc', but it should be a number"),
+    ('swinir', {'img_size': 64.0}, 'img_size is 64.0, but it should be a whole number'),
+    ('swinir', {'depths': (6, 'x')}, r"depths is \(6, 'x'\), but it should be numbers"),
+    ('swinir', {'ape': 1}, 'ape is 1, but it should be true or false'),
+    ('drct', {'resi_connection': 1}, 'resi_connection is 1, but it should be a word'),
+    ('drct', {'qk_scale': 'x'}, "qk_scale is 'x', but it should be a number or None"),
+    ('drct', {'dtype': 'bf'}, "dtype is 'bf', but it should be a type"),
+    ('swinir', {'rgb_mean': ()}, 'rgb_mean is empty.*3 values, or 1 for gray'),
     ('drct', {'upscale': 1}, 'upscale is 1.*2, 3, 4, 8'),
     ('drct', {'resi_connection': '3conv'}, "resi_connection is '3conv'.*identity"),
     ('drct', {'gc': 31}, 'num_heads of 6 gives 5 heads to a block of 211 channels'),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from adaptsr_jax import adapt, base, checkpoint, config, convert, log, train
+from adaptsr_jax import adapt, base, checkpoint, config, convert, evaluate, log, train
 from adaptsr_jax.errors import UserError
 from configs import swinir
 from tests.pictures import write_pairs
@@ -132,3 +132,55 @@ def test_too_little_memory_is_told_and_the_folder_can_be_used_again(flags, tmp_p
 def test_networks_without_remat_say_so(flags, tmp_path):
   with pytest.raises(UserError, match=r'config\.remat is set, but safmn '):
     adapt.run(settings(flags, base='random', model='safmn_x4', remat=True), tmp_path)
+
+
+def test_one_run_at_a_time(flags, tmp_path):
+  fcntl = pytest.importorskip('fcntl', reason='there are no such locks on this system')
+  folder = os.open(tmp_path, os.O_RDONLY)
+  fcntl.flock(folder, fcntl.LOCK_EX)
+  with pytest.raises(UserError, match='A run is going on in'):
+    adapt.run(settings(flags), tmp_path)
+  os.close(folder)
+  assert adapt.run(settings(flags), tmp_path)['steps'] == 2
+
+
+def test_a_start_that_cannot_work_deletes_nothing(flags, tmp_path):
+  foreign = tmp_path / 'foreign'
+  foreign.mkdir()
+  (foreign / 'config.json').write_text('{"architectures": ["other"]}')
+  with pytest.raises(UserError, match='holds a run with'):
+    adapt.run(settings(flags), foreign)
+  assert os.listdir(foreign) == ['config.json']
+
+  left = tmp_path / 'left'
+  left.mkdir()
+  contents = {'config.json': {'seed': 5}, 'material.json': {'base': 'other'}, 'base.json': {}}
+  contents['metrics.jsonl'] = {'step': 7}
+  for name, content in contents.items():
+    checkpoint.write_json(left / name, content)
+  with pytest.raises(UserError, match='missing.pth'):
+    adapt.run(settings(flags, base='missing.pth'), left)
+  assert sorted(os.listdir(left)) == sorted(contents)
+  adapt.run(settings(flags, method='full', steps=1), left)
+  assert not (left / 'base.json').exists()
+  assert [row['step'] for row in log.read_metrics(left)] == [1]
+
+
+def test_a_gray_network_at_the_same_size(flags, tmp_path, capsys):
+  fields = {'embed_dim': 12, 'depths': (2,), 'num_heads': (2,), 'rgb_mean': (0.0,), 'img_size': 16}
+  random = base.random('swinir_denoise', 0, fields)
+  base.export(tmp_path / 'gray.pth', random, random.params)
+  lr, hr = write_pairs(tmp_path, 2, scale=1)
+  chosen = {'base': str(tmp_path / 'gray.pth'), 'data.train.hr': str(hr), 'data.valid.hr': str(hr)}
+  with pytest.raises(UserError, match=r'config\.data\.train: At x1 LR .* give lr'):
+    adapt.run(settings(flags, **{**chosen, 'data.train.lr': ''}), tmp_path / 'run')
+  chosen |= {f'data.{part}.lr': str(lr) for part in ('train', 'valid')}
+  results = adapt.run(settings(flags, **chosen), tmp_path / 'run')
+  assert results['model']['fields']['rgb_mean'] == (0.0,)
+  assert convert.read(tmp_path / 'run' / 'merged.pth')['conv_first.weight'].shape == (12, 1, 3, 3)
+  # Random weights: LR as it is comes nearer.
+  assert 'below plain bicubic enlargement' in capsys.readouterr().out
+
+  assert evaluate.main([f'--params={tmp_path / "gray.pth"}', f'--hr={hr}']) == 2
+  assert 'At x1 LR' in capsys.readouterr().err
+  assert evaluate.main([f'--params={tmp_path / "gray.pth"}', f'--hr={hr}', f'--lr={lr}']) == 0

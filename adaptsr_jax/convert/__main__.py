@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     _run(options)
   except (UserError, OSError) as error:
-    print(error, file=sys.stderr)
+    print(f'Error: {error}', file=sys.stderr)
     return 2
   return 0
 
@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-  settings = dict(map(_setting, options.set))
+  from adaptsr_jax import config
+
+  settings = config.parse_fields(','.join(options.set), '--set')
   if options.out:
     _check_out(options.source, options.out)
   loaded = _load(options.source, settings, options.key)
@@ -99,18 +101,6 @@ def _check_out(source: str, out: str) -> None:
     raise UserError(f'{out} is a folder with other content; choose another OUT.')
   if not path.absolute().parent.is_dir():
     raise UserError(f'{out} cannot be written: its folder does not exist.')
-
-
-def _setting(text: str) -> tuple[str, Any]:
-  """Reads 'res_scale=0.1' or 'rgb_mean=0.4,0.4,0.4'."""
-  field, _, value = text.partition('=')
-  try:
-    numbers = [json.loads(word) for word in value.split(',')]
-  except ValueError:
-    numbers = []
-  if not field or not numbers or not all(isinstance(number, int | float) for number in numbers):
-    raise UserError(f'--set is {text!r}; write it as FIELD=NUMBER, or FIELD=NUMBER,NUMBER,NUMBER.')
-  return field, numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
 def _renamed(loaded: Any, name: str) -> Any:

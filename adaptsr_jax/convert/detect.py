@@ -5,10 +5,9 @@ shapes. What a file cannot tell (`res_scale` of EDSR) gets the value of the publ
 Then every name and shape is checked against the table in `names`, so nothing is left over and nothing is missing.
 """
 
-import itertools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,7 +77,7 @@ def _safmn(weights: Weights) -> Found:
   if out != 3 * upscale**2:
     raise UserError(f"'to_img.0.weight' has {out} outputs, which are not 3 * upscale**2.")
   blocks = _count(weights, 'feats.{}.safm.aggr.weight')
-  return {'upscale': upscale, 'dim': dim, 'n_blocks': blocks, 'ffn_scale': _factor(dim, hidden)}, {}
+  return {'upscale': upscale, 'dim': dim, 'n_blocks': blocks, 'ffn_scale': _factor((dim, hidden))}, {}
 
 
 def _edsr(weights: Weights) -> Found:
@@ -118,17 +117,17 @@ def _swinir(weights: Weights) -> Found:
   block = 'layers.{}.residual_group.blocks.{}'
   groups = range(_count(weights, block.format('{}', 0) + '.norm1.weight'))
   tables = [_shape(weights, block.format(i, 0) + f'.{_POSITIONS}', 2) for i in groups]
-  fields, assumed = _window_fields(weights, block.format(0, 0), odd='.blocks.1.')
+  fields, assumed = _window_fields(weights, [block.format(0, 0)], odd='.blocks.1.')
   fields |= {
     'depths': tuple(_count(weights, block.format(i, '{}') + '.norm1.weight') for i in groups),
     'num_heads': tuple(heads for _, heads in tables),
     'resi_connection': '3conv' if 'conv_after_body.0.weight' in weights else '1conv',
   }
-  if fields['window_size'] == 7:  # that of the networks against JPEG artefacts
-    fields['img_range'] = 255.0
   if 'conv_before_upsample.0.weight' not in weights:
     if 'upsample.0.weight' not in weights:
-      return fields | {'upsampler': '', 'upscale': 1}, assumed
+      # Of those that restore at the same size, the ones against JPEG artefacts have windows of 7.
+      img_range = 255.0 if fields['window_size'] == 7 else 1.0
+      return fields | {'upsampler': '', 'upscale': 1, 'img_range': img_range}, assumed
     outputs = _shape(weights, 'upsample.0.weight', 4)[0]
     upscale = math.isqrt(outputs // len(fields['rgb_mean']))
     return fields | {'upsampler': 'pixelshuffledirect', 'upscale': upscale}, assumed
@@ -142,7 +141,7 @@ def _swinir(weights: Weights) -> Found:
 def _drct(weights: Weights) -> Found:
   groups = range(_count(weights, 'layers.{}.swin1.norm1.weight'))
   tables = [_shape(weights, f'layers.{i}.swin1.{_POSITIONS}', 2) for i in groups]
-  fields, assumed = _window_fields(weights, 'layers.0.swin1', odd='.swin2.')
+  fields, assumed = _window_fields(weights, [f'layers.0.swin{k}' for k in (1, 2, 3)], odd='.swin2.')
   fields |= {
     'gc': _shape(weights, 'layers.0.adjust1.weight', 4)[0],
     'num_heads': tuple(heads for _, heads in tables),
@@ -151,11 +150,16 @@ def _drct(weights: Weights) -> Found:
   return fields | _shuffle_fields(weights), assumed
 
 
-def _window_fields(weights: Weights, block: str, odd: str) -> Found:
-  """Reads what SwinIR and DRCT share from their first block; `odd` is in the names of those that may be shifted."""
+def _window_fields(weights: Weights, blocks: Sequence[str], odd: str) -> Found:
+  """Reads what SwinIR and DRCT share.
+
+  Args:
+    weights: as for `detect`.
+    blocks: the first block, and others whose MLPs have the same ratio at another width.
+    odd: what is in the names of the blocks that may be shifted.
+  """
+  block = blocks[0]
   width, colours = _shape(weights, 'conv_first.weight', 4)[:2]
-  if colours not in (1, 3):
-    raise UserError(f"'conv_first.weight' takes {colours} colours; only networks for RGB or gray pictures are known.")
   window = (math.isqrt(_shape(weights, f'{block}.{_POSITIONS}', 2)[0]) + 1) // 2
   img_size, why = _img_size(weights, window, odd)
   assumed = {'img_size': why} if why else {}
@@ -164,17 +168,17 @@ def _window_fields(weights: Weights, block: str, odd: str) -> Found:
   fields = {
     'embed_dim': width,
     'window_size': window,
-    'mlp_ratio': _factor(width, _shape(weights, f'{block}.mlp.fc1.weight', 2)[0]),
+    'mlp_ratio': _factor(*(_shape(weights, f'{other}.mlp.fc1.weight', 2)[::-1] for other in blocks)),
     'img_size': img_size,
     'img_range': 1.0,
-    'rgb_mean': DIV2K_MEAN if colours == 3 else (0.0,),
+    'rgb_mean': DIV2K_MEAN if colours == 3 else (0.0,) * colours,
     'qkv_bias': f'{block}.attn.qkv.bias' in weights,
     'qk_scale': None,
     'patch_norm': 'patch_embed.norm.weight' in weights,
     'ape': 'absolute_pos_embed' in weights,
   }
   return fields, assumed | {
-    'img_range': 'not stored; published networks have 255 with windows of 7 pixels and 1 otherwise',
+    'img_range': 'not stored; published networks have 255 against JPEG artefacts (windows of 7 pixels, x1) and else 1',
     'rgb_mean': 'not stored; every published network has it (the mean of DIV2K, 0 for gray pictures)',
     'qk_scale': 'not stored; no published network sets it',
   }
@@ -189,7 +193,7 @@ def _img_size(weights: Weights, window: int, odd: str) -> tuple[int, str]:
       return math.isqrt(_shape(weights, key, 3)[0]) * window, ''
   if any(odd in key and key.endswith('.relative_position_index') for key in weights):
     return window, ''  # The buffers are stored, and there are no masks among them: nothing is shifted.
-  return max(2, 64 // window) * window, 'not stored; it matters for the stored masks only'
+  return max(2, 64 // window) * window, 'not stored; above one window, as here, it decides the stored masks only'
 
 
 def _shuffle_fields(weights: Weights) -> dict[str, Any]:
@@ -236,14 +240,17 @@ def _decimal(value: np.floating, img_range: float, known: float) -> float:
   return exact
 
 
-def _factor(width: int, hidden: int) -> float:
-  """Returns the shortest decimal f with int(width * f) == hidden, as the networks compute it, and not just below."""
-  exact = hidden / width
-  for digits in itertools.count(1):
+def _factor(*sizes: tuple[int, int]) -> float:
+  """Returns the shortest decimal f with int(width * f) == hidden for all (width, hidden), as the networks do."""
+  least = max(hidden / width for width, hidden in sizes)
+  for digits in range(1, 16):
     unit = 10**digits
-    for candidate in (round(exact, digits), (math.floor(exact * unit) + 1) / unit):
-      if int(width * candidate) == int(width * candidate + 1e-6) == hidden:
+    for candidate in (round(least, digits), (math.floor(least * unit) + 1) / unit):
+      # And not just below the next number.
+      if all(int(width * candidate) == int(width * candidate + 1e-6) == hidden for width, hidden in sizes):
         return candidate
+  told = ', '.join(f'{hidden} of {width}' for width, hidden in sizes)
+  raise UserError(f'The hidden layers have {told} channels, which no common factor gives.')
 
 
 def _shape(weights: Weights, key: str, ndim: int) -> tuple[int, ...]:

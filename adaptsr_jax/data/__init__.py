@@ -3,9 +3,19 @@
 from typing import Any
 
 from adaptsr_jax.data.folders import scale_of
-from adaptsr_jax.data.sources import PairError, Source, check_pixels, open_source, pairs
+from adaptsr_jax.data.sources import PairError, Source, check_pixels, check_task, open_source, pairs
 
-__all__ = ['Batches', 'PairError', 'Source', 'check_pixels', 'open_source', 'pairs', 'scale_of', 'train_batches']
+__all__ = [
+  'Batches',
+  'PairError',
+  'Source',
+  'check_pixels',
+  'check_task',
+  'open_source',
+  'pairs',
+  'scale_of',
+  'train_batches',
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -254,6 +254,15 @@ def _kind(config: Any) -> str:
   return kind
 
 
+def check_task(source: Source) -> None:
+  """Raises UserError where LR would be HR itself: made from it at x1, by no simulated camera."""
+  if source.scale == 1 and source.made and not any(map(source.preset, range(len(source)))):
+    raise UserError(
+      'At x1 LR pictures made from HR would be HR itself, and nothing would be to restore: give lr, or for training a '
+      'simulated camera (degrade).'
+    )
+
+
 def check_pixels(source: Source) -> None:
   """Decodes every pair once, which fills the cache too: headers tell sizes, not whether a file was cut off.
 

@@ -29,7 +29,7 @@ def _faster(config: ConfigDict, sites: tuple[Site, ...], ranks: dict[str, int]) 
   """Returns the path, 'merged' or 'factored', that takes less time here."""
   # CPU time of a factored step over that of a merged one at rank 8 (benchmarks/README.md): '1x1_kxk' 0.66 to 1.06 for
   # EDSR and SAFMN, least for large batches; 'kxk_1x1' 0.74 to 1.4; 'loralib' merges its convolutions either way. Other
-  # devices are not measured yet, and the factored step reads and writes up to 1.5 times the bytes.
+  # devices are not measured yet, and the factored step reads and writes up to 1.6 times the bytes.
   form = config.lora.form
   # In low precision, training through merged kernels is closer to the merged network that is exported.
   if jax.default_backend() != 'cpu' or form != '1x1_kxk' or config.dtype != 'float32':

@@ -12,6 +12,7 @@ Besides its fields, every model has the attributes
 """
 
 import dataclasses
+import numbers
 from typing import Any
 
 from flax import linen as nn
@@ -40,12 +41,39 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 def build(name: str, /, **fields: Any) -> nn.Module:
   """Returns the model `name` (a key of MODELS) with `fields`, those not given at their defaults.
 
-  Sequences become tuples, so fields may come from json. An unknown name or field is a UserError.
+  Sequences become tuples, so fields may come from json, and where a tuple is due a number stands for one of one value.
+  An unknown name or field is a UserError.
   """
   if name not in MODELS:
     raise UserError(f"There is no model '{name}'; there are {', '.join(MODELS)}.")
-  known = [f.name for f in dataclasses.fields(MODELS[name]) if f.name not in ('parent', 'name')]
+  known = {f.name: f.default for f in dataclasses.fields(MODELS[name]) if f.name not in ('parent', 'name')}
   for field in fields:
     if field not in known:
       raise UserError(f"Model '{name}' has no field '{field}'; it has {', '.join(known)}.")
-  return MODELS[name](**{field: tuple(v) if isinstance(v, list) else v for field, v in fields.items()})
+  return MODELS[name](**{field: _fitting(name, field, value, known[field]) for field, value in fields.items()})
+
+
+def _fitting(name: str, field: str, value: Any, default: Any) -> Any:
+  """Returns `value` in the type that the field of this default has."""
+  if isinstance(default, tuple):
+    value = tuple(value) if isinstance(value, list | tuple) else (value,)
+    fits, kind = all(map(_is_number, value)), 'numbers'
+  elif isinstance(default, bool):
+    fits, kind = isinstance(value, bool), 'true or false'
+  elif isinstance(default, int):
+    fits, kind = _is_number(value) and isinstance(value, numbers.Integral), 'a whole number'
+  elif isinstance(default, float):
+    fits, kind = _is_number(value), 'a number'
+  elif isinstance(default, str):
+    fits, kind = isinstance(value, str), 'a word'
+  elif default is None:
+    fits, kind = value is None or _is_number(value), 'a number or None'
+  else:  # a type of numbers
+    fits, kind = not isinstance(value, str), 'a type'
+  if not fits:
+    raise UserError(f"Model '{name}': {field} is {value!r}, but it should be {kind}.")
+  return value
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -15,7 +15,7 @@ Array = jax.Array
 # What makes a picture of the features, and the enlargements it can make; '' restores at the same size.
 UPSAMPLERS = {
   'pixelshuffle': tuple(window.STAGES),
-  'pixelshuffledirect': (2, 3, 4, 8),
+  'pixelshuffledirect': tuple(range(1, 9)),
   'nearest+conv': (2, 4),
   '': (1,),
 }

@@ -132,7 +132,10 @@ def restore(model: nn.Module, x: Array, network: Callable[[Array], Array]) -> Ar
   A network for gray pictures is given the colours of others one by one.
   """
   b, h, w, c = x.shape
-  apart = c > len(model.rgb_mean) == 1
+  colours = len(model.rgb_mean)
+  if c != colours > 1:
+    raise UserError(f'{type(model).__name__}: the network takes pictures of {colours} colours, not of {c}.')
+  apart = c > colours
   if apart:
     x = jnp.moveaxis(x, -1, 1).reshape(b * c, h, w, 1)
   mean = jnp.asarray(model.rgb_mean, jnp.float32)
@@ -203,8 +206,8 @@ def check(model: nn.Module) -> None:
     raise UserError(
       f'{kind}: dtype is float16, whose largest number, 65504, the activations exceed; use bfloat16 or float32.'
     )
-  if len(model.rgb_mean) not in (1, 3):
-    raise UserError(f'{kind}: rgb_mean has {len(model.rgb_mean)} values; it must have 3, or 1 for gray pictures.')
+  if not model.rgb_mean:
+    raise UserError(f'{kind}: rgb_mean is empty; it must have 3 values, or 1 for gray pictures.')
   if min(model.window_size, model.img_size) < 1 or model.img_size % min(model.window_size, model.img_size):
     raise UserError(f'{kind}: img_size is {model.img_size}, which is no multiple of window_size {model.window_size}.')
   if model.window_size % min(model.window_size, model.img_size):

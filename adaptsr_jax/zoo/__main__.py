@@ -41,13 +41,14 @@ def main(argv: list[str] | None = None) -> int:
   if not args.names:
     print(table())
     return 0
-  try:
-    for name in args.names:
+  failed = False
+  for name in args.names:
+    try:
       print(f'{name}: {zoo.fetch(name)}')
-  except UserError as error:
-    print(f'Error: {error}', file=sys.stderr)
-    return 2
-  return 0
+    except UserError as error:
+      print(f'Error: {error}', file=sys.stderr)
+      failed = True
+  return 2 if failed else 0
 
 
 if __name__ == '__main__':
