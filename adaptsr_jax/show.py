@@ -30,7 +30,7 @@ def draw(workdir: Path, setup: Setup, params: Params, results: dict[str, Any], t
 
 
 def compare(path: Path, setup: Setup, params: Params, results: dict[str, Any], tiling: dict[str, int]) -> None:
-  """Draws input | bicubic | base | adapted | HR of the pictures that gained most, the median, and least.
+  """Draws input | bicubic | base | adapted (after steps) | HR of the pictures that gained most, the median, and least.
 
   Each crop lies where the HR picture has most detail, not where the adaptation did best.
   """
@@ -42,12 +42,13 @@ def compare(path: Path, setup: Setup, params: Params, results: dict[str, Any], t
     if name not in chosen:
       continue
     lr, hr, scale = image.to_float(lr), image.to_float(hr), setup.model.upscale
-    base, adapted = (infer.upscale(setup.model.apply, p, lr, scale, **tiling) for p in (setup.base.params, params))
+    networks = {f'base {_decibels(before[name])}': setup.base.params}
+    if results['steps']:
+      networks[f'adapted {_decibels(after[name])}'] = params
     panels = {
       'input': lr.repeat(scale, 0).repeat(scale, 1),
       f'bicubic {_decibels(results["bicubic"]["images"][name])}': bicubic.imresize(lr, scale),
-      f'base {_decibels(before[name])}': base,
-      f'adapted {_decibels(after[name])}': adapted,
+      **{title: infer.upscale(setup.model.apply, p, lr, scale, **tiling) for title, p in networks.items()},
       'HR': hr,
     }
     x, y, width, height = figures.busiest_box(hr, _CROP)
@@ -57,7 +58,7 @@ def compare(path: Path, setup: Setup, params: Params, results: dict[str, Any], t
 
 
 def _gain(before: dict[str, float], after: dict[str, float]) -> float:
-  """Returns the gain in dB; 0 where a picture came out without an error, whose PSNR is infinite and stored as null."""
+  """Returns the gain in dB; 0 where pictures came out without an error, whose PSNR is infinite and stored as null."""
   values = before['psnr_y'], after['psnr_y']
   return values[1] - values[0] if None not in values and np.isfinite(values).all() else 0.0
 
@@ -75,9 +76,9 @@ def summary(results: dict[str, Any], workdir: Path) -> str:
     lines = [tables.text(tables.means(runs))]
     if results['steps']:
       lines.append(_verdict(results))
-      plain, ours = (results[label]['mean']['psnr_y'] for label in ('bicubic', 'adapted'))
-      if plain > ours:
-        lines.append(f'It is still {plain - ours:.2f} dB below plain bicubic enlargement: look at compare.png.')
+      below = _gain(*(results[label]['mean'] for label in ('adapted', 'bicubic')))
+      if below > 0:
+        lines.append(f'It is still {below:.2f} dB below plain bicubic enlargement: look at compare.png.')
   lines.append(f'Trained for {clock(results["seconds"])}. Everything is in {workdir}:')
   lines += [f'  {file.name}' for file in sorted(workdir.iterdir()) if not file.name.startswith('.')]
   return '\n'.join(lines)

@@ -158,6 +158,9 @@ def test_nothing_to_train_is_refused(folders, tmp_path):
 def test_zero_steps_give_the_baseline_row(done, folders, tmp_path):
   results = adapt.run(settings(folders, steps=0), tmp_path / 'run')
   assert results['base'] == results['adapted'] == done[1]['base']
+  # Four panels instead of five: nothing was adapted.
+  widths = [image.read_array(folder / 'compare.png').shape[1] for folder in (tmp_path / 'run', done[0])]
+  assert widths[0] < 0.85 * widths[1]
   merged = base.load(tmp_path / 'run' / 'merged').params
   jax.tree.map(np.testing.assert_array_equal, merged, base.random('safmn_x2', 0, {'dim': 8, 'n_blocks': 1}).params)
 
