@@ -337,7 +337,7 @@ def test_qk_scale_replaces_the_root_of_the_width():
     ('swinir', {'ape': 1}, 'ape is 1, but it should be true or false'),
     ('drct', {'resi_connection': 1}, 'resi_connection is 1, but it should be a word'),
     ('drct', {'qk_scale': 'x'}, "qk_scale is 'x', but it should be a number or None"),
-    ('drct', {'dtype': 'bf'}, "dtype is 'bf', but it should be a type"),
+    ('drct', {'dtype': 'bf'}, "dtype is 'bf', but it should be a type of numbers"),
     ('swinir', {'rgb_mean': ()}, 'rgb_mean is empty.*3 values, or 1 for gray'),
     ('drct', {'upscale': 1}, 'upscale is 1.*2, 3, 4, 8'),
     ('drct', {'resi_connection': '3conv'}, "resi_connection is '3conv'.*identity"),

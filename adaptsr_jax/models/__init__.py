@@ -15,6 +15,7 @@ import dataclasses
 import numbers
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
 
 from adaptsr_jax.errors import UserError
@@ -68,11 +69,18 @@ def _fitting(name: str, field: str, value: Any, default: Any) -> Any:
     fits, kind = isinstance(value, str), 'a word'
   elif default is None:
     fits, kind = value is None or _is_number(value), 'a number or None'
-  else:  # a type of numbers
-    fits, kind = not isinstance(value, str), 'a type'
+  else:
+    fits, kind = _is_dtype(value), 'a type of numbers'
   if not fits:
     raise UserError(f"Model '{name}': {field} is {value!r}, but it should be {kind}.")
   return value
+
+
+def _is_dtype(value: Any) -> bool:
+  try:
+    return jnp.dtype(value) is not None
+  except TypeError:
+    return False
 
 
 def _is_number(value: Any) -> bool:
