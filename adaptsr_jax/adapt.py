@@ -211,11 +211,12 @@ def _is_other_material(workdir: Path, material: dict[str, str], done: int) -> bo
 def _measured_once(workdir: Path, label: str, measure_it: Callable[[], Any], protocol: dict[str, str]) -> Any:
   """Returns what an earlier start measured; measures where none did, or had the weights of other metrics."""
   path = workdir / f'{label}.json'
-  if not path.exists() or checkpoint.read_json(path)['protocol'] != protocol:
-    result = measure_it()
-    values = '  '.join(f'{key} {tables.number(key, value)}' for key, value in result['mean'].items())
-    say(f'{label}  {values}')
-    checkpoint.write_json(path, {**result, 'protocol': protocol})
+  if path.exists() and (earlier := checkpoint.read_json(path))['protocol'] == protocol:
+    return earlier
+  result = measure_it()
+  values = '  '.join(f'{key} {tables.number(key, value)}' for key, value in result['mean'].items())
+  say(f'{label}  {values}')
+  checkpoint.write_json(path, {**result, 'protocol': protocol})
   return checkpoint.read_json(path)
 
 
@@ -252,11 +253,12 @@ def _sole_run(workdir: Path) -> Iterator[None]:
     return
   folder = os.open(workdir, os.O_RDONLY)
   try:
-    with contextlib.suppress(OSError):  # Not every file system knows locks.
-      try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError as error:
-        raise UserError(f'A run is going on in {workdir}; wait for its end, or give another --workdir.') from error
+    try:
+      fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise UserError(f'A run is going on in {workdir}; wait for its end, or give another --workdir.') from error
+    except OSError:
+      pass  # Not every file system knows locks.
     yield
   finally:
     os.close(folder)

@@ -60,23 +60,26 @@ def main(argv: list[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   from adaptsr_jax.errors import UserError
 
-  ways = [(dtype, remat) for dtype in step_time.DTYPES for remat in (False, True)]
-  heads = [f'{dtype}{" remat" * remat}' for dtype, remat in ways]
+  methods = {'full': ('full',), **{f'lora {path}': ('lora', path, args.form) for path in ('merged', 'factored')}}
+  ways = [{'remat': remat, 'dtype': dtype} for dtype in step_time.DTYPES for remat in (False, True)]
+  heads = [f'{way["dtype"]}{" remat" * way["remat"]}' for way in ways]
   print(f'| MiB | {" | ".join(heads)} |\n| --- |{" ---: |" * len(heads)}')
   try:
     for preset in args.models.split(','):
       base = step_time.base_of(preset, values=False)
       again = hasattr(base.model(), 'remat')
-      for method in ('full', 'lora merged', 'lora factored'):
-        cells = []
-        for dtype, remat in ways:
-          rows = step_time.plan([args.form], [remat], [dtype], f'step {method}') if not remat or again else []
-          cells += [f'{kept_bytes(rows[-1], base, args.batch, args.patch, args.rank) / 2**20:,.0f}' if rows else '']
-        print(f'| {preset}, {method} | {" | ".join(cells)} |', flush=True)
+      for name, method in methods.items():
+        rows = [Row('step', *method, **way) if again or not way['remat'] else None for way in ways]
+        cells = [_mebibytes(kept_bytes(row, base, args.batch, args.patch, args.rank)) if row else '' for row in rows]
+        print(f'| {preset}, {name} | {" | ".join(cells)} |', flush=True)
   except UserError as error:
     print(f'Error: {error}', file=sys.stderr)
     return 2
   return 0
+
+
+def _mebibytes(size: int) -> str:
+  return f'{size / 2**20:,.0f}'
 
 
 if __name__ == '__main__':

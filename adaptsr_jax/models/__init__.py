@@ -78,9 +78,10 @@ def _fitting(name: str, field: str, value: Any, default: Any) -> Any:
 
 def _is_dtype(value: Any) -> bool:
   try:
-    return jnp.dtype(value) is not None
+    jnp.dtype(value)
   except TypeError:
     return False
+  return True
 
 
 def _is_number(value: Any) -> bool:

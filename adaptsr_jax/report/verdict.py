@@ -17,8 +17,7 @@ from adaptsr_jax.tables import lower_is_better
 
 METRIC = 'psnr_y'  # what the verdict goes by
 NAMES = {'psnr_y': 'PSNR (Y)', 'ssim_y': 'SSIM (Y)', 'psnr_rgb': 'PSNR (RGB)', 'ssim_rgb': 'SSIM (RGB)'}
-# Pictures from which on all of them gaining is no longer within chance (2 * 0.5**6 < 0.05), and from which on a
-# bootstrap may be taken at its word.
+# Pictures from which on a bootstrap may be taken at its word.
 _ROUGH = 20
 
 
