@@ -29,7 +29,7 @@ CHOICES = {
   'score.kind': ('gradient', 'fisher', 'activation', 'random'),
   'score.normalise': ('none', 'sqrt_size', 'per_cost'),
   'score.reduce': ('norm_of_mean', 'mean_of_norms'),
-  'optim.schedule': ('auto', 'steps', 'halvings', 'cosine', 'constant'),
+  'optim.schedule': ('auto', 'steps', 'halvings', 'cosine', 'wsd', 'constant'),
 }
 
 
@@ -134,6 +134,8 @@ def default() -> ConfigDict:
   c.optim.b1 = 0.9
   c.optim.b2 = 0.99
   # 'steps': three decays by half (adapters). 'halvings': four, as full fine-tuning in the paper. 'auto': by method.
+  # 'wsd': constant, then a decay to nothing over the last fifth; a run can be made longer, or its decay begun, at any
+  # state before that by another `steps`.
   c.optim.schedule = 'auto'
   # Steps of linear warm-up.
   c.optim.warmup = 0

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -43,6 +44,8 @@ def schedule(config: ConfigDict) -> optax.Schedule:
   kind = _SCHEDULES[config.method] if o.schedule == 'auto' else o.schedule
   if kind == 'cosine':
     rate = optax.cosine_decay_schedule(peak, updates, alpha=0.01)
+  elif kind == 'wsd':
+    rate = _constant_then_decay(peak, updates)
   else:
     rate = optax.piecewise_constant_schedule(peak, {int(at * updates): 0.5 for at in _HALVED_AT[kind]})
   if not o.warmup:
@@ -50,3 +53,17 @@ def schedule(config: ConfigDict) -> optax.Schedule:
   ramp = optax.linear_schedule(peak / o.warmup, peak, o.warmup)
   # The ramp lies over the schedule, not before it, so that decays stay where they are without it.
   return lambda update: ramp(update) / peak * rate(update)
+
+
+def _constant_then_decay(peak: float, updates: int) -> optax.Schedule:
+  """Returns `peak`, and over the last fifth 1 - sqrt of what has passed of it (Haegele et al., NeurIPS 2024).
+
+  Up to that fifth the rate does not depend on the length, so any state from there can go on to any length.
+  """
+  start = int(0.8 * updates)
+
+  def rate(update):
+    passed = (update - start) / max(1, updates - start)
+    return peak * (1 - jnp.sqrt(jnp.clip(passed, 0, 1)))
+
+  return rate

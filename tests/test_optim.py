@@ -33,6 +33,14 @@ def test_rate_and_schedule_can_be_set():
   assert cosine == pytest.approx([0.1, 0.0505, 0.001])
 
 
+def test_decay_of_the_last_fifth_can_begin_at_any_state():
+  fields = {'optim.lr': 0.1, 'optim.schedule': 'wsd', 'optim.warmup': 10}
+  short, long = (rates(setup(steps=steps, **fields), [0, 10, 799, 800, 850, 1000]) for steps in (1000, 2000))
+  assert short == pytest.approx([0.01, 0.1, 0.1, 0.1, 0.05, 0.0])
+  assert long[:3] == short[:3]
+  assert long[3:] == pytest.approx([0.1, 0.1, 0.1])
+
+
 def test_warm_up_rises_to_the_rate():
   got = rates(setup(**{'optim.warmup': 10}), [0, 4, 9, 10, 499])
   assert got[0] == pytest.approx(1e-4)
