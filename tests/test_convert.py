@@ -15,8 +15,7 @@ import pytest
 
 from adaptsr_jax import checkpoint, convert, models, tree
 from adaptsr_jax.convert import __main__ as command
-from adaptsr_jax.convert import names, safefile
-from adaptsr_jax.convert.detect import _factor
+from adaptsr_jax.convert import architectures, names, safefile, shapes
 from adaptsr_jax.errors import UserError
 from tests.shared import GOLDEN, shared
 
@@ -28,14 +27,17 @@ DTYPES = ('float32', 'float16', 'bfloat16')
 
 def zeros(name: str, fields: dict) -> dict[str, np.ndarray]:
   """Weights by PyTorch key that take no memory, whatever the size of the network."""
-  return {e.key: e.value() if e.value else np.broadcast_to(np.float32(0), e.shape) for e in names.entries(name, fields)}
+  return {
+    e.key: e.value() if e.value else np.broadcast_to(np.float32(0), e.shape)
+    for e in architectures.entries(name, fields)
+  }
 
 
 def random_weights(name: str, fields: dict, dtype: str = 'float32') -> dict[str, np.ndarray]:
   random = np.random.default_rng(0)
   return {
     entry.key: (entry.value() if entry.value else random.standard_normal(entry.shape)).astype(dtype)
-    for entry in names.entries(name, fields)
+    for entry in architectures.entries(name, fields)
   }
 
 
@@ -101,7 +103,7 @@ def test_table_has_the_parameters_of_the_model(preset):
   name, fields = models.PRESETS[preset]
   model = models.build(name, **fields)
   params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, model.minimum, model.minimum, 3)))['params']
-  table = names.entries(name, fields)
+  table = architectures.entries(name, fields)
   paths = {e.path: np.broadcast_to(0, names.flax_shape(e)) for e in table if e.path}
   assert tree.compare(params, tree.unflatten(paths)) == []
 
@@ -117,7 +119,7 @@ def test_table_has_the_published_numbers_of_tensors_and_values():
       'edsr': f'edsr_{style}_{"baseline" if "baseline" in preset else width}_x{scale}',
       'safm': f'{name}_{fields.get("dim")}x{fields.get("n_blocks")}_x{scale}',
     }[name[:4]]
-    table = names.entries(name, fields)
+    table = architectures.entries(name, fields)
     assert len(table) == facts[fact]['state_dict_tensors']
     assert sum(np.prod(entry.shape, dtype=int) for entry in table) == facts[fact]['total']
     checked += 1
@@ -134,11 +136,11 @@ def test_res_scale_is_that_of_the_published_networks(width, expected):
 @pytest.mark.parametrize('dim', [4, 12, 36, 60, 100, 128])
 def test_ffn_scale_gives_the_stored_width_exactly(dim):
   for hidden in range(1, 4 * dim, 3):
-    scale = _factor((dim, hidden))
+    scale = shapes.factor((dim, hidden))
     assert int(dim * scale) == hidden
-    assert names._hidden(models.build('safmn', dim=dim, ffn_scale=scale)) == hidden
-  assert _factor((dim, 2 * dim)) == 2.0
-  assert _factor((dim, dim // 2)) == 0.5
+    assert architectures.safmn._hidden(models.build('safmn', dim=dim, ffn_scale=scale)) == hidden
+  assert shapes.factor((dim, 2 * dim)) == 2.0
+  assert shapes.factor((dim, dim // 2)) == 0.5
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
@@ -219,7 +221,7 @@ def test_differences_are_named(name):
 @pytest.mark.parametrize('name', SMALL)
 def test_any_missing_or_misshapen_tensor_is_a_user_error(name):
   weights = random_weights(name, SMALL[name])
-  buffers = {entry.key for entry in names.entries(name, SMALL[name]) if entry.value}
+  buffers = {entry.key for entry in architectures.entries(name, SMALL[name]) if entry.value}
   for key, value in weights.items():
     for shape in ((), (5,), (0, 3, 3, 3), (1, 2, 3, 4, 5), (value.shape[0] + 1, *value.shape[1:])):
       with pytest.raises(UserError):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from adaptsr_jax import convert, models, tree
-from adaptsr_jax.convert import names
+from adaptsr_jax.convert import architectures, names
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.models import attention
 from tests.shared import GOLDEN
@@ -26,14 +26,14 @@ UNTOLD = {'img_range', 'rgb_mean', 'qk_scale'}
 @functools.cache
 def shapes_of(preset: str) -> dict[str, np.ndarray]:
   """Weights by PyTorch key that take no memory, buffers too, whatever the size of the network."""
-  return {e.key: np.broadcast_to(np.float32(0), e.shape) for e in names.entries(*models.PRESETS[preset])}
+  return {e.key: np.broadcast_to(np.float32(0), e.shape) for e in architectures.entries(*models.PRESETS[preset])}
 
 
 def random_tiny(name: str, **fields) -> dict[str, np.ndarray]:
   """Random weights of a small network, buffers as they are."""
   family, chosen = TINY[name]
   weights = random_weights(family, {**chosen, **fields})
-  buffers = {e.key: e.value() for e in names.entries(family, {**chosen, **fields}) if e.value}
+  buffers = {e.key: e.value() for e in architectures.entries(family, {**chosen, **fields}) if e.value}
   return weights | buffers
 
 
@@ -85,7 +85,7 @@ def test_table_has_the_published_numbers_of_tensors_and_values(preset):
   stem, _, scale = preset.rpartition('_x')
   facts = json.loads((GOLDEN / 'backbone_facts.json').read_text())['models']
   fact = facts[f'{FACTS[stem]}_x{scale}' if stem else FACTS[preset]]
-  table = names.entries(*models.PRESETS[preset])
+  table = architectures.entries(*models.PRESETS[preset])
   assert len(table) == fact['state_dict_tensors']
   assert sum(np.prod(entry.shape, dtype=int) for entry in table if entry.path) == fact['total']
   assert sum(np.prod(entry.shape, dtype=int) for entry in table if entry.value) == fact['buffers']
@@ -93,7 +93,7 @@ def test_table_has_the_published_numbers_of_tensors_and_values(preset):
 
 def test_smaller_training_pictures_are_told_from_the_masks():
   name, fields = models.PRESETS['swinir_classical_x4']
-  table = names.entries(name, {**fields, 'img_size': 48})
+  table = architectures.entries(name, {**fields, 'img_size': 48})
   facts = json.loads((GOLDEN / 'backbone_facts.json').read_text())['models']['swinir_M_classical_x4_img48']
   assert sum(np.prod(entry.shape, dtype=int) for entry in table if entry.value) == facts['buffers']
   _, detected, assumed = convert.detect({e.key: np.broadcast_to(np.float32(0), e.shape) for e in table})
@@ -108,7 +108,7 @@ def test_table_has_the_parameters_of_the_model(name, options):
   fields = {**fields, **options}
   model = models.build(family, **fields)
   params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, model.minimum, model.minimum, 3)))['params']
-  table = {e.path: np.broadcast_to(0, names.flax_shape(e)) for e in names.entries(family, fields) if e.path}
+  table = {e.path: np.broadcast_to(0, names.flax_shape(e)) for e in architectures.entries(family, fields) if e.path}
   assert tree.compare(params, tree.unflatten(table)) == []
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from adaptsr_jax.convert import names
+from adaptsr_jax.convert import architectures, names
 from adaptsr_jax.convert.detect import detect
 from adaptsr_jax.convert.source import Source, read, read_source, write
 from adaptsr_jax.errors import UserError
@@ -36,7 +36,7 @@ def to_flax(name: str, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     raise UserError(f'The weights are of {found}, not of {name}.')
   return tree.unflatten({
     entry.path: np.ascontiguousarray(names.KINDS[entry.kind].to_flax(weights[entry.key]))
-    for entry in names.entries(name, fields)
+    for entry in architectures.entries(name, fields)
     if entry.path
   })  # fmt: skip
 
@@ -51,7 +51,7 @@ def to_torch(name: str, fields: Mapping[str, Any], params: Mapping[str, Any]) ->
   """
   from adaptsr_jax import tree
 
-  entries = names.entries(name, fields)
+  entries = architectures.entries(name, fields)
   expected = {entry.path: np.broadcast_to(np.float32(0), names.flax_shape(entry)) for entry in entries if entry.path}
   if faults := tree.compare(tree.unflatten(expected), params):
     more = f' and {len(faults) - 5} more' if len(faults) > 5 else ''

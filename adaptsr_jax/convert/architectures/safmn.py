@@ -1,0 +1,59 @@
+"""SAFMN of the paper and of the NTIRE 2023 challenge."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from adaptsr_jax.convert import names, shapes
+from adaptsr_jax.errors import UserError
+
+
+def _fields(weights: shapes.Weights) -> shapes.Found:
+  dim = shapes.of(weights, 'to_feat.weight', 4)[0]
+  hidden = shapes.of(weights, 'feats.0.ccm.ccm.0.weight', 4)[0]
+  out = shapes.of(weights, 'to_img.0.weight', 4)[0]
+  upscale = math.isqrt(out // 3)
+  if out != 3 * upscale**2:
+    raise UserError(f"'to_img.0.weight' has {out} outputs, which are not 3 * upscale**2.")
+  blocks = shapes.count(weights, 'feats.{}.safm.aggr.weight')
+  return {'upscale': upscale, 'dim': dim, 'n_blocks': blocks, 'ffn_scale': shapes.factor((dim, hidden))}, {}
+
+
+def _entries(model: Any, ntire2023: bool = False) -> Iterator[names.Entry]:
+  """SAFMN of the paper; that of NTIRE 2023 has one response norm instead of LayerNorms, and no biases in its blocks."""
+  dim, bias = model.dim, not ntire2023
+  hidden = _hidden(model)
+  if ntire2023:
+    yield names.Entry('norm.gamma', (1, dim, 1, 1), 'norm/gamma', 'channels')
+    yield names.Entry('norm.beta', (1, dim, 1, 1), 'norm/beta', 'channels')
+  yield from names.conv('to_feat', 'to_feat', 3, dim)
+  for i in range(model.n_blocks):
+    key, path = f'feats.{i}', f'feats_{i}'
+    if not ntire2023:
+      yield from names.layer_norm(f'{key}.norm1', f'{path}/norm1', dim)
+    for level in range(4):
+      yield from names.conv(f'{key}.safm.mfr.{level}', f'{path}/safm/mfr_{level}', 1, dim // 4, bias=bias)
+    yield from names.conv(f'{key}.safm.aggr', f'{path}/safm/aggr', dim, dim, 1, bias)
+    if not ntire2023:
+      yield from names.layer_norm(f'{key}.norm2', f'{path}/norm2', dim)
+    yield from names.conv(f'{key}.ccm.ccm.0', f'{path}/ccm/ccm_0', dim, hidden, 3, bias)
+    yield from names.conv(f'{key}.ccm.ccm.2', f'{path}/ccm/ccm_2', hidden, dim, 1, bias)
+  yield from names.conv('to_img.0', 'to_img_0', dim, 3 * model.upscale**2)
+
+
+def _hidden(model: Any) -> int:
+  return int(model.dim * model.ffn_scale + 1e-6)  # as the model rounds
+
+
+def _ntire2023_entries(model: Any) -> Iterator[names.Entry]:
+  return _entries(model, ntire2023=True)
+
+
+ARCHITECTURES = (
+  names.Architecture(
+    'safmn_ntire2023', ('norm.gamma', 'to_feat.weight', 'feats.0.safm.aggr.weight'), _fields, _ntire2023_entries
+  ),
+  names.Architecture(
+    'safmn', ('feats.0.norm1.weight', 'to_feat.weight', 'feats.0.safm.aggr.weight'), _fields, _entries
+  ),
+)
