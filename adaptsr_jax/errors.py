@@ -2,10 +2,33 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
+
+LONGEST = 80  # characters of a name that is shown
 
 
 class UserError(ValueError):
-  """A fault in what was given (file, folder, field); its text is one clear sentence for the user."""
+  """A fault in what was given (file, folder, field); its text is one clear sentence for the user.
+
+  Characters that a terminal would obey, or that no encoding has, are escaped.
+  """
+
+  def __init__(self, text: str):
+    super().__init__(escaped(text, keep='\n'))
+
+
+def escaped(text: str, keep: str = '') -> str:
+  """Returns `text` with all that cannot be printed (control characters, line ends, half characters) as '\\x1b'."""
+  return ''.join(c if c.isprintable() or c in keep else c.encode('unicode_escape').decode() for c in text)
+
+
+def shown(name: Any, longest: int = LONGEST) -> str:
+  """Returns a name from a file of somebody else (key, class, entry) for a sentence: escaped, its middle left out."""
+  text = str(name)
+  if len(text) > longest:
+    half = (longest - 3) // 2
+    text = f'{text[:half]}...{text[-half:]}'
+  return escaped(text)
 
 
 @contextlib.contextmanager
