@@ -158,8 +158,7 @@ def test_means_come_back_as_short_decimals_that_give_the_same_bits(mean, img_ran
   assert_same(there_and_back(weights), weights)
 
 
-def test_mean_shift_bits_are_those_of_pytorch():
-  torch = pytest.importorskip('torch')
+def test_mean_shift_bits_are_those_of_pytorch(torch):
   for mean in ((0.4488, 0.4371, 0.4040), (0.5, 0.123456, 0.99)):
     weights = random_weights('edsr_official', {**SMALL['edsr_official'], 'rgb_mean': mean})
     for sign, name in ((-1, 'sub_mean'), (1, 'add_mean')):
@@ -341,16 +340,20 @@ def test_reads_the_wrapped_fixture():
   json.dumps(source.layout)
 
 
-def torch_saved(path, tree_of_arrays):
-  torch = pytest.importorskip('torch')
+@pytest.fixture
+def torch_saved(torch):
+  """Returns (path, tree of arrays) -> path, written by PyTorch."""
 
   def tensors(value):
     if isinstance(value, dict):
       return {key: tensors(item) for key, item in value.items()}
     return torch.from_numpy(value.copy())
 
-  torch.save(tensors(tree_of_arrays), path)
-  return path
+  def save(path, tree_of_arrays):
+    torch.save(tensors(tree_of_arrays), path)
+    return path
+
+  return save
 
 
 W = {'a.weight': np.ones((2, 3, 1, 1), np.float32), 'a.bias': np.zeros(2, np.float32)}
@@ -377,18 +380,17 @@ OTHER = {'d.weight': np.ones((1, 1), np.float32)}
     ({'params': {f'_orig_mod.{k}': v for k, v in W.items()}}, 'params', ['params'], '_orig_mod.'),
   ],
 )  # fmt: skip
-def test_unwraps_and_wraps_again(tmp_path, content, key, wrappers, prefix):
+def test_unwraps_and_wraps_again(torch, torch_saved, tmp_path, content, key, wrappers, prefix):
   source = convert.read_source(torch_saved(tmp_path / 'in.pth', content))
   assert_same(source.weights, W)
   assert (source.layout['key'], source.layout['wrappers'], source.layout['prefix']) == (key, wrappers, prefix)
   convert.write(tmp_path / 'out.pth', source.weights, source.layout)
-  torch = pytest.importorskip('torch')
   written = torch.load(tmp_path / 'out.pth', weights_only=True)
   for state in [written[wrapper] for wrapper in wrappers] or [written]:
     assert_same({name: tensor.numpy() for name, tensor in state.items()}, {prefix + k: v for k, v in W.items()})
 
 
-def test_key_chooses(tmp_path):
+def test_key_chooses(torch_saved, tmp_path):
   path = torch_saved(tmp_path / 'in.pth', {'params': W, 'params_ema': EMA})
   assert_same(convert.read(path), EMA)
   assert_same(convert.read(path, key='params'), W)
@@ -398,18 +400,17 @@ def test_key_chooses(tmp_path):
     convert.read(torch_saved(tmp_path / 'bare.pth', W), key='params')
 
 
-def test_several_unknown_networks_must_be_chosen_from(tmp_path):
+def test_several_unknown_networks_must_be_chosen_from(torch_saved, tmp_path):
   path = torch_saved(tmp_path / 'in.pth', {'first': W, 'second': OTHER})
   with pytest.raises(UserError, match='first, second'):
     convert.read(path)
   assert_same(convert.read(path, key='second'), OTHER)
 
 
-def test_files_without_weights_are_foreign(tmp_path):
+def test_files_without_weights_are_foreign(torch, torch_saved, tmp_path):
   for content in ({'alpha': np.ones(3, np.float32)}, {'params': {'a': np.ones(3, np.float32)}}, {}):
     with pytest.raises(UserError, match=r'in\.pth holds no weights'):
       convert.read(torch_saved(tmp_path / 'in.pth', content))
-  torch = pytest.importorskip('torch')
   torch.save(torch.ones(3, 3), tmp_path / 'in.pth')
   with pytest.raises(UserError, match=r'in\.pth holds no weights'):
     convert.read(tmp_path / 'in.pth')
@@ -493,8 +494,7 @@ def test_safetensors_are_the_same_bytes_and_keep_metadata(tmp_path):
   assert (tmp_path / 'y.safetensors').read_bytes() == (tmp_path / 'x.safetensors').read_bytes()
 
 
-def test_bfloat16_safetensors_in_pytorch(tmp_path):
-  torch = pytest.importorskip('torch')
+def test_bfloat16_safetensors_in_pytorch(torch, tmp_path):
   library = pytest.importorskip('safetensors.torch')
   weights = {'w': np.array([[1.5, -3]], ml_dtypes.bfloat16), 'b': np.array([1.0], np.float32)}
   convert.write(tmp_path / 'x.safetensors', weights)
@@ -606,7 +606,7 @@ def test_command_sets_what_cannot_be_known(tmp_path):
   assert set(info['assumed']) == {'img_range'}
 
 
-def test_command_tells_which_of_two_networks_it_took(tmp_path):
+def test_command_tells_which_of_two_networks_it_took(torch_saved, tmp_path):
   weights = random_weights('safmn', SMALL['safmn'])
   average = {key: value * 2 for key, value in weights.items()}
   path = torch_saved(tmp_path / 'in.pth', {'params': weights, 'params_ema': average})

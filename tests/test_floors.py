@@ -1,6 +1,10 @@
 """The plan of the house: imports only go to a lower floor, or inside the same sub-folder; no torch, no TensorFlow."""
 
 import ast
+import configparser
+import importlib.metadata
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +67,20 @@ def test_imports_go_down(path):
 @pytest.mark.parametrize('path', FILES, ids=str)
 def test_no_heavy_framework_is_imported(path):
   assert not {module.split('.')[0] for module in imports_of(path)} & {'torch', 'tensorflow', 'torchvision'}
+
+
+def test_what_is_imported_is_installed_by_the_test_command():
+  """Of `pip install -e '.[test]'`: a check that needs more asks for it within the test, and is skipped without it."""
+  root = PACKAGE.parent
+  setup = configparser.ConfigParser()
+  setup.read(root / 'setup.cfg')
+  lines = (setup['options']['install_requires'] + setup['options.extras_require']['test']).splitlines()
+  declared = {re.split(r'[>=<\[]', line)[0].lower().replace('_', '-') for line in lines if line and line[0] != '#'}
+  providers = importlib.metadata.packages_distributions()
+  own = {'adaptsr_jax', 'benchmarks', 'configs', 'tests'}
+  for folder in own:
+    for path in (root / folder).rglob('*.py'):
+      modules = {module.split('.')[0] for module in imports_of(path)} - own - set(sys.stdlib_module_names)
+      for module in modules:
+        names = {name.lower().replace('_', '-') for name in providers.get(module, [module])}
+        assert names & declared, f'{path} imports {module}, which setup.cfg does not name'

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from adaptsr_jax import measures, metrics
 from adaptsr_jax.convert import torchfile
@@ -170,7 +169,7 @@ def test_a_folder_that_does_not_exist(tmp_path):
 
 
 @pytest.mark.parametrize('new_format', [True, False])
-def test_the_published_files_are_read(tmp_path, new_format):
+def test_the_published_files_are_read(torch, tmp_path, new_format):
   """Networks with their classifier, as torchvision publishes them, and heads under the name of their publisher."""
   classifier = {'classifier.1.weight': np.zeros((4096, 2), np.float32)}
   state = {key: torch.from_numpy(array) for key, array in {**seeded_trunk(1, ALEX), **classifier}.items()}

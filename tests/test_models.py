@@ -241,8 +241,7 @@ def test_depthwise_equals_grouped_convolution():
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
 
 
-def test_gelu_equals_pytorch():
-  torch = pytest.importorskip('torch')
+def test_gelu_equals_pytorch(torch):
   x = np.linspace(-12, 12, 4001, dtype=np.float32)
   t = torch.tensor(x, requires_grad=True)
   y = torch.nn.functional.gelu(t)

@@ -16,8 +16,6 @@ import pytest
 from adaptsr_jax import base as base_lib
 from adaptsr_jax import convert, models, tree
 
-torch = pytest.importorskip('torch')
-
 TOLERANCE = 1e-4
 NETWORKS = {
   'swinir classical': (
@@ -86,7 +84,7 @@ _TORCHVISION = ('', '.transforms', '.transforms.functional')
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_exported_files_give_the_same_picture(load, tmp_path, name):
+def test_exported_files_give_the_same_picture(torch, load, tmp_path, name):
   family, fields = NETWORKS[name]
   model = models.build(family, **fields)
   rng = np.random.default_rng(0)

@@ -8,13 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from adaptsr_jax import data
 from adaptsr_jax.data import PairError, open_source
 from adaptsr_jax.errors import UserError
-
-tfds = pytest.importorskip('tensorflow_datasets', reason='tensorflow-datasets is not installed')
 
 COUNTS = {'train': 5, 'validation': 2}
 

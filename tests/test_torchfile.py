@@ -70,8 +70,7 @@ def torch_bytes(torch, tensor) -> bytes:
 
 @pytest.mark.parametrize('protocol', [2, 4])
 @BOTH_FORMATS
-def test_reads_every_type_and_view_as_pytorch_does(tmp_path, as_zip, protocol):
-  torch = pytest.importorskip('torch')
+def test_reads_every_type_and_view_as_pytorch_does(torch, tmp_path, as_zip, protocol):
   tensors = torch_tensors(torch)
   path = tmp_path / 'all.pth'
   torch.save(tensors, path, _use_new_zipfile_serialization=as_zip, pickle_protocol=protocol)
@@ -86,8 +85,7 @@ def test_reads_every_type_and_view_as_pytorch_does(tmp_path, as_zip, protocol):
     assert array.flags.c_contiguous
 
 
-def test_reads_types_without_a_storage_class(tmp_path):
-  torch = pytest.importorskip('torch')
+def test_reads_types_without_a_storage_class(torch, tmp_path):
   tensors = {name: torch.tensor([1, 2, 3]).to(getattr(torch, name)) for name in ('uint16', 'uint32', 'float8_e4m3fn')}
   torch.save({**tensors, 'part': tensors['uint32'][1:]}, tmp_path / 'x.pth')
   loaded = torchfile.load(tmp_path / 'x.pth')
@@ -97,8 +95,7 @@ def test_reads_types_without_a_storage_class(tmp_path):
 
 
 @BOTH_FORMATS
-def test_shared_storage_is_read_by_all_its_tensors(tmp_path, as_zip):
-  torch = pytest.importorskip('torch')
+def test_shared_storage_is_read_by_all_its_tensors(torch, tmp_path, as_zip):
   x = torch.arange(6.0)
   path = tmp_path / 'x.pth'
   torch.save({'whole': x, 'half': x[3:], 'again': x}, path, _use_new_zipfile_serialization=as_zip)
@@ -108,8 +105,7 @@ def test_shared_storage_is_read_by_all_its_tensors(tmp_path, as_zip):
 
 
 @BOTH_FORMATS
-def test_skips_the_records_of_a_training_run(tmp_path, as_zip):
-  torch = pytest.importorskip('torch')
+def test_skips_the_records_of_a_training_run(torch, tmp_path, as_zip):
   import argparse
   import collections
   import pathlib
@@ -144,9 +140,8 @@ def test_skips_the_records_of_a_training_run(tmp_path, as_zip):
   np.testing.assert_array_equal(loaded['model']['weight'].numpy(), model.weight.detach().numpy())
 
 
-def test_stream_files_with_views_of_storages(tmp_path):
+def test_stream_files_with_views_of_storages(torch, tmp_path):
   """Files before 2018 describe parts of a storage by (key, start, size)."""
-  torch = pytest.importorskip('torch')
 
   class Writer(pickle._Pickler):
     def persistent_id(self, value):
@@ -196,8 +191,7 @@ def test_reads_big_endian_storages(tmp_path):
 # What PyTorch reads.
 
 
-def test_pytorch_reads_what_is_written(tmp_path):
-  torch = pytest.importorskip('torch')
+def test_pytorch_reads_what_is_written(torch, tmp_path):
   names = ('float64', 'float32', 'float16', 'bfloat16', 'int64', 'int32', 'int16', 'int8', 'uint8', 'bool')
   arrays = {
     **{name: np.array([[0, 1, 2], [3, 100, 5]]).astype(name) for name in names},
@@ -218,8 +212,7 @@ def test_pytorch_reads_what_is_written(tmp_path):
         assert torch_bytes(torch, tensor) == arrays[name].tobytes(), name
 
 
-def test_bare_weights_become_an_ordered_dict_that_loads_strictly(tmp_path):
-  torch = pytest.importorskip('torch')
+def test_bare_weights_become_an_ordered_dict_that_loads_strictly(torch, tmp_path):
   model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 3, 1))
   arrays = {name: np.full(tensor.shape, 0.5, np.float32) for name, tensor in model.state_dict().items()}
   loaded = torch.load(saved(tmp_path / 'x.pth', arrays), weights_only=True)
