@@ -1,0 +1,172 @@
+"""Files and folders that appear whole or not at all: written aside under a short name, then put in place at once.
+
+What is aside is created exclusively, so nothing is ever written through a link that lies there already, and locked for
+as long as it is written: what a killed process has left is told by its missing lock, and swept up by the next writer.
+"""
+
+import contextlib
+import errno
+import os
+import resource
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from adaptsr_jax.errors import UserError
+
+try:
+  import fcntl
+except ImportError:  # on Windows
+  fcntl = None
+
+_PREFIX, _SUFFIX = '.adaptsr-', '.part'
+# No room on the disk, no room in the user's share of it, a file larger than files may be.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MB = 10**6
+_swept: set[Path] = set()
+
+
+def write(path: str | os.PathLike, content: bytes | str) -> None:
+  """Writes a file; text in UTF-8.
+
+  Raises:
+    UserError: no room for it; nothing is changed.
+  """
+  path = Path(path)
+  data = content.encode() if isinstance(content, str) else content
+  with aside(path, len(data)) as temporary, open(temporary, 'r+b') as file:
+    file.write(data)
+
+
+@contextlib.contextmanager
+def aside(path: str | os.PathLike, needs: int = 0) -> Iterator[Path]:
+  """Yields an empty file beside `path` that takes its place when the block ends, and is gone where the block fails.
+
+  Args:
+    path: of the file; any name that the file system takes, as the one aside is short.
+    needs: what it is going to take (bytes), as far as known.
+
+  Raises:
+    UserError: no room for it; nothing is changed.
+  """
+  path = Path(path)
+  with _locked(path, needs, _new_file) as temporary:
+    if needs > resource.getrlimit(resource.RLIMIT_FSIZE)[0] >= 0:
+      raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    yield temporary
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def aside_folder(path: str | os.PathLike, needs: int = 0) -> Iterator[Path]:
+  """As `aside`, for a folder; what is at `path` is replaced whole, and so must be nothing else than its elder."""
+  path = Path(path)
+  with _locked(path, needs, Path.mkdir) as temporary:
+    yield temporary
+    if path.is_dir() and not path.is_symlink():
+      old = _name(path)
+      path.rename(old)
+      try:
+        temporary.rename(path)
+      except OSError:
+        old.rename(path)
+        raise
+      shutil.rmtree(old, ignore_errors=True)
+    else:
+      os.replace(temporary, path)
+
+
+def sweep(folder: str | os.PathLike) -> None:
+  """Deletes what writers that were killed have left in `folder`; nothing is said where that cannot be done."""
+  with contextlib.suppress(OSError):
+    for path in Path(folder).glob(f'{_PREFIX}*{_SUFFIX}'):
+      with contextlib.suppress(OSError), _lock(path) as locked:
+        if locked:
+          _delete(path)
+
+
+def check_room(folder: str | os.PathLike, needs: int) -> None:
+  """Raises UserError where the file system of `folder`, which need not be there yet, lacks room for `needs` bytes."""
+  place = Path(folder).absolute()
+  while not place.exists() and place != place.parent:
+    place = place.parent
+  free = shutil.disk_usage(place).free
+  if needs > free:
+    raise UserError(f'{_no_room(folder, needs)}, and {free / _MB:.1f} MB are free; make room, or write elsewhere.')
+
+
+def is_full(error: BaseException | None) -> bool:
+  """Tells whether an error, or what led to it, is the lack of room on a disk; libraries wrap it as they like."""
+  while error is not None:
+    if isinstance(error, OSError) and error.errno in _FULL:
+      return True
+    if any(os.strerror(number) in str(error) for number in _FULL):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
+@contextlib.contextmanager
+def room(folder: str | os.PathLike, needs: int = 0) -> Iterator[None]:
+  """Turns the lack of room in `folder`, wherever in the block it shows, into a UserError; `needs` as of `aside`."""
+  try:
+    yield
+  except Exception as error:
+    if not is_full(error) or isinstance(error, UserError):
+      raise
+    raise UserError(f'{_no_room(folder, needs)}; make room, or write elsewhere.') from error
+
+
+def _no_room(folder: str | os.PathLike, needs: int) -> str:
+  return f'No space left on {folder}' + (f': needs about {max(needs / _MB, 0.1):.1f} MB' if needs else '')
+
+
+def _name(path: Path) -> Path:
+  return path.with_name(f'{_PREFIX}{secrets.token_hex(4)}{_SUFFIX}')
+
+
+def _new_file(path: Path) -> None:
+  os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+
+
+@contextlib.contextmanager
+def _locked(path: Path, needs: int, create: Callable[[Path], None]) -> Iterator[Path]:
+  """Yields what `create` makes beside `path`, locked; afterwards it is gone, if it has not become something else."""
+  folder = path.parent
+  if folder.absolute() not in _swept:
+    _swept.add(folder.absolute())
+    sweep(folder)
+  with room(folder, needs), contextlib.ExitStack() as stack:
+    if needs:
+      check_room(folder, needs)
+    temporary = _name(path)
+    create(temporary)
+    stack.callback(_delete, temporary)
+    stack.enter_context(_lock(temporary))
+    yield temporary
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[bool]:
+  """Holds the lock of a file or folder and tells whether there are locks; OSError where another process holds it."""
+  descriptor = os.open(path, os.O_RDONLY | getattr(os, 'O_NOFOLLOW', 0))
+  try:
+    locked = fcntl is not None
+    if locked:
+      try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        raise
+      except OSError:  # not every file system knows locks
+        locked = False
+    yield locked
+  finally:
+    os.close(descriptor)
+
+
+def _delete(path: Path) -> None:
+  if path.is_dir() and not path.is_symlink():
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    path.unlink(missing_ok=True)
