@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import safetensors.numpy
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
@@ -22,7 +23,6 @@ from adaptsr_jax import (
   data,
   figures,
   infer,
-  lora,
   measure,
   measures,
   methods,
@@ -85,7 +85,7 @@ def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
 
   # 2. Base, and the pictures it is to fit.
   setup = prepare.prepare(config)
-  base, sites = setup.base, setup.sites
+  base = setup.base
   say(prepare.describe(config, setup))
   material = _material(setup)
   stale = _is_other_material(workdir, material, done) or stale
@@ -95,11 +95,8 @@ def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
   if not done:
     prepare.check_pixels(setup)
 
-  # 3. and 4. Sites and their ranks.
-  allocation = _ranks_of_run(config, setup, workdir, done)
-
-  # 5. Method: what is frozen, what is trained.
-  method = methods.make(config, sites, allocation['ranks'])
+  # 3., 4. and 5. Method: what is decided before training, what is frozen, what is trained.
+  method, ranks = _method_of_run(config, setup, workdir, done)
   frozen, trainable = method.init(jax.random.key(config.seed), base.params)
   trainable_parameters, total_parameters = tree.count(trainable), tree.count(base.params)
   if config.steps and not trainable_parameters:
@@ -114,10 +111,12 @@ def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
   (workdir / 'parameters.txt').write_text(overview + '\n')
   checkpoint.write_json(workdir / 'config.json', config.to_dict())
   checkpoint.write_json(workdir / 'material.json', material)
-  if config.method == 'lora':
-    checkpoint.write_json(workdir / 'ranks.json', allocation)
-    figures.rank_heatmap(workdir / 'ranks.png', allocation['ranks'], f'Ranks by {allocation["rule"]}')
-    say(lora.table(sites, allocation['ranks'], config.lora.form, tree.count(trainable['biases'])))
+  _keep_method(workdir, method)
+  if ranks:
+    checkpoint.write_json(workdir / 'ranks.json', ranks)
+    figures.rank_heatmap(workdir / 'ranks.png', ranks['ranks'], f'Ranks by {ranks["rule"]}')
+  if table := methods.table(method.spec, tree.flatten(trainable)):
+    say(table)
   share = 100 * trainable_parameters / total_parameters
   doing = 'Training' if config.steps else 'Would train'
   say(f'{doing} {trainable_parameters:,} of {total_parameters:,} parameters ({share:.1f} %) by {config.method}.')
@@ -164,7 +163,7 @@ def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
     'base_file': str(config.base),
     'base_fingerprint': material['base'],
     'model': {'name': base.name, 'fields': base.fields, 'assumed': base.assumed},
-    'adapter_parameters': lora.count(trained.trainable['adapters']) if config.method == 'lora' else 0,
+    'adapter_parameters': ranks.get('parameters', 0),
     'versions': versions(),
     'device': jax.devices()[0].device_kind,
     'config': config.to_dict(),
@@ -182,10 +181,31 @@ def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
   return results
 
 
-def _ranks_of_run(config: ConfigDict, setup: prepare.Setup, workdir: Path, done: int) -> dict[str, Any]:
-  if config.method != 'lora':
-    return {'ranks': {}}
-  return checkpoint.read_json(workdir / 'ranks.json') if done else prepare.allocate(config, setup)
+def _method_of_run(
+  config: ConfigDict, setup: prepare.Setup, workdir: Path, done: int
+) -> tuple[methods.Method, dict[str, Any]]:
+  """Returns the method and the content of ranks.json: as an earlier start of the run planned them, if there was one."""
+  if not done:
+    plan = methods.plan(config, setup.sites, prepare.Scores(config, setup))
+    return methods.from_spec(plan.spec, plan.constants), plan.ranks
+  ranks, spec, constants = (workdir / name for name in ('ranks.json', *_METHOD_FILES))
+  planned = checkpoint.read_json(ranks) if ranks.exists() else {}
+  if spec.exists():
+    loaded = safetensors.numpy.load_file(constants) if constants.exists() else {}
+    return methods.from_spec(checkpoint.read_json(spec), loaded), planned
+  # A run of a version that kept ranks only.
+  return methods.make(config, setup.sites, planned.get('ranks')), planned
+
+
+_METHOD_FILES = ('method.json', 'constants.safetensors')
+
+
+def _keep_method(workdir: Path, method: methods.Method) -> None:
+  """Writes what `_method_of_run` reads in a later start."""
+  spec, constants = (workdir / name for name in _METHOD_FILES)
+  checkpoint.write_json(spec, method.spec)
+  if method.constants:
+    safetensors.numpy.save_file(dict(method.constants), constants)
 
 
 def _material(setup: prepare.Setup) -> dict[str, str]:
@@ -224,16 +244,17 @@ def _export(workdir: Path, base: base_lib.Base, params: Params, method, trained:
   scores = {'base': results['base'], 'adapted': results['adapted']}
   means = {label: result['mean'] for label, result in scores.items() if result}
   checkpoint.save_params(workdir / 'merged', params, {**base.info(), 'metrics': means})
-  if method.spec['method'] == 'lora':
+  if results['trainable_parameters'] < results['total_parameters']:  # else it would be a second checkpoint
     meta = {
-      **{key: method.spec[key] for key in ('method', 'form', 'alpha', 'rslora', 'sites')},
+      **method.spec,
       'model': base.name,
       'fields': base.fields,
       'base_fingerprint': results['base_fingerprint'],
       'base_file': Path(results['base_file']).name,
       'metrics': means,
     }
-    adapter_file.save(workdir / 'adapter.safetensors', trained['adapters'], meta, trained['biases'])
+    adapter = adapter_file.Adapter(meta, tree.flatten(trained), method.constants)
+    adapter_file.save(workdir / 'adapter.safetensors', adapter)
   path = workdir / f'merged.{"safetensors" if (base.source or {}).get("format") == "safetensors" else "pth"}'
   try:
     base_lib.export(path, base, params)
@@ -273,9 +294,7 @@ def _is_other_run(workdir: Path, config: ConfigDict, done: int) -> bool:
   path = workdir / 'config.json'
   if not path.exists():
     return False
-  # Fields that are newer than the run had their defaults.
-  ours = config_lib.flat(config)
-  theirs = config_lib.flat(config_lib.default()) | config_lib.flat(checkpoint.read_json(path))
+  ours, theirs = config_lib.flat(config), config_lib.kept(checkpoint.read_json(path))
   changed = [k for k in sorted(ours | theirs) if ours.get(k) != theirs.get(k) and k not in _FREE_FIELDS]
   if changed and not _nothing_kept(workdir, done):
     name, more = changed[0], f' (and {len(changed) - 1} more differences)' if len(changed) > 1 else ''
@@ -293,7 +312,7 @@ def _nothing_kept(workdir: Path, done: int) -> bool:
 
 def _forget(workdir: Path) -> None:
   """Deletes what a start that ended before its first save has left."""
-  for name in ('base.json', 'bicubic.json', 'ranks.json', 'ranks.png', 'metrics.jsonl'):
+  for name in ('base.json', 'bicubic.json', 'ranks.json', 'ranks.png', *_METHOD_FILES, 'metrics.jsonl'):
     (workdir / name).unlink(missing_ok=True)
 
 

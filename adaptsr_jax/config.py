@@ -12,20 +12,14 @@ from ml_collections import ConfigDict, config_dict
 
 from adaptsr_jax.errors import UserError
 
-METHODS = ('lora', 'full')
 KINDS = ('conv', 'mlp', 'attn')
 METRICS = ('lpips', 'lpips_alex', 'lpips_vgg', 'dists', 'niqe')
 # The fields that say where pictures come from.
 SOURCES = ('hr', 'root', 'tfds', 'packed', 'mix')
 CHOICES = {
-  'method': METHODS,
   'dtype': ('float32', 'bfloat16'),
   'export': ('last', 'best'),
   'data.train.degrade': ('none', 'bicubic', 'stablesr', 'realesrgan'),
-  'lora.form': ('1x1_kxk', 'kxk_1x1', 'loralib'),
-  'lora.rule': ('uniform', 'greedy', 'proportional', 'proportional_per_cost', 'marginal'),
-  'lora.unit': ('params', 'ranks'),
-  'lora.path': ('auto', 'merged', 'factored'),
   'score.kind': ('gradient', 'fisher', 'activation', 'random'),
   'score.normalise': ('none', 'sqrt_size', 'per_cost'),
   'score.reduce': ('norm_of_mean', 'mean_of_norms'),
@@ -33,8 +27,19 @@ CHOICES = {
 }
 
 
+# Fields that had other names.
+RENAMED = {
+  'lora.kinds': 'sites.kinds',
+  'lora.exclude': 'sites.exclude',
+  'lora.split_qkv': 'sites.split_qkv',
+  'full.kinds': 'sites.kinds',
+}
+
+
 def default() -> ConfigDict:
   """Returns the config that every file in configs/ starts from."""
+  from adaptsr_jax import methods  # The readers of flags below need not wait for jax.
+
   c = ConfigDict()
 
   # What to adapt: a .pth, .pt or .safetensors file, a params folder written by this package, the name of published
@@ -46,7 +51,7 @@ def default() -> ConfigDict:
   # win over detected ones.
   c.fields = ''
 
-  # 'lora': adapters in the sites' kernels. 'full': the kernels themselves.
+  # 'lora': adapters in the sites' kernels. 'full': the parameters themselves.
   c.method = 'lora'
   # Optimisation steps; 0 measures the base alone.
   c.steps = 2000
@@ -81,40 +86,20 @@ def default() -> ConfigDict:
   # Decoded pictures are kept in memory up to this size (GiB).
   c.data.cache_gb = 2.0
 
-  c.lora = ConfigDict()
-  # How a convolution is factored: '1x1_kxk' is equation 2 of the paper; its published counts need 'loralib'.
-  c.lora.form = '1x1_kxk'
-  # The update is alpha / sqrt(rank) * B A with rslora, else alpha / rank * B A as in the paper: there, sites of high
-  # rank learn more slowly, and short runs are over before they have (experiments/001_safmn_drealsr).
-  c.lora.alpha = 1.0
-  c.lora.rslora = True
-  # Rank of every site under rule 'uniform', and the rank that sets the default budget.
-  c.lora.rank = 8
-  # What the ranks may cost in units of `unit`; 0: what uniform ranks of `rank` cost on the same sites.
-  c.lora.budget = 0
-  # How ranks follow scores: 'uniform', 'greedy', 'proportional', 'proportional_per_cost', 'marginal'.
-  c.lora.rule = 'proportional_per_cost'
-  # Whether the budget counts adapter parameters ('params') or the sum of ranks ('ranks').
-  c.lora.unit = 'params'
-  c.lora.r_min = 1
-  c.lora.r_max = 32
-  # No rank above the width of its kernel, min(in, out): more adds parameters and no freedom. Rule 'uniform' does
-  # without r_min, r_max and this.
-  c.lora.cap_at_kernel_width = True
-  # Train the biases of adapted sites too (outside the budget, as in the paper's counts).
-  c.lora.biases = True
-  # Sites of these kinds only.
-  c.lora.kinds = KINDS
+  # Sites: the kernels that a method may adapt.
+  c.sites = ConfigDict()
+  # Those of these kinds only ('conv', 'mlp', 'attn'); empty: all. Full fine-tuning then trains kernels and biases of
+  # the sites, and every parameter where this is empty.
+  c.sites.kinds = ()
   # Regular expressions; sites whose name contains a match are left alone.
-  c.lora.exclude = ()
-  # Give the q, k and v columns of a fused attention kernel a rank each.
-  c.lora.split_qkv = False
-  # 'merged' differentiates through W + BA, 'factored' computes x W + (x A) B; same result. 'auto' takes the faster.
-  c.lora.path = 'auto'
+  c.sites.exclude = ()
+  # Make three sites of a fused attention kernel: its q, k and v columns.
+  c.sites.split_qkv = False
 
-  c.full = ConfigDict()
-  # Train only kernels and biases of sites of these kinds; empty: every parameter.
-  c.full.kinds = ()
+  # What each method has to choose, under its name: see `fields` in adaptsr_jax/methods/NAME.py.
+  for name, module in methods.METHODS.items():
+    if hasattr(module, 'fields'):
+      c[name] = module.fields()
 
   c.score = ConfigDict()
   # What makes a kernel important: 'gradient' (norm), 'fisher' (diagonal), 'activation' (RMS), 'random'.
@@ -218,17 +203,27 @@ def _pictures() -> ConfigDict:
 
 def validate(config: ConfigDict) -> None:
   """Raises UserError that names the first field whose value cannot work, and what would."""
-  for name, allowed in CHOICES.items():
+  from adaptsr_jax import methods
+
+  for old, new in RENAMED.items():
+    if old in flat(config):
+      raise UserError(renamed(old, new))
+  own = {'method': tuple(methods.METHODS)}
+  least = dict(_LEAST)
+  for method, module in methods.METHODS.items():
+    own |= {f'{method}.{name}': allowed for name, allowed in getattr(module, 'CHOICES', {}).items()}
+    least |= {f'{method}.{name}': value for name, value in getattr(module, 'LEAST', {}).items()}
+  for name, allowed in (own | CHOICES).items():
     value = get(config, name)
     if value not in allowed:
       raise UserError(f'config.{name} is {value!r}; it can be one of: {", ".join(allowed)}.')
-  for name, allowed in (('lora.kinds', KINDS), ('full.kinds', KINDS), ('metrics', METRICS)):
+  for name, allowed in (('sites.kinds', KINDS), ('metrics', METRICS)):
     unknown = [value for value in get(config, name) if value not in allowed]
     if unknown:
       raise UserError(f'config.{name} contains {unknown[0]!r}; it can have: {", ".join(allowed)}.')
-  for name, least in _LEAST.items():
-    if get(config, name) < least:
-      raise UserError(f'config.{name} is {get(config, name)}; it must be at least {least}.')
+  for name, value in least.items():
+    if get(config, name) < value:
+      raise UserError(f'config.{name} is {get(config, name)}; it must be at least {value}.')
   if not config.base:
     raise UserError(
       "config.base is empty; give a .pth, .pt or .safetensors file, a params folder, or 'random' with config.model."
@@ -248,21 +243,20 @@ def validate(config: ConfigDict) -> None:
     raise UserError('config.data.valid.hr is empty, so a run of 0 steps has nothing to measure.')
   if not 0 <= config.optim.ema < 1:
     raise UserError(f'config.optim.ema is {config.optim.ema}; it must be at least 0 and below 1.')
-  if config.lora.alpha <= 0 or not math.isfinite(config.lora.alpha):
-    raise UserError(f'config.lora.alpha is {config.lora.alpha}; it must be above 0.')
   if not math.isfinite(config.optim.lr):
     raise UserError(f'config.optim.lr is {config.optim.lr}; it must be a number.')
   if config.seed >= 2**31:
     raise UserError(f'config.seed is {config.seed}; it must be below {2**31}.')
   if config.export == 'best' and not sources(config, 'valid'):
     raise UserError("config.export is 'best', which needs validation pictures: give config.data.valid.hr.")
-  for pattern in config.lora.exclude:
+  for pattern in config.sites.exclude:
     try:
       re.compile(pattern)
     except re.error as error:
-      raise UserError(f'config.lora.exclude has {pattern!r}, which is no regular expression ({error}).') from error
-  if config.lora.r_max < config.lora.r_min:
-    raise UserError(f'config.lora.r_max is {config.lora.r_max}, below config.lora.r_min of {config.lora.r_min}.')
+      raise UserError(f'config.sites.exclude has {pattern!r}, which is no regular expression ({error}).') from error
+  for module in methods.METHODS.values():
+    if hasattr(module, 'check'):
+      module.check(config)
 
 
 _LEAST = {
@@ -272,9 +266,6 @@ _LEAST = {
   'seed': 0,
   'data.workers': 0,
   'data.cache_gb': 0,
-  'lora.rank': 1,
-  'lora.budget': 0,
-  'lora.r_min': 0,
   'score.batches': 1,
   'optim.lr': 0,
   'optim.warmup': 0,
@@ -308,6 +299,26 @@ def flat(config: ConfigDict | dict, prefix: str = '') -> dict[str, Any]:
     else:
       fields[prefix + key] = list(value) if isinstance(value, tuple) else value
   return fields
+
+
+def renamed(old: str, new: str) -> str:
+  """Returns the sentence on a field that has another name now."""
+  return f'config.{old} is called config.{new}: it says which sites there are, for every method.'
+
+
+def kept(fields: dict[str, Any]) -> dict[str, Any]:
+  """Returns {'a.b.c': value} of the config that a run has kept, by the names of today.
+
+  What is newer than the run has its default.
+  """
+  fields = flat(fields)
+  for old, new in RENAMED.items():
+    value = fields.pop(old, None)
+    # Each method had kinds of its own, and the adapters all of them by default.
+    own = not old.endswith('.kinds') or old.startswith(f'{fields.get("method")}.')
+    if own and value is not None:
+      fields[new] = [] if old == 'lora.kinds' and value == list(KINDS) else value
+  return flat(default()) | fields
 
 
 def parse_fields(text: str, flag: str = 'config.fields') -> dict[str, Any]:

@@ -10,6 +10,8 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from adaptsr_jax.config import RENAMED, renamed
+
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'File with get_config(); its fields are flags too.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; a second start in it continues.')
 
@@ -45,7 +47,10 @@ def main(argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> list[str]:
   """Returns what the flags leave of `argv`; ends the program with one sentence where they cannot be understood."""
+  given = {flag.lstrip('-').partition('=')[0].removeprefix('config.') for flag in argv[1:]}
   try:
+    for old in given & set(RENAMED):
+      raise ValueError(renamed(old, RENAMED[old]))
     rest = flags.FLAGS(argv)
     _CONFIG.value.get('base')  # a file that cannot be loaded fails at its first use
     return rest

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-# Learning rates of the paper: adapters, and full fine-tuning of SwinIR.
-_LEARNING_RATES = {'lora': 1e-3, 'full': 2e-4}
-_SCHEDULES = {'lora': 'steps', 'full': 'halvings'}
-# Where in a run the learning rate is halved. Full fine-tuning in the paper: 250k, 400k, 450k and 475k of 500k steps.
-# For adapters the paper only says that the rate decays in three steps.
+from adaptsr_jax import methods
+
+# Where in a run the learning rate is halved. 'halvings': full fine-tuning in the paper, 250k, 400k, 450k and 475k of
+# 500k steps.
 _HALVED_AT = {'steps': (0.5, 0.75, 0.9), 'halvings': (0.5, 0.8, 0.9, 0.95), 'constant': ()}
 
 
@@ -39,9 +38,10 @@ def make(config: ConfigDict, labels: Callable[[Any], Any]) -> tuple[optax.Gradie
 def schedule(config: ConfigDict) -> optax.Schedule:
   """Returns the learning rate as a function of the number of updates, scaled to the run's length."""
   o = config.optim
-  peak = o.lr or _LEARNING_RATES[config.method]
+  preset = methods.METHODS[config.method].DEFAULTS
+  peak = o.lr or preset['lr']
   updates = max(1, config.steps // o.accumulate)
-  kind = _SCHEDULES[config.method] if o.schedule == 'auto' else o.schedule
+  kind = preset['schedule'] if o.schedule == 'auto' else o.schedule
   if kind == 'cosine':
     rate = optax.cosine_decay_schedule(peak, updates, alpha=0.01)
   elif kind == 'wsd':

@@ -1,4 +1,4 @@
-"""Before the first step: the base, the pictures, the sites, and the rank of each."""
+"""Before the first step: the base, the pictures, the sites, and what tells how much each matters."""
 
 import hashlib
 import time
@@ -45,16 +45,17 @@ def prepare(config: ConfigDict) -> Setup:
     model = model.clone(remat=True)
   train = _open(config, 'train', model.upscale)
   valid = _open(config, 'valid', model.upscale)
-  exclude = [pattern for pattern in config.lora.exclude if pattern]  # an empty flag is an empty pattern
-  found = lora.find_sites(model, exclude, config.lora.split_qkv)
-  sites = tuple(site for site in found if site.kind in config.lora.kinds)
-  if not sites and config.method == 'lora':
+  exclude = [pattern for pattern in config.sites.exclude if pattern]  # an empty flag is an empty pattern
+  found = lora.find_sites(model, exclude, config.sites.split_qkv)
+  kinds = tuple(config.sites.kinds) or config_lib.KINDS
+  sites = tuple(site for site in found if site.kind in kinds)
+  if not sites:
     raise UserError(
-      f'No kernel is left to adapt: {len(found)} sites, none of the kinds {", ".join(config.lora.kinds)} '
-      '(config.lora.kinds, config.lora.exclude).'
+      f'No kernel is left to adapt: {len(found)} sites, none of the kinds {", ".join(kinds)} '
+      '(config.sites.kinds, config.sites.exclude).'
     )
   drawn = batches(config, train, config.seed) if train and config.steps else None
-  return Setup(base, model, train, valid, sites if config.method == 'lora' else found, drawn)
+  return Setup(base, model, train, valid, sites, drawn)
 
 
 def _open(config: ConfigDict, part: str, scale: int) -> data.Source | None:
@@ -147,44 +148,47 @@ def score_batches(config: ConfigDict, setup: Setup, number: int) -> list[dict[st
     return [next(drawn) for _ in range(number)]
 
 
-def allocate(config: ConfigDict, setup: Setup) -> dict[str, Any]:
-  """Scores the sites and shares out the budget (Algorithm 1 of the paper).
+class Scores:
+  """What tells how much each site matters (see `methods.Scores`): computed when first asked for, and kept."""
 
-  Returns:
-    The content of ranks.json: 'ranks' and 'scores' by site name, and what led to them. Without training pictures, and
-    under rule 'uniform', nothing is scored and all ranks are equal.
-  """
-  sites, c = setup.sites, config.lora
-  costs = {site.name: lora.cost(site, c.form) for site in sites}
-  prices = costs if c.unit == 'params' else dict.fromkeys(costs, 1)
-  budget = c.budget or c.rank * sum(prices.values())
-  start = time.perf_counter()
-  rule = c.rule if setup.train is not None else 'uniform'
-  if rule == 'uniform':
-    scores = dict.fromkeys(costs, 1.0)
-    rank_map = ranks.allocate(scores, costs, budget, 0, budget, 'uniform', c.unit)
-  else:
-    say(f'Scoring {len(sites)} sites by {config.score.kind} on {config.score.batches} batches, after compiling ...')
+  def __init__(self, config: ConfigDict, setup: Setup):
+    """Looks at nothing yet."""
+    self.available = setup.train is not None
+    self.params = setup.base.params
+    self._config, self._setup = config, setup
+    self._gradients: dict[str, np.ndarray] | None = None
+    self._batches: list[dict[str, np.ndarray]] | None = None
+
+  def by_site(self, form: str = '1x1_kxk') -> dict[str, float]:
+    """Returns site name -> score as `config.score` asks for it."""
+    s = self._config.score
+    if s.kind == 'gradient' and s.reduce == 'norm_of_mean':
+      return ranks.norm_scores(self.gradients(), self._setup.sites, s.normalise, form)
+    key = jax.random.key(self._config.seed)
+    return self._computed(s.kind, lambda *args: ranks.scores(s.kind, *args, key, s.reduce, s.normalise, form))
+
+  def gains(self, form: str = '1x1_kxk') -> dict[str, np.ndarray]:
+    """Returns site name -> gain of each unit of rank."""
+    return ranks.spectral_gains(self.gradients(), form)
+
+  def gradients(self) -> dict[str, np.ndarray]:
+    """Returns site name -> mean gradient of the training loss at its kernel."""
+    if self._gradients is None:
+      self._gradients = self._computed('gradient', ranks.mean_gradients)
+    return self._gradients
+
+  def _computed(self, kind: str, function: Callable[..., Any]) -> Any:
+    config, setup = self._config, self._setup
+    if not self.available:
+      raise UserError('There are no training pictures to score the sites on; give config.data.train.hr.')
+    start = time.perf_counter()
+    say(f'Scoring {len(setup.sites)} sites by {kind} on {config.score.batches} batches, after compiling ...')
     with enough_memory(memory_advice(config, setup.model)):
-      scores, gains = _score(config, setup)
-    caps = {site.name: lora.kernel_width(site) for site in sites} if c.cap_at_kernel_width else None
-    rank_map = ranks.allocate(scores, costs, budget, c.r_min, c.r_max, rule, c.unit, caps, gains)
-    say(f'Scored {len(sites)} sites by {config.score.kind} in {clock(time.perf_counter() - start)}.')
-  spent = sum(rank_map[name] * prices[name] for name in rank_map)
-  if spent < 0.9 * budget:
-    say(f'Only {spent:,} of {budget:,} {c.unit} are spent: most sites have the largest rank that is allowed.')
-  return {
-    'rule': rule,
-    'unit': c.unit,
-    'form': c.form,
-    'budget': budget,
-    'spent': spent,
-    'parameters': sum(rank_map[name] * costs[name] for name in rank_map),
-    'score': config.score.to_dict(),
-    'seconds': time.perf_counter() - start,
-    'scores': scores,
-    'ranks': rank_map,
-  }
+      if self._batches is None:
+        self._batches = score_batches(config, setup, config.score.batches)
+      result = function(loss_of(setup.model), setup.base.params, self._batches, setup.sites)
+    say(f'Scored {len(setup.sites)} sites by {kind} in {clock(time.perf_counter() - start)}.')
+    return result
 
 
 def memory_advice(config: ConfigDict, model: Any) -> str:
@@ -193,14 +197,3 @@ def memory_advice(config: ConfigDict, model: Any) -> str:
   ways += ['set config.remat'] * (getattr(model, 'remat', None) is False)
   ways += ['set config.dtype=bfloat16'] * (config.dtype == 'float32')
   return f'for {config.batch_size} crops of {config.patch} pixels: {", or ".join(ways)}'
-
-
-def _score(config: ConfigDict, setup: Setup) -> tuple[dict[str, float], dict[str, np.ndarray] | None]:
-  """Returns the scores, and the gains of every unit of rank where the rule needs them."""
-  s, form = config.score, config.lora.form
-  loss_fn, params, sites = loss_of(setup.model), setup.base.params, setup.sites
-  scored = score_batches(config, setup, s.batches)
-  key = jax.random.key(config.seed)
-  scores = ranks.scores(s.kind, loss_fn, params, scored, sites, key, s.reduce, s.normalise, form)
-  gains = ranks.spectral_gains(loss_fn, params, scored, sites, form) if config.lora.rule == 'marginal' else None
-  return scores, gains

@@ -100,7 +100,7 @@ def _verdict(results: dict[str, Any]) -> str:
 
 def next_commands(argv: list[str], results: dict[str, Any], workdir: str | os.PathLike) -> str:
   """Returns what to try after a run that was started with the flags `argv`: three commands, a purpose above each."""
-  other = 'lora' if results['method'] == 'full' else 'full'
+  other = next(name for name in ('full', 'lora') if name != results['method'])
   parts = {'train': '', 'valid': '_VALID'}
   own = {f'config.data.{part}.{side}': side.upper() + end for part, end in parts.items() for side in ('lr', 'hr')}
   workdir = Path(workdir)

@@ -54,6 +54,14 @@ def overlay(tree: Params, leaves: Mapping[str, Any]) -> Params:
   return tree
 
 
+def filled(tree: Mapping[str, Any], leaves: Mapping[str, Any], prefix: str = '') -> Params:
+  """Returns `tree` with the leaves {'a/b/c': array}; unlike `overlay`, of any dict whose keys may hold a '/'."""
+  return {
+    key: filled(value, leaves, f'{prefix}{key}/') if isinstance(value, Mapping) else leaves.get(prefix + key, value)
+    for key, value in tree.items()
+  }
+
+
 def matches(name: str, patterns: Iterable[str]) -> bool:
   """Tells whether any regular expression of `patterns` is found in `name`."""
   return any(re.search(pattern, name) for pattern in patterns)

@@ -29,5 +29,5 @@ def get_config():
   config.as_in_paper(c)
   c.lora.budget = 839_088
   # The convolutions in front of the pixel shuffles are left alone; conv_before_upsample_0 is adapted.
-  c.lora.exclude = ('^upsample_',)
+  c.sites.exclude = ('^upsample_',)
   return c

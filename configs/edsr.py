@@ -14,5 +14,5 @@ from adaptsr_jax import config
 def get_config():
   c = config.default()
   # As in the paper, the convolutions in front of the pixel shuffle are left alone.
-  c.lora.exclude = ('upsample',)
+  c.sites.exclude = ('upsample',)
   return c

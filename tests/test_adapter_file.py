@@ -18,6 +18,7 @@ from tests.shared import GOLDEN
 FIELDS = {'upscale': 2, 'num_feat': 4, 'num_block': 1}
 SITES = lora.find_sites(models.build('edsr', **FIELDS))
 RANKS = {site.name: i % 3 for i, site in enumerate(SITES)}
+V1 = GOLDEN / 'adapter_v1'
 WEIGHTS = GOLDEN / 'edsr_basicsr_x2' / 'weights.safetensors'
 
 
@@ -40,7 +41,7 @@ def make(params, sites=SITES, ranks=RANKS, form='1x1_kxk', alpha=2.0, seed=1, bi
   }
   flat = tree.flatten(params)
   names = [f'{name}/bias' for name in adapters if f'{name}/bias' in flat] if biases else []
-  extra = {name: flat[name] + rng.normal(size=flat[name].shape).astype(np.float32) for name in names}
+  biases = {name: flat[name] + rng.normal(size=flat[name].shape).astype(np.float32) for name in names}
   meta = {
     'model': 'edsr',
     'fields': FIELDS,
@@ -50,15 +51,29 @@ def make(params, sites=SITES, ranks=RANKS, form='1x1_kxk', alpha=2.0, seed=1, bi
     'form': form,
     'alpha': alpha,
     'rslora': False,
+    'biases': biases != {},
     'sites': lora.to_json(sites, ranks),
     'metrics': {'psnr_y': 31.5},
     **meta,
   }
-  return file.Adapter(adapters, extra, meta)
+  return file.Adapter(meta, tree.flatten({'adapters': adapters, 'biases': biases}))
+
+
+def parted(adapter):
+  """Returns the adapters by site, and the biases."""
+  groups = {'adapters': {}, 'biases': {}}
+  for name, leaf in adapter.tensors.items():
+    group, rest = name.split('/', 1)
+    groups[group][rest] = leaf
+  by_site: dict = {}
+  for name, leaf in groups['adapters'].items():
+    site, _, ab = name.rpartition('/')
+    by_site.setdefault(site, {})[ab] = leaf
+  return by_site, groups['biases']
 
 
 def save(path, adapter):
-  file.save(path, adapter.adapters, adapter.meta, adapter.extra)
+  file.save(path, adapter)
   return path
 
 
@@ -76,9 +91,8 @@ def test_there_and_back(tmp_path, form):
   adapter = make(random_params(), form=form, alpha=1)
   path = save(tmp_path / 'new' / 'adapter.safetensors', adapter)
   back = file.load(path)
-  assert back.meta == {**adapter.meta, 'format': 'adaptsr_jax adapter', 'version': 1}
-  jax.tree.map(np.testing.assert_array_equal, back.adapters, adapter.adapters)
-  jax.tree.map(np.testing.assert_array_equal, back.extra, adapter.extra)
+  assert back.meta == {**adapter.meta, 'format': 'adaptsr_jax adapter', 'version': 2}
+  jax.tree.map(np.testing.assert_array_equal, back.tensors, adapter.tensors)
   assert [p.name for p in path.parent.iterdir()] == ['adapter.safetensors']
 
 
@@ -86,7 +100,7 @@ def test_equal_adapters_are_equal_files_of_little_more_than_their_values(tmp_pat
   adapter = make(random_params())
   one, two = (save(tmp_path / name, adapter) for name in ('one.safetensors', 'two.safetensors'))
   assert one.read_bytes() == two.read_bytes()
-  values = 4 * (lora.count(adapter.adapters) + tree.count(adapter.extra))
+  values = 4 * tree.count(adapter.tensors)
   assert values < one.stat().st_size < values + 4096
 
 
@@ -94,7 +108,7 @@ def test_save_refuses_what_load_would(tmp_path):
   adapter = make(random_params())
   path = tmp_path / 'adapter.safetensors'
   with pytest.raises(UserError, match='contradicts itself'):
-    save(path, adapter._replace(adapters={}))
+    save(path, adapter._replace(tensors={}))
   with pytest.raises(UserError, match='base_fingerprint = None'):
     save(path, adapter._replace(meta={**adapter.meta, 'base_fingerprint': None}))
   assert list(tmp_path.iterdir()) == []
@@ -117,9 +131,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def rewrite(path, meta=None, tensors=None):
   """Writes the file again with some of its header or tensors changed; None removes a tensor."""
   adapter = file.load(path)
-  content = {f'adapters/{site}/{x}': leaf for site, ab in adapter.adapters.items() for x, leaf in ab.items()}
-  content |= {f'extra/{name}': leaf for name, leaf in adapter.extra.items()}
-  content = {name: leaf for name, leaf in {**content, **(tensors or {})}.items() if leaf is not None}
+  content = {name: leaf for name, leaf in {**adapter.tensors, **(tensors or {})}.items() if leaf is not None}
   path.write_bytes(safetensors.numpy.save(content, {'adaptsr_jax': json.dumps({**adapter.meta, **(meta or {})})}))
 
 
@@ -139,7 +151,7 @@ FAULTS = {
     'does not say format',
   ),
   'other format': (lambda path: rewrite(path, {'format': 'other'}), 'does not say format'),
-  'newer': (lambda path: rewrite(path, {'version': 2}), 'has version 2 and this program reads 1'),
+  'newer': (lambda path: rewrite(path, {'version': 3}), 'has version 3 and this program reads 2'),
   'form': (lambda path: rewrite(path, {'form': 'eq2'}), "form 'eq2' is not known"),
   'wrong form': (lambda path: rewrite(path, {'form': 'kxk_1x1'}), 'contradicts itself'),
   'alpha': (lambda path: rewrite(path, {'alpha': '1'}), "alpha = '1' in its header, where a number belongs"),
@@ -164,6 +176,22 @@ def test_damaged_and_foreign_files_are_refused(tmp_path, capsys, fault):
   assert '\n' not in str(error.value)
   assert main(['inspect', str(path)]) == 2
   assert capsys.readouterr().err.strip() == str(error.value)
+
+
+def test_files_of_version_1_load_merge_and_mix_as_before(tmp_path):
+  """Written by the version before: two adapters, what `merge` (at strength 1 and 0.7) and `mix` made of them."""
+  base = base_lib.load(WEIGHTS).params
+  one, two, mixed = (file.load(V1 / f'{name}.safetensors') for name in ('one', 'two', 'mixed'))
+  for strength, name in ((1.0, 'merged'), (0.7, 'merged_07')):
+    merged = operations.apply(one, base, strength)
+    assert_trees_equal(merged, base_lib.load(V1 / f'{name}.safetensors').params, rtol=0, atol=0)
+  again = operations.mix([one, two], [0.25, 0.75], ['one', 'two'])
+  assert again.tensors.keys() == mixed.tensors.keys()
+  for name, leaf in mixed.tensors.items():
+    np.testing.assert_array_equal(again.tensors[name], leaf)
+  save(tmp_path / 'rewritten.safetensors', one)
+  rewritten = operations.apply(file.load(tmp_path / 'rewritten.safetensors'), base)
+  assert_trees_equal(rewritten, operations.apply(one, base), rtol=0, atol=0)
 
 
 # The base
@@ -194,10 +222,8 @@ def test_another_base_is_refused():
 def test_apply_dials_between_base_and_adapted():
   params = random_params()
   adapter = make(params)
-  meta = adapter.meta
-  adapted = tree.overlay(
-    lora.merge(params, adapter.adapters, SITES, meta['alpha'], meta['form'], meta['rslora']), adapter.extra
-  )
+  adapters, biases = parted(adapter)
+  adapted = tree.overlay(lora.merge(params, adapters, SITES, 2.0, '1x1_kxk'), biases)
   assert_trees_equal(operations.apply(adapter, params, 0.0), params, rtol=0, atol=0)
   assert_trees_equal(operations.apply(adapter, params), adapted, rtol=0, atol=0)
   half = jax.tree.map(lambda one, two: (one + two) / 2, params, adapted)
@@ -209,8 +235,12 @@ def test_apply_refuses_an_adapter_that_does_not_fit():
   adapter = make(params)
   wider = SITES[1]._replace(shape=(3, 3, 5, 4))
   misfits = {
-    'leaf conv_fin/bias': adapter._replace(extra={'conv_fin/bias': np.zeros(3, np.float32)}),
-    r'leaf conv_last/bias of shape \(4,\)': adapter._replace(extra={'conv_last/bias': np.zeros(4, np.float32)}),
+    r'biases/conv_fin/bias of shape \(3,\).*absent': adapter._replace(
+      tensors={'biases/conv_fin/bias': np.zeros(3, np.float32)}
+    ),
+    r'biases/body_0/conv1/bias of shape \(5,\).*\(4,\)': adapter._replace(
+      tensors={'biases/body_0/conv1/bias': np.zeros(5, np.float32)}
+    ),
     'site body_0/conv1': make(params, sites=[wider], biases=False),
     'site conv_fin': make(
       params, sites=[SITES[1]._replace(name='conv_fin', path=('conv_fin',))], ranks={'conv_fin': 1}, biases=False
@@ -275,12 +305,13 @@ def test_inspect(trained, capsys):
   adapter = file.load(trained / 'one.safetensors')
   assert 'EDSR_x2.pth' in text
   assert 'psnr_y 31.5' in text
-  assert f'= {lora.count(adapter.adapters) + tree.count(adapter.extra):,} parameters' in text
+  assert f'= {tree.count(adapter.tensors):,} parameters' in text
+  assert 'scale of the updates 2 / rank' in text
 
   assert run(trained, 'inspect', '@one.safetensors', '--json') == 0
   found = json.loads(capsys.readouterr().out)
   assert found['sites'] == adapter.meta['sites']
-  assert found['parameters']['adapters'] == lora.count(adapter.adapters)
+  assert found['parameters']['adapters'] == lora.count(parted(adapter)[0])
 
 
 @pytest.mark.parametrize('out', ['merged.safetensors', 'merged.pth', 'merged'])

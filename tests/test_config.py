@@ -1,6 +1,6 @@
 import pytest
 
-from adaptsr_jax import config
+from adaptsr_jax import config, methods
 from adaptsr_jax.errors import UserError
 
 
@@ -22,7 +22,7 @@ def test_default_with_base_and_data_is_valid():
     ('method', 'lorra', 'config.method'),
     ('lora.form', '3x3', 'config.lora.form'),
     ('lora.rule', 'best', 'config.lora.rule'),
-    ('lora.kinds', ('conv', 'dense'), 'config.lora.kinds'),
+    ('sites.kinds', ('conv', 'dense'), 'config.sites.kinds'),
     ('score.kind', 'hessian', 'config.score.kind'),
     ('steps', -1, 'config.steps'),
     ('batch_size', 0, 'config.batch_size'),
@@ -31,7 +31,7 @@ def test_default_with_base_and_data_is_valid():
     ('lora.r_max', 0, 'config.lora.r_max'),
     ('dtype', 'float16', 'config.dtype'),
     ('lora.alpha', 0.0, 'config.lora.alpha'),
-    ('lora.exclude', ('*up*',), 'config.lora.exclude'),
+    ('sites.exclude', ('*up*',), 'config.sites.exclude'),
     ('data.valid.lr', 'LR', 'config.data.valid.lr'),
     ('export', 'best', 'config.export'),
     ('seed', 2**31, 'config.seed'),
@@ -75,4 +75,32 @@ def test_parse_fields():
 def test_flat_reads_like_the_flags():
   flat = config.flat(usable())
   assert flat['lora.rank'] == 8
-  assert flat['lora.kinds'] == ['conv', 'mlp', 'attn']
+  assert flat['sites.kinds'] == []
+
+
+@pytest.mark.parametrize('old', config.RENAMED)
+def test_old_names_are_told_their_new_one(old):
+  c = usable()
+  parent, _, last = old.rpartition('.')
+  if parent not in c:
+    c[parent] = {}
+  c[parent][last] = ('conv',)
+  with pytest.raises(UserError, match=f'config.{old} is called config.{config.RENAMED[old]}'):
+    config.validate(c)
+
+
+def test_configs_of_earlier_versions_are_read_by_the_names_of_today():
+  old = {'method': 'lora', 'lora': {'kinds': ['conv', 'mlp', 'attn'], 'exclude': ['up']}, 'full': {'kinds': ['conv']}}
+  kept = config.kept(old)
+  assert (kept['sites.kinds'], kept['sites.exclude']) == ([], ['up'])
+  assert not config.RENAMED.keys() & kept.keys()
+  assert config.kept({**old, 'method': 'full'})['sites.kinds'] == ['conv']
+
+
+def test_fields_of_every_method_stand_under_its_name():
+  for name, module in methods.METHODS.items():
+    if hasattr(module, 'fields'):
+      fields = module.fields()
+      assert config.default()[name] == fields
+      assert set(getattr(module, 'CHOICES', {})) | set(getattr(module, 'LEAST', {})) <= set(fields)
+      assert all(fields[field] in allowed for field, allowed in getattr(module, 'CHOICES', {}).items())

@@ -61,7 +61,7 @@ def test_table_4_lora(sites, base, kind, published):
 
 @pytest.mark.parametrize(('kind', 'published'), [('conv', 2_152_975), ('mlp', 4_685_040), ('attn', 4_691_520)])
 def test_table_4_full(sites, base, kind, published):
-  assert trained('full', sites, base, **{'full.kinds': (kind,)}) == published
+  assert trained('full', sites, base, **{'sites.kinds': (kind,)}) == published
 
 
 def test_full_fine_tuning_trains_all(sites, base):

@@ -13,11 +13,12 @@ import adaptsr_jax
 
 PACKAGE = Path(adaptsr_jax.__file__).parent
 FLOORS = [
-  ['errors', 'files', 'tree', 'image', 'bicubic', 'config', 'figures', 'statistics'],
+  ['errors', 'files', 'tree', 'image', 'bicubic', 'figures', 'statistics', 'log', 'energy'],
   ['models', 'metrics'],
   ['lora', 'data'],
-  ['ranks', 'methods', 'losses', 'infer', 'convert', 'adapters'],
-  ['optim', 'checkpoint', 'log', 'energy', 'tables', 'zoo'],
+  ['ranks', 'losses', 'infer', 'convert'],
+  ['methods'],
+  ['config', 'optim', 'adapters', 'checkpoint', 'tables', 'zoo'],
   ['base', 'measures'],
   ['prepare', 'measure'],
   ['show', 'train'],

@@ -17,7 +17,7 @@ CASES = {
   'lora without biases': {'method': 'lora', 'lora.biases': False},
   'rslora': {'method': 'lora', 'lora.rslora': True},
   'full': {'method': 'full'},
-  'full of convolutions': {'method': 'full', 'full.kinds': ('conv',)},
+  'full of convolutions': {'method': 'full', 'sites.kinds': ('conv',)},
 }
 
 
@@ -114,7 +114,7 @@ def test_full_of_a_kind_trains_its_kernels_and_biases_only(network):
   model = models.build('safmn', upscale=2, dim=8, n_blocks=1, ffn_scale=2.0)
   params = jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, 8, 8, 3)))['params']
   c = config.default()
-  c.method, c.full.kinds = 'full', ('conv',)
+  c.method, c.sites.kinds = 'full', ('conv',)
   sites = lora.find_sites(model)
   _, trainable = methods.make(c, sites, {}).init(jax.random.key(0), params)
   expected = {'/'.join([*site.path, leaf]) for site in sites for leaf in ('kernel', 'bias')}

@@ -150,8 +150,8 @@ def test_pictures_too_small_to_measure_are_named(folders, tmp_path):
 
 
 def test_nothing_to_train_is_refused(folders, tmp_path):
-  with pytest.raises(UserError, match='Nothing is left to train'):
-    adapt.run(settings(folders, method='full', **{'full.kinds': ('attn',)}), tmp_path / 'run')
+  with pytest.raises(UserError, match='No kernel is left to adapt'):
+    adapt.run(settings(folders, method='full', **{'sites.kinds': ('attn',)}), tmp_path / 'run')
   assert not (tmp_path / 'run' / 'config.json').exists()
 
 
@@ -249,7 +249,8 @@ def test_divergence_names_the_step_and_keeps_the_last_good_state(folders, tmp_pa
     (['--config.data.train.hr=nowhere'], 'nowhere'),
     (['--config.patch=512'], 'p00'),
     (['--config.lora.r_min=40', '--config.lora.r_max=40'], 'budget'),
-    (['--config.lora.kinds=attn'], 'config.lora.kinds'),
+    (['--config.sites.kinds=attn'], 'config.sites.kinds'),
+    (['--config.lora.kinds=conv'], 'config.lora.kinds is called config.sites.kinds'),
     (['--config.fields=dim=7'], 'dim'),
     (['--config.lora.rnk=2'], 'no field \'rnk\' Did you mean "rank"'),
     (['--config.steps=many'], 'config.steps=many'),

@@ -58,26 +58,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-  from adaptsr_jax import lora, tree
+  from adaptsr_jax import methods, tree
   from adaptsr_jax.adapters import file
 
   adapter = file.load(options.file)
-  meta, biases = adapter.meta, tree.count(adapter.extra)
-  parameters = lora.count(adapter.adapters)
+  meta, total = adapter.meta, tree.count(adapter.tensors)
   if options.json:
-    counts = {'adapters': parameters, 'extra': biases, 'total': parameters + biases}
-    shapes = {name: list(leaf.shape) for name, leaf in adapter.extra.items()}
-    print(json.dumps({**meta, 'extra': shapes, 'parameters': counts}, indent=1))
+    shapes = {name: list(leaf.shape) for name, leaf in adapter.tensors.items()}
+    groups = {name.partition('/')[0] for name in shapes}
+    counts = {g: tree.count([a for name, a in adapter.tensors.items() if name.startswith(f'{g}/')]) for g in groups}
+    print(json.dumps({**meta, 'tensors': shapes, 'parameters': {**counts, 'total': total}}, indent=1))
     return
   fields = ', '.join(f'{name}={value}' for name, value in meta['fields'].items())
   print(f'{options.file}: {meta["method"]}, {Path(options.file).stat().st_size:,} bytes')
   print(f'model    {meta["model"]} ({fields})')
   print(f'base     {meta.get("base_file") or "not named"}, fingerprint {meta["base_fingerprint"][:12]}')
-  print(f'scale    {meta["alpha"]:g} / {"sqrt(rank)" if meta["rslora"] else "rank"}')
   if meta.get('metrics'):
     print('metrics  ' + ', '.join(f'{name} {value}' for name, value in meta['metrics'].items()))
-  print()
-  print(lora.table(*lora.from_json(meta['sites']), meta['form'], biases))
+  print(f'trained  {total:,} parameters')
+  if table := methods.table(meta, adapter.tensors):
+    print(f'\n{table}')
 
 
 def _merge(options: argparse.Namespace) -> None:
@@ -103,6 +103,7 @@ def _merge(options: argparse.Namespace) -> None:
 
 def _mix(options: argparse.Namespace) -> None:
   from adaptsr_jax import base as base_lib
+  from adaptsr_jax import tree
   from adaptsr_jax.adapters import file, operations
 
   _check_out(options.out, options.files)
@@ -115,9 +116,8 @@ def _mix(options: argparse.Namespace) -> None:
     params = base_lib.load(options.base).params
     file.check_base(loaded[0].meta, params)
   mixed = operations.mix(loaded, weights, [Path(path).name for path in options.files], params)
-  file.save(options.out, mixed.adapters, mixed.meta, mixed.extra)
-  ranks = [row['rank'] for row in mixed.meta['sites']]
-  print(f'{options.out}: ranks {min(ranks)} to {max(ranks)} at {len(ranks)} sites')
+  file.save(options.out, mixed)
+  print(f'{options.out}: {tree.count(mixed.tensors):,} parameters, trained by {mixed.meta["method"]}')
 
 
 def _check_out(out: str, inputs: Sequence[str]) -> None:

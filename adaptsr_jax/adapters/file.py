@@ -1,26 +1,23 @@
-"""The adapter file: a .safetensors file with what was trained, bound to the base that it was trained on.
+"""The adapter file: a .safetensors file with what a method trained, bound to the base that it was trained on.
 
-Tensors, all float32:
-  adapters/SITE/a, adapters/SITE/b   of every site of rank above 0; shapes by site and form (see `lora.adapters`)
-  extra/PATH                         other trained leaves, whole values, not differences: 'extra/conv_first/bias'
+Tensors:
+  NAME             `tree.flatten` of what was trained, float32; of method 'lora' 'adapters/SITE/a', 'adapters/SITE/b'
+                   (shapes by site and form, see `lora.adapters`) and 'biases/PATH'
+  constants/NAME   constants of the method, such as index sets, of any type
 
 The header's metadata has one entry, 'adaptsr_jax', with this JSON:
   format            'adaptsr_jax adapter'
-  version           1
+  version           2
   model, fields     as `models.build` takes them
   base_fingerprint  of the base's parameters, see `fingerprint`
   base_file         where the base came from, for people to read
-  method            'lora'
-  form              '1x1_kxk' | 'kxk_1x1' | 'loralib'
-  alpha, rslora     the update is alpha / r * BA, or alpha / sqrt(r) * BA where rslora is true
-  sites             [{name, path, kind, shape, part, rank}], see `lora.Site`; rank 0 has no tensors
   metrics           {name: value} of the run, may be empty
-Further entries are kept and not read.
+  method, ...       `Method.spec`: what `methods.from_spec` needs
+Further entries are kept and not read. Version 1 was of method 'lora' alone, with 'extra/PATH' for 'biases/PATH'.
 """
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,20 +27,17 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from adaptsr_jax import lora, tree
+from adaptsr_jax import methods, tree
 from adaptsr_jax.errors import UserError
 
-FORMAT, VERSION = 'adaptsr_jax adapter', 1
+FORMAT, VERSION = 'adaptsr_jax adapter', 2
 _ENTRY = 'adaptsr_jax'  # A single entry: the order of several is not defined, and equal adapters shall be equal files.
+_CONSTANTS = 'constants/'
 _FIELDS = {
   'model': (str, 'text'),
   'fields': (dict, 'a table'),
   'base_fingerprint': (str, 'text'),
   'method': (str, 'text'),
-  'form': (str, 'text'),
-  'alpha': ((int, float), 'a number'),
-  'rslora': (bool, 'true or false'),
-  'sites': (list, 'a list'),
 }
 
 
@@ -51,35 +45,32 @@ class Adapter(NamedTuple):
   """What an adapter file holds.
 
   Attributes:
-    adapters: site name -> {'a', 'b'}, float32.
-    extra: 'path/bias' -> float32 array that takes the place of the base's.
     meta: as in the module's text.
+    tensors: `tree.flatten` of what was trained, float32.
+    constants: of the method.
   """
 
-  adapters: lora.Adapters
-  extra: dict[str, np.ndarray]
   meta: dict[str, Any]
+  tensors: dict[str, np.ndarray]
+  constants: dict[str, np.ndarray] = {}
 
 
-def save(path: str | os.PathLike, adapters: Mapping, meta: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+def save(path: str | os.PathLike, adapter: Adapter) -> None:
   """Writes an adapter file, aside first, so that a reader never sees half of it.
 
   Args:
     path: of the file; its folder is created where it is missing.
-    adapters: site name -> {'a', 'b'}.
-    meta: see the module's text; 'format' and 'version' are filled in here.
-    extra: 'a/b/c' -> trained leaf.
+    adapter: 'format' and 'version' of its meta are filled in here.
 
   Raises:
-    UserError: `meta` lacks a field, or does not describe `adapters`.
+    UserError: the meta lacks a field, or does not describe the tensors.
   """
   path = Path(path)
-  meta = {**meta, 'format': FORMAT, 'version': VERSION}
-  tensors = {f'adapters/{site}/{name}': leaf for site, ab in adapters.items() for name, leaf in ab.items()}
-  tensors |= {f'extra/{name}': leaf for name, leaf in extra.items()}
-  tensors = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in tensors.items()}
+  meta = {**adapter.meta, 'format': FORMAT, 'version': VERSION}
+  tensors = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in adapter.tensors.items()}
   _check(path, meta, tensors)
-  content = safetensors.numpy.save(tensors, {_ENTRY: json.dumps(meta)})
+  constants = {_CONSTANTS + name: np.ascontiguousarray(leaf) for name, leaf in adapter.constants.items()}
+  content = safetensors.numpy.save(tensors | constants, {_ENTRY: json.dumps(meta)})
   path.parent.mkdir(parents=True, exist_ok=True)
   aside = path.with_name(f'.{path.name}.part')
   try:
@@ -102,17 +93,17 @@ def load(path: str | os.PathLike) -> Adapter:
     meta = json.loads(header[_ENTRY])
   except ValueError as error:
     raise UserError(f'{path} has a damaged header: its {_ENTRY!r} entry is not JSON ({error}).') from error
-  _check(path, meta, tensors)
-  adapters: lora.Adapters = {}
-  extra = {}
-  for name, array in tensors.items():
-    group, rest = name.split('/', 1)
-    if group == 'extra':
-      extra[rest] = array
-    else:
-      site, leaf = rest.rsplit('/', 1)
-      adapters.setdefault(site, {})[leaf] = array
-  return Adapter(adapters, extra, meta)
+  if isinstance(meta, dict) and meta.get('version') == 1:
+    meta['version'] = VERSION
+    tensors = {_named_today(name): leaf for name, leaf in tensors.items()}
+  constants = {name.removeprefix(_CONSTANTS): leaf for name, leaf in tensors.items() if name.startswith(_CONSTANTS)}
+  trained = {name: leaf for name, leaf in tensors.items() if not name.startswith(_CONSTANTS)}
+  _check(path, meta, trained)
+  return Adapter(meta, trained, constants)
+
+
+def _named_today(name: str) -> str:
+  return f'biases/{name.removeprefix("extra/")}' if name.startswith('extra/') else name
 
 
 def fingerprint(params: tree.Params) -> str:
@@ -157,23 +148,12 @@ def _check(path: str | os.PathLike, meta: Any, tensors: Mapping[str, np.ndarray]
     raise UserError(f'{path} is not an adapter file: its header does not say format {FORMAT!r}.')
   if meta.get('version') != VERSION:
     raise UserError(f'{path} has version {meta.get("version")!r} and this program reads {VERSION}; update adaptsr_jax.')
-  for field, (kind, word) in _FIELDS.items():
-    if not isinstance(meta.get(field), kind):
-      raise UserError(f'{path} has {field} = {meta.get(field)!r} in its header, where {word} belongs.')
-  if not (math.isfinite(meta['alpha']) and meta['alpha'] > 0):
-    raise UserError(f'{path} has alpha = {meta["alpha"]} in its header; it must be a positive number.')
   try:
-    sites, ranks = lora.from_json(meta['sites'])
-    shapes = {site.name: lora.shapes(site, ranks[site.name], meta['form']) for site in sites}
+    module = methods.module_of(meta)
+    for field, (kind, word) in {**_FIELDS, **getattr(module, 'SPEC', {})}.items():
+      if not isinstance(meta.get(field), kind):
+        raise UserError(f'{field} = {meta.get(field)!r} in its header, where {word} belongs.')
+    if hasattr(module, 'check_tensors'):
+      module.check_tensors(meta, tensors)
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
-  expected = {
-    f'adapters/{name}/{leaf}': shape for name, ab in shapes.items() if ranks[name] for leaf, shape in ab.items()
-  }
-  found = {name: array.shape for name, array in tensors.items()}
-  for name in [*expected, *found]:
-    if not name.startswith('extra/') and expected.get(name) != found.get(name):
-      raise UserError(
-        f'{path} contradicts itself: tensor {name} should be {expected.get(name, "absent")} by its list of sites '
-        f'and is {found.get(name, "absent")}.'
-      )

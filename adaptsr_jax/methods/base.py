@@ -1,9 +1,14 @@
-"""The contract of a method."""
+"""The contract of a method: what a module of this folder gives, and what is built from its spec."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
+from adaptsr_jax.errors import UserError
 from adaptsr_jax.tree import Params
+
+Tensors = dict[str, np.ndarray]  # `tree.flatten` of what is trained, as an adapter file holds it
 
 
 class Method(NamedTuple):
@@ -15,6 +20,10 @@ class Method(NamedTuple):
     labels: (trainable) -> prefix tree of 'train' | 'bias' | 'frozen', read by `optim.make`.
     forward: (apply_fn, frozen, trainable, x) -> y, with apply_fn as `model.apply`.
     spec: JSON of all that `from_spec` needs to build the method again and to read its adapter.
+    constants: what was decided before training and is too large for JSON, such as index sets; `init` puts it into
+      `frozen`, and it stands in the adapter file.
+    unmergeable: why there is no such parameter tree, where there is none: `merge` then raises UserError, and a network
+      is used through `forward`.
   """
 
   init: Callable[[Any, Params], tuple[Params, Params]]
@@ -22,8 +31,78 @@ class Method(NamedTuple):
   labels: Callable[[Params], Any]
   forward: Callable[..., Any]
   spec: dict[str, Any]
+  constants: Mapping[str, np.ndarray] = {}
+  unmergeable: str = ''
+
+
+class Plan(NamedTuple):
+  """What is decided before training.
+
+  Attributes:
+    spec: see `Method`; its 'sites', where it has any, are rows of `lora.to_json`.
+    constants: see `Method`.
+    ranks: content of ranks.json, of a method that shares out ranks: 'ranks' (site name -> rank), 'rule', 'parameters'
+      and whatever led to them.
+  """
+
+  spec: dict[str, Any]
+  constants: Mapping[str, np.ndarray] = {}
+  ranks: Mapping[str, Any] = {}
+
+
+class Scores(Protocol):
+  """How much each site matters on the training pictures; nothing is computed before it is asked for, nor twice."""
+
+  available: bool  # whether there are training pictures; without them everything below raises UserError
+  params: Params  # of the base, numpy
+
+  def by_site(self, form: str = '1x1_kxk') -> dict[str, float]:
+    """Returns site name -> score as `config.score` asks for it; `form` is for its normalisation by cost."""
+
+  def gains(self, form: str = '1x1_kxk') -> dict[str, np.ndarray]:
+    """Returns site name -> gain of each unit of rank (`ranks.spectral_gains`)."""
+
+  def gradients(self) -> dict[str, np.ndarray]:
+    """Returns site name -> mean gradient of the training loss at its kernel, float32 of site.shape."""
 
 
 def through_merge(merge: Callable[[Params, Params], Params]) -> Callable[..., Any]:
   """Returns the forward pass that every method has: merge, then apply."""
   return lambda apply_fn, frozen, trainable, x: apply_fn({'params': merge(frozen, trainable)}, x)
+
+
+def between(start: np.ndarray, value: np.ndarray, strength: float) -> np.ndarray:
+  """Returns a leaf that stands at `start` for strength 0 and at the trained `value` for 1."""
+  return (1 - strength) * np.asarray(start, np.float32) + strength * value
+
+
+def mixed_leaves(
+  states: Sequence[Tensors],
+  weights: Sequence[float],
+  names: Sequence[str],
+  starts: Mapping[str, np.ndarray],
+) -> Tensors:
+  """Returns whole trained values whose changes are the weighted sums of the changes in all `states`.
+
+  Args:
+    states: leaves of each adapter; where one has none, nothing was changed.
+    weights: one for each.
+    names: of the adapters, for the error.
+    starts: the leaves before training, empty where they are not known.
+
+  Raises:
+    UserError: a start is not known, and the weights do not sum to 1 or not all have the leaf.
+  """
+  mixed = {}
+  for leaf in sorted({leaf for state in states for leaf in state}):
+    lacking = [name for state, name in zip(states, names, strict=True) if leaf not in state]
+    if leaf in starts:
+      start = np.asarray(starts[leaf], np.float32)
+    elif not lacking and np.isclose(sum(weights), 1, rtol=0, atol=1e-6):
+      start = np.float32(0)
+    else:
+      reason = f'{lacking[0]} has none' if lacking else f'the weights sum to {sum(weights):g}, not to 1'
+      raise UserError(f'The trained leaf {leaf} cannot be mixed because {reason}; give their base with --base.')
+    members = [(state[leaf], weight) for state, weight in zip(states, weights, strict=True) if leaf in state]
+    mixed[leaf] = start + sum(np.float32(weight) * (value - start) for value, weight in members)
+  return mixed

@@ -1,31 +1,128 @@
 """Low-rank adapters in the kernels of the sites, with the biases of adapted sites trained beside them on request."""
 
 import math
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from adaptsr_jax import lora, tree
+from adaptsr_jax import lora, ranks, tree
+from adaptsr_jax.errors import UserError
+from adaptsr_jax.log import say
 from adaptsr_jax.lora import Site
-from adaptsr_jax.methods.base import Method, through_merge
+from adaptsr_jax.methods.base import Method, Plan, Scores, Tensors, between, mixed_leaves, through_merge
 from adaptsr_jax.tree import Params
 
+# The rate is the paper's for adapters; of the schedule it only says that the rate decays in three steps.
+DEFAULTS = {'lr': 1e-3, 'schedule': 'steps'}
+CHOICES = {
+  'form': lora.FORMS,
+  'rule': ranks.RULES,
+  'unit': ranks.UNITS,
+  'path': ('auto', 'merged', 'factored'),
+}
+LEAST = {'rank': 1, 'budget': 0, 'r_min': 0}
+SPEC = {
+  'form': (str, 'text'),
+  'alpha': ((int, float), 'a number'),
+  'rslora': (bool, 'true or false'),
+  'sites': (list, 'a list'),
+}
 
-def spec(config: ConfigDict, sites: tuple[Site, ...], ranks: dict[str, int]) -> dict[str, Any]:
+
+def fields() -> ConfigDict:
+  """Returns the fields `config.lora`."""
+  c = ConfigDict()
+  # How a convolution is factored: '1x1_kxk' is equation 2 of the paper; its published counts need 'loralib'.
+  c.form = '1x1_kxk'
+  # The update is alpha / sqrt(rank) * B A with rslora, else alpha / rank * B A as in the paper: there, sites of high
+  # rank learn more slowly, and short runs are over before they have (experiments/001_safmn_drealsr).
+  c.alpha = 1.0
+  c.rslora = True
+  # Rank of every site under rule 'uniform', and the rank that sets the default budget.
+  c.rank = 8
+  # What the ranks may cost in units of `unit`; 0: what uniform ranks of `rank` cost on the same sites.
+  c.budget = 0
+  # How ranks follow scores: 'uniform', 'greedy', 'proportional', 'proportional_per_cost', 'marginal'.
+  c.rule = 'proportional_per_cost'
+  # Whether the budget counts adapter parameters ('params') or the sum of ranks ('ranks').
+  c.unit = 'params'
+  c.r_min = 1
+  c.r_max = 32
+  # No rank above the width of its kernel, min(in, out): more adds parameters and no freedom. Rule 'uniform' does
+  # without r_min, r_max and this.
+  c.cap_at_kernel_width = True
+  # Train the biases of adapted sites too (outside the budget, as in the paper's counts).
+  c.biases = True
+  # 'merged' differentiates through W + BA, 'factored' computes x W + (x A) B; same result. 'auto' takes the faster.
+  c.path = 'auto'
+  return c
+
+
+def check(config: ConfigDict) -> None:
+  """Raises UserError for what CHOICES and LEAST do not tell."""
+  c = config.lora
+  if c.alpha <= 0 or not math.isfinite(c.alpha):
+    raise UserError(f'config.lora.alpha is {c.alpha}; it must be above 0.')
+  if c.r_max < c.r_min:
+    raise UserError(f'config.lora.r_max is {c.r_max}, below config.lora.r_min of {c.r_min}.')
+
+
+def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Plan:
+  """Scores the sites and shares out the budget (Algorithm 1 of the paper).
+
+  Without training pictures, and under rule 'uniform', nothing is scored and all ranks are equal.
+  """
+  c = config.lora
+  costs = {site.name: lora.cost(site, c.form) for site in sites}
+  prices = costs if c.unit == 'params' else dict.fromkeys(costs, 1)
+  budget = c.budget or c.rank * sum(prices.values())
+  start = time.perf_counter()
+  rule = c.rule if scores and scores.available else 'uniform'
+  if rule == 'uniform':
+    values = dict.fromkeys(costs, 1.0)
+    rank_map = ranks.allocate(values, costs, budget, 0, budget, 'uniform', c.unit)
+  else:
+    values = scores.by_site(c.form)
+    gains = scores.gains(c.form) if rule == 'marginal' else None
+    caps = {site.name: lora.kernel_width(site) for site in sites} if c.cap_at_kernel_width else None
+    rank_map = ranks.allocate(values, costs, budget, c.r_min, c.r_max, rule, c.unit, caps, gains)
+  spent = sum(rank_map[name] * prices[name] for name in rank_map)
+  if spent < 0.9 * budget:
+    say(f'Only {spent:,} of {budget:,} {c.unit} are spent: most sites have the largest rank that is allowed.')
+  record = {
+    'rule': rule,
+    'unit': c.unit,
+    'form': c.form,
+    'budget': budget,
+    'spent': spent,
+    'parameters': sum(rank_map[name] * costs[name] for name in rank_map),
+    'score': config.score.to_dict(),
+    'seconds': time.perf_counter() - start,
+    'scores': values,
+    'ranks': rank_map,
+  }
+  return with_ranks(config, sites, rank_map)._replace(ranks=record)
+
+
+def with_ranks(config: ConfigDict, sites: Sequence[Site], rank_map: Mapping[str, int]) -> Plan:
   """Returns the form and scale of the adapters, and every site with its rank (0: left alone)."""
-  return {
+  spec = {
     'method': 'lora',
     'form': config.lora.form,
     'alpha': float(config.lora.alpha),
     'rslora': bool(config.lora.rslora),
     'biases': bool(config.lora.biases),
-    'path': _faster(config, sites, ranks) if config.lora.path == 'auto' else config.lora.path,
-    'sites': lora.to_json(sites, ranks),
+    'path': _faster(config, sites, rank_map) if config.lora.path == 'auto' else config.lora.path,
+    'sites': lora.to_json(sites, rank_map),
   }
+  return Plan(spec)
 
 
-def _faster(config: ConfigDict, sites: tuple[Site, ...], ranks: dict[str, int]) -> str:
+def _faster(config: ConfigDict, sites: Sequence[Site], rank_map: Mapping[str, int]) -> str:
   """Returns the path, 'merged' or 'factored', that takes less time here."""
   # CPU time of a factored step over that of a merged one at rank 8 (benchmarks/README.md): '1x1_kxk' 0.66 to 1.06 for
   # EDSR and SAFMN, least for large batches; 'kxk_1x1' 0.74 to 1.4; 'loralib' merges its convolutions either way. Other
@@ -34,28 +131,30 @@ def _faster(config: ConfigDict, sites: tuple[Site, ...], ranks: dict[str, int]) 
   # In low precision, training through merged kernels is closer to the merged network that is exported.
   if jax.default_backend() != 'cpu' or form != '1x1_kxk' or config.dtype != 'float32':
     return 'merged'
-  adapted = [site for site in sites if ranks.get(site.name, 0)]
+  adapted = [site for site in sites if rank_map.get(site.name, 0)]
   # Dense layers are cheap to merge and many: 0.83 against 0.88 of a full step for SwinIR-S.
   if any(site.kind != 'conv' for site in adapted):
     return 'merged'
   # For each pixel, the factored path multiplies with every value of an adapter three times, once forward and once in
   # each of two gradients; the merged path multiplies with every value of a kernel once more, for its gradient.
-  thin = 3 * sum(ranks[site.name] * lora.cost(site, form) for site in adapted)
+  thin = 3 * sum(rank_map[site.name] * lora.cost(site, form) for site in adapted)
   return 'factored' if thin < sum(math.prod(site.shape) for site in adapted) else 'merged'
 
 
-def build(spec: dict[str, Any]) -> Method:
+def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Method:
   """Returns the method of `spec`. Trainable: {'adapters': {site: {'a', 'b'}}, 'biases': {'path/bias': array}}."""
+  del constants
   form, alpha, rslora = spec['form'], spec['alpha'], spec['rslora']
-  sites, ranks = lora.from_json(spec['sites'])
-  adapted = dict.fromkeys('/'.join(site.path) for site in sites if ranks[site.name])
+  sites, rank_map = lora.from_json(spec['sites'])
+  adapted = dict.fromkeys('/'.join(site.path) for site in sites if rank_map[site.name])
 
   def init(key, base: Params) -> tuple[Params, Params]:
     flat = tree.flatten(base)
-    names = [f'{module}/bias' for module in adapted if spec['biases'] and f'{module}/bias' in flat]
+    # Adapter files of version 1 do not say whether biases were trained; they then have those that were.
+    names = [f'{module}/bias' for module in adapted if spec.get('biases', True) and f'{module}/bias' in flat]
     # Copies, because a training step may overwrite its buffers in place.
     biases = {name: flat[name].copy() for name in names}
-    return base, {'adapters': lora.init(key, sites, ranks, form), 'biases': biases}
+    return base, {'adapters': lora.init(key, sites, rank_map, form), 'biases': biases}
 
   def merge(frozen: Params, trainable: Params) -> Params:
     base = tree.overlay(frozen, trainable['biases'])
@@ -65,6 +164,95 @@ def build(spec: dict[str, Any]) -> Method:
     base = tree.overlay(frozen, trainable['biases'])
     return lora.factored.forward(apply_fn, base, trainable['adapters'], sites, alpha, form, x, rslora)
 
-  forward = factored if spec['path'] == 'factored' else through_merge(merge)
+  forward = factored if spec.get('path') == 'factored' else through_merge(merge)
   labels = {'adapters': 'train', 'biases': 'bias'}
   return Method(init, merge, lambda trainable: labels, forward, spec)
+
+
+def check_tensors(spec: Mapping[str, Any], tensors: Tensors) -> None:
+  """Raises UserError unless the adapters of `tensors` are those of the sites and ranks of `spec`."""
+  if not (math.isfinite(spec['alpha']) and spec['alpha'] > 0):
+    raise UserError(f'alpha is {spec["alpha"]}; it must be a positive number.')
+  sites, rank_map = lora.from_json(spec['sites'])
+  shapes = {site.name: lora.shapes(site, rank_map[site.name], spec['form']) for site in sites}
+  expected = {
+    f'adapters/{name}/{leaf}': shape for name, ab in shapes.items() if rank_map[name] for leaf, shape in ab.items()
+  }
+  found = {name: array.shape for name, array in tensors.items()}
+  for name in [*expected, *found]:
+    if not name.startswith('biases/') and expected.get(name) != found.get(name):
+      raise UserError(
+        f'tensor {name} should be {expected.get(name, "absent")} by the list of sites and is '
+        f'{found.get(name, "absent")}: the file contradicts itself.'
+      )
+
+
+def table(spec: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
+  """Returns the sites with their ranks and parameters, and the scale."""
+  biases = tree.count([leaf for name, leaf in tensors.items() if name.startswith('biases/')])
+  scale = f'scale of the updates {spec["alpha"]:g} / {"sqrt(rank)" if spec["rslora"] else "rank"}'
+  return f'{lora.table(*lora.from_json(spec["sites"]), spec["form"], biases)}\n{scale}'
+
+
+def scale(spec: Mapping[str, Any], tensors: Tensors, base: Tensors, strength: float) -> Tensors:
+  """Returns adapters with `strength` times the update, and biases on the line from the base's to the trained ones."""
+  del spec
+  adapters, biases = _parted(tensors)
+  starts = {name: base[name] for name in biases if name in base}
+  moved = {name: between(starts.get(name, leaf), leaf, strength) for name, leaf in biases.items()}
+  return _flat(lora.scale(adapters, strength), moved)
+
+
+def mix(
+  specs: Sequence[Mapping[str, Any]],
+  states: Sequence[Tensors],
+  weights: Sequence[float],
+  names: Sequence[str],
+  base: Tensors,
+) -> tuple[dict[str, Any], Tensors]:
+  """Returns adapters with the ranks of all side by side, so that the sum of the updates is exact.
+
+  Biases are stored as whole values: without `base`, their sum is defined only where the weights sum to 1 and all have
+  the leaf.
+  """
+  first = specs[0]
+  for spec, name in zip(specs, names, strict=True):
+    for field in ('form', 'rslora'):
+      if spec[field] != first[field]:
+        raise UserError(
+          f'{name} has {field} {spec[field]} and {names[0]} has {first[field]}; '
+          'only adapters of one base, form and scale rule can be mixed.'
+        )
+  sites: dict[str, Site] = {}
+  for spec, name in zip(specs, names, strict=True):
+    for site in lora.from_json(spec['sites'])[0]:
+      if sites.setdefault(site.name, site) != site:
+        raise UserError(f'{name} describes site {site.name} otherwise than {names[0]}; they are not of one base.')
+  parted = [_parted(state) for state in states]
+  # All come under the alpha of the first.
+  factors = [weight * spec['alpha'] / first['alpha'] for spec, weight in zip(specs, weights, strict=True)]
+  union, form = tuple(sites.values()), first['form']
+  combined = lora.combine([adapters for adapters, _ in parted], factors, union, form, first['rslora'])
+  rank_map = {name: lora.rank_of(sites[name], ab, form) for name, ab in combined.items()}
+  biases = mixed_leaves([biases for _, biases in parted], weights, names, base)
+  spec = {key: first[key] for key in ('method', 'form', 'alpha', 'rslora')}
+  spec |= {'biases': bool(biases), 'path': first.get('path', 'merged'), 'sites': lora.to_json(union, rank_map)}
+  return spec, _flat(combined, biases)
+
+
+def _parted(tensors: Tensors) -> tuple[lora.Adapters, Tensors]:
+  """Returns the adapters and the biases of the flat `tensors`."""
+  adapters: lora.Adapters = {}
+  biases = {}
+  for name, array in tensors.items():
+    group, rest = name.split('/', 1)
+    if group == 'biases':
+      biases[rest] = array
+    else:
+      site, leaf = rest.rsplit('/', 1)
+      adapters.setdefault(site, {})[leaf] = array
+  return adapters, biases
+
+
+def _flat(adapters: Mapping, biases: Tensors) -> Tensors:
+  return tree.flatten({'adapters': adapters, 'biases': biases})

@@ -2,7 +2,7 @@
 
 from adaptsr_jax.ranks.agreement import average_ranks, spearman, stability
 from adaptsr_jax.ranks.allocation import RULES, UNITS, allocate
-from adaptsr_jax.ranks.scoring import KINDS, mean_gradients, score_table, scores, spectral_gains
+from adaptsr_jax.ranks.scoring import KINDS, mean_gradients, norm_scores, score_table, scores, spectral_gains
 
 __all__ = [
   'KINDS',
@@ -11,6 +11,7 @@ __all__ = [
   'allocate',
   'average_ranks',
   'mean_gradients',
+  'norm_scores',
   'score_table',
   'scores',
   'spearman',

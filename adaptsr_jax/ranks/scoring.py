@@ -1,7 +1,7 @@
 """How much each site matters: scores of base kernels (AdaptSR, Algorithm 1, step one)."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -66,8 +66,7 @@ def scores(
   if kind == 'random':
     raw = _random_scores(sites, key)
   elif kind == 'gradient' and reduce == 'norm_of_mean':
-    gradients = mean_gradients(loss_fn, params, batches, sites)
-    raw = np.array([np.linalg.norm(gradients[site.name].astype(np.float64)) for site in sites])
+    return norm_scores(mean_gradients(loss_fn, params, batches, sites), sites, normalise, form)
   else:
     sizes, rows = zip(*_batch_scores(kind, loss_fn, params, batches, sites, side), strict=True)
     if kind == 'gradient':
@@ -115,26 +114,26 @@ def mean_gradients(
   return {site.name: np.asarray(gradient) / number for site, gradient in zip(sites, total, strict=True)}
 
 
-def spectral_gains(
-  loss_fn: LossFn,
-  params: tree.Params,
-  batches: Iterable[Batch],
-  sites: Sequence[lora.Site],
-  form: str = '1x1_kxk',
-) -> dict[str, np.ndarray]:
+def norm_scores(
+  gradients: Mapping[str, np.ndarray], sites: Sequence[lora.Site], normalise: str = 'none', form: str = '1x1_kxk'
+) -> dict[str, float]:
+  """Returns the scores of kind 'gradient' by the mean gradients that are given (see `scores`)."""
+  raw = {site: np.linalg.norm(gradients[site.name].astype(np.float64)) for site in sites}
+  return {site.name: float(_normalised(s, site, normalise, form)) for site, s in raw.items()}
+
+
+def spectral_gains(gradients: Mapping[str, np.ndarray], form: str = '1x1_kxk') -> dict[str, np.ndarray]:
   """Returns site name -> what the 1st, 2nd, ... unit of rank is worth, falling float64, for rule 'marginal'.
 
   The worth of unit i is sigma_i^2 of the mean gradient, seen as the matrix that the adapter form factors: the best
   update of rank r and unit norm lowers the loss, to first order, by sqrt(sigma_1^2 + ... + sigma_r^2). One unit of
   rank of form 'loralib' on a k x k kernel is k ranks of its matrix, hence a sum of k consecutive sigma^2.
 
-  Raises:
-    UserError: a form that is unknown or cannot hold a kernel of `sites`; no batch.
+  Args:
+    gradients: from `mean_gradients`.
+    form: of the adapters.
   """
-  for site in sites:
-    lora.cost(site, form)  # refuses a form that is unknown or cannot hold this kernel, before any work
-  gradients = mean_gradients(loss_fn, params, batches, sites)
-  return {site.name: _gains(gradients[site.name], form) for site in sites}
+  return {name: _gains(gradient, form) for name, gradient in gradients.items()}
 
 
 def _batch_scores(
