@@ -23,6 +23,7 @@ from adaptsr_jax import (
   data,
   figures,
   infer,
+  losses,
   measure,
   measures,
   methods,
@@ -90,6 +91,7 @@ def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
   material = _material(setup)
   stale = _is_other_material(workdir, material, done) or stale
   asked = measures.load(('psnr', 'ssim', *config.metrics), config.metric_weights)
+  criterion = losses.make(config)
   for sentence in asked.missing.values():
     say(sentence)
   if not done:
@@ -133,7 +135,7 @@ def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
     enlarged = once('bicubic', lambda: measure.measure(bicubic.imresize, data.pairs(setup.valid), asked.functions))
     reference = once('base', lambda: measured(base.params, asked.functions))
   with enough_memory(prepare.memory_advice(config, setup.model)):
-    trained = train.train(config, setup, method, frozen, trainable, measured, workdir)
+    trained = train.train(config, setup, method, frozen, trainable, criterion, measured, workdir)
   params = jax.device_get(method.merge(frozen, trained.trainable))
   adapted = reference
   if reference and config.steps:

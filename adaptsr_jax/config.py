@@ -14,6 +14,7 @@ from adaptsr_jax.errors import UserError
 
 KINDS = ('conv', 'mlp', 'attn')
 METRICS = ('lpips', 'lpips_alex', 'lpips_vgg', 'dists', 'niqe')
+LOSSES = ('l1', 'charbonnier', 'mse', 'colour', 'perceptual', 'lpips', 'dists')
 # The fields that say where pictures come from.
 SOURCES = ('hr', 'root', 'tfds', 'packed', 'mix')
 CHOICES = {
@@ -111,6 +112,20 @@ def default() -> ConfigDict:
   # Over several batches: norm of the mean gradient, or mean of the norms.
   c.score.reduce = 'norm_of_mean'
 
+  c.loss = ConfigDict()
+  # What the training loss takes of each term; 0 leaves it out. (Ranks are scored with L1 all the same.) On pixels: mean
+  # absolute error, its smooth variant, mean squared error, and the mean absolute error of the mean colours of squares
+  # of 16 pixels.
+  c.loss.l1 = 1.0
+  c.loss.charbonnier = 0.0
+  c.loss.mse = 0.0
+  c.loss.colour = 0.0
+  # On features: VGG19 before its ReLUs as in Real-ESRGAN, LPIPS with AlexNet, DISTS. Their weights lie where those of
+  # the metrics do (see `metric_weights`).
+  c.loss.perceptual = 0.0
+  c.loss.lpips = 0.0
+  c.loss.dists = 0.0
+
   c.optim = ConfigDict()
   # Adam's learning rate; 0: the preset of the method (lora 1e-3, full 2e-4).
   c.optim.lr = 0.0
@@ -140,7 +155,7 @@ def default() -> ConfigDict:
   c.export = 'last'
   # What is measured of base and result beside PSNR and SSIM: lpips, dists, niqe.
   c.metrics = ()
-  # Folder with the weights of lpips, dists and niqe; empty: they are downloaded by name.
+  # Folder with the weights of lpips, dists and niqe, as metrics and as losses; empty: they are downloaded by name.
   c.metric_weights = ''
   # Side of the LR tiles in which pictures are measured; -1: whole pictures, 0: tiles for large ones.
   c.eval_tile = -1
@@ -267,6 +282,7 @@ _LEAST = {
   'data.workers': 0,
   'data.cache_gb': 0,
   'score.batches': 1,
+  **{f'loss.{term}': 0 for term in LOSSES},
   'optim.lr': 0,
   'optim.warmup': 0,
   'optim.clip': 0,

@@ -1,5 +1,6 @@
 """The training loop: compiled steps, with checks, measurements and saves between them."""
 
+import functools
 import os
 import signal
 import time
@@ -51,8 +52,9 @@ def make_step(
   apply_fn: Callable[..., jax.Array],
   method: methods.Method,
   tx: optax.GradientTransformation,
-  loss_fn: Callable[[jax.Array, jax.Array], jax.Array],
+  loss_fn: Callable[..., Any],
   ema: float = 0.0,
+  arrays: Mapping[str, Any] | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """Returns the compiled step(state, frozen, batch) -> (state, scalars); `state` is overwritten in place.
 
@@ -60,24 +62,27 @@ def make_step(
     apply_fn: as `model.apply`.
     method: what is trained, and how it reaches the network.
     tx: from `optim.make`.
-    loss_fn: (prediction, hr) -> scalar.
+    loss_fn: (prediction, hr, **arrays) -> scalar, or (scalar, {name: scalar to log}).
     ema: decay of the average of what is trained, reached from below as (1 + step) / (10 + step); 0 for none.
+    arrays: further arguments of `loss_fn`, too large for constants of the program.
   """
 
-  def step(state: TrainState, frozen: Params, batch: Mapping[str, jax.Array]):
+  def step(state: TrainState, frozen: Params, batch: Mapping[str, jax.Array], arrays: Mapping[str, Any] = {}):
     def loss(trainable):
-      return loss_fn(method.forward(apply_fn, frozen, trainable, batch['lr']), batch['hr'])
+      value = loss_fn(method.forward(apply_fn, frozen, trainable, batch['lr']), batch['hr'], **arrays)
+      return value if isinstance(value, tuple) else (value, {})
 
-    value, gradient = jax.value_and_grad(loss)(state.trainable)
+    (value, logged), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
     updates, opt_state = tx.update(gradient, state.opt_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
     # Short memory at first, or the start would weigh in for thousands of steps.
     decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
     average = optax.incremental_update(trainable, state.ema, 1 - decay) if ema else state.ema
-    scalars = {'loss': value, 'grad_norm': optax.tree.norm(gradient)}
+    scalars = {'loss': value, **logged, 'grad_norm': optax.tree.norm(gradient)}
     return TrainState(state.step + 1, trainable, opt_state, average), scalars
 
-  return jax.jit(step, donate_argnums=0)
+  compiled = jax.jit(step, donate_argnums=0)
+  return functools.partial(compiled, arrays=arrays) if arrays else compiled
 
 
 def train(
@@ -86,6 +91,7 @@ def train(
   method: methods.Method,
   frozen: Params,
   trainable: Params,
+  criterion: losses.Criterion,
   measure: Callable[[Params], dict[str, Any]],
   workdir: Path,
 ) -> Trained:
@@ -97,6 +103,7 @@ def train(
     method: from `methods.make`.
     frozen: from `method.init`.
     trainable: from `method.init`.
+    criterion: from `losses.make`.
     measure: (merged params) -> {'mean': ..., 'images': ...}; only called where there are validation pictures.
     workdir: where states and metrics are kept; what is there is continued.
 
@@ -107,7 +114,8 @@ def train(
   if not config.steps:
     return Trained(trainable, 0.0, None, None, None)
   tx, rate = optim.make(config, method.labels)
-  step_fn = make_step(setup.model.apply, method, tx, losses.l1, config.optim.ema)
+  arrays = {'weights': criterion.weights}
+  step_fn = make_step(setup.model.apply, method, tx, criterion, config.optim.ema, arrays)
   average = jax.tree.map(jnp.array, trainable) if config.optim.ema else {}
   trainable = jax.tree.map(jnp.array, trainable)
   state = TrainState(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), average)

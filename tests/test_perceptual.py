@@ -94,7 +94,7 @@ def test_dists_agrees_with_the_reference(i):
   a, b = golden[f'a{i}'], golden[f'b{i}']
   np.testing.assert_allclose(metrics.dists(dists, a[None], b[None]), [golden[f'dist{i}']], atol=1e-6)
   pair = np.stack([a, b]) / np.float32(255)
-  for number, tap in enumerate([pair, *perceptual._dists_taps(dists['trunk'], pair)]):
+  for number, tap in enumerate(perceptual._dists_taps(dists['trunk'], pair)):
     assert_tap(golden, f'tap{number}', i, np.asarray(tap[0]))
 
 
@@ -189,7 +189,7 @@ def test_similarities_of_channels_that_hardly_vary():
     (2 * np.cov(p, q, bias=True)[0, 1] + 1e-6) / (p.var() + q.var() + 1e-6)
     for p, q in zip(exact_x.T, exact_y.T, strict=True)
   ]
-  np.testing.assert_allclose(perceptual._similarities(x, y)[1], structure, rtol=1e-6)
+  np.testing.assert_allclose(perceptual._similarities(*np.float64([[x], [y]]))[1][0], structure, rtol=1e-6)
 
 
 # Weights that are not what they should be.

@@ -1,4 +1,4 @@
-"""The convolutional parts of AlexNet and VGG16, as features to compare pictures by.
+"""The convolutional parts of AlexNet, VGG16 and VGG19, as features to compare pictures by.
 
 Weights are {'0': {'kernel': (h, w, in, out), 'bias': (out,)}, '3': ...}: the keys are the positions of the convolutions
 in `features` of torchvision's networks. Convolutions compute in full float32 on every device: the shortened mantissas
@@ -78,26 +78,45 @@ VGG16 = Layout(
 )
 
 
+VGG19 = Layout(
+  name='VGG19',
+  stages=(
+    (Conv(0, 3, 64), Conv(2, 64, 64)),
+    (Conv(5, 64, 128), Conv(7, 128, 128)),
+    (Conv(10, 128, 256), Conv(12, 256, 256), Conv(14, 256, 256), Conv(16, 256, 256)),
+    (Conv(19, 256, 512), Conv(21, 512, 512), Conv(23, 512, 512), Conv(25, 512, 512)),
+    (Conv(28, 512, 512), Conv(30, 512, 512), Conv(32, 512, 512), Conv(34, 512, 512)),
+  ),
+  pooled=(1, 2, 3, 4),
+  window=2,
+  least=16,
+)
+
+
 def layout_of(weights: Weights) -> Layout:
   """Returns the network that the weights are of."""
-  return ALEXNET if len(weights) == len(ALEXNET.convs) else VGG16
+  return next(layout for layout in (ALEXNET, VGG16, VGG19) if len(layout.convs) == len(weights))
 
 
-def taps(weights: Weights, x: Array, pool: Callable[[Array], Array] | None = None) -> Iterator[Array]:
+def taps(
+  weights: Weights, x: Array, pool: Callable[[Array], Array] | None = None, before_relu: bool = False
+) -> Iterator[Array]:
   """Yields the features after each of the five stages, behind their ReLU.
 
   Args:
     weights: see `metrics.weights.trunk`.
     x: normalised pictures (B, H, W, 3).
     pool: what takes the place of the maximum pooling.
+    before_relu: yield what the last convolution of each stage gives instead.
   """
   layout = layout_of(weights)
   for number, stage in enumerate(layout.stages):
     if number in layout.pooled:
       x = pool(x) if pool else _max_pool(x, layout.window)
     for conv in stage:
-      x = jax.nn.relu(_convolve(weights[str(conv.index)], x, conv))
-    yield x
+      y = _convolve(weights[str(conv.index)], x, conv)
+      x = jax.nn.relu(y)
+    yield y if before_relu else x
 
 
 def _convolve(weights: Mapping[str, Any], x: Array, conv: Conv) -> Array:

@@ -4,7 +4,7 @@ Pictures are taken one at a time, so a value does not depend on the batch, and m
 each pixel with AlexNet, 1.3 kB with VGG16. Every new picture size is compiled anew, once, which takes a second or two.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,12 +16,12 @@ from adaptsr_jax import image
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.metrics import features
 
-# The mean and deviation of ImageNet's pictures as LPIPS applies them, in [-1, 1].
+# The mean and deviation of ImageNet's pictures, and as LPIPS applies them, in [-1, 1].
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
 _LPIPS_SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 _LPIPS_SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-_STD = np.array([0.229, 0.224, 0.225], np.float32)
 DISTS_CHANNELS = 3 + sum(stage[-1].outputs for stage in features.VGG16.stages)
 DISTS_SIDE = 256  # pixels of the short side that larger pictures are shrunk to
 
@@ -94,12 +94,20 @@ def _contributions(weights: Mapping[str, Any], pair: np.ndarray) -> np.ndarray:
 @jax.jit
 def _lpips_maps(weights: Mapping[str, Any], pair: jax.Array) -> list[jax.Array]:
   """Returns the distance at each position (h, w) of each stage."""
-  x = (2 * pair - 1 - _LPIPS_SHIFT) / _LPIPS_SCALE
-  maps = []
-  for tap, head in zip(features.taps(weights['trunk'], x), weights['heads'], strict=True):
-    direction = tap / (jnp.linalg.norm(tap, axis=-1, keepdims=True) + 1e-10)
-    maps.append(jnp.sum((direction[0] - direction[1]) ** 2 * head, axis=-1))
-  return maps
+  stages = zip(lpips_directions(weights['trunk'], pair), weights['heads'], strict=True)
+  return [jnp.sum((a - b) ** 2 * head, axis=-1) for (a, b), head in stages]
+
+
+def lpips_directions(trunk: features.Weights, x: jax.Array, floor: float = 0.0) -> Iterator[jax.Array]:
+  """Yields what LPIPS compares of pictures (B, H, W, 3) in [0, 1]: of each stage (B, h, w, C), of length 1.
+
+  Args:
+    trunk: see `metrics.weights.trunk`.
+    x: the pictures.
+    floor: added under the root of the length. Its slope has no end where all features vanish: losses need one above 0.
+  """
+  for tap in features.taps(trunk, (2 * x - 1 - _LPIPS_SHIFT) / _LPIPS_SCALE):
+    yield tap / (jnp.sqrt(jnp.sum(tap * tap, axis=-1, keepdims=True) + floor) + 1e-10)
 
 
 def _shrunk(pair: np.ndarray) -> np.ndarray:
@@ -115,22 +123,42 @@ def _shrunk(pair: np.ndarray) -> np.ndarray:
 
 
 def _dissimilarity(weights: Mapping[str, Any], pair: np.ndarray) -> float:
-  similarities = [_similarities(*tap) for tap in (pair, *map(np.asarray, _dists_taps(weights['trunk'], pair)))]
-  luminance, structure = np.concatenate(similarities, axis=1)
-  alpha, beta = (np.asarray(weights[name], np.float64) for name in ('alpha', 'beta'))
-  return 1 - (alpha @ luminance + beta @ structure) / (alpha.sum() + beta.sum())
+  taps = (np.asarray(tap, np.float64) for tap in _dists_taps(weights['trunk'], pair))
+  channels = {name: np.asarray(weights[name], np.float64) for name in ('alpha', 'beta')}
+  return float(dists_of_taps(channels, [(a[None], b[None]) for a, b in taps])[0])
 
 
 @jax.jit
 def _dists_taps(trunk: features.Weights, pair: jax.Array) -> list[jax.Array]:
-  return list(features.taps(trunk, (pair - _MEAN) / _STD, features.l2_pool))
+  return dists_taps(trunk, pair)
 
 
-def _similarities(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """Returns how alike the means and the variations of each channel of (h, w, c) are, float64 (2, c)."""
-  x, y = (tap.reshape(-1, tap.shape[-1]).astype(np.float64) for tap in (x, y))
-  mean_x, mean_y = x.mean(0), y.mean(0)
+def dists_taps(trunk: features.Weights, x: jax.Array) -> list[jax.Array]:
+  """Returns what DISTS compares of pictures (B, H, W, 3) in [0, 1]: themselves, and the features of the stages."""
+  return [x, *features.taps(trunk, (x - MEAN) / STD, features.l2_pool)]
+
+
+def dists_of_taps(channels: Mapping[str, Any], taps: Iterable[tuple[Any, Any]]) -> Any:
+  """Returns DISTS (B,) from what `dists_taps` gives of both pictures, both numpy or both jax (B, h, w, C).
+
+  Args:
+    channels: 'alpha' and 'beta' (see `metrics.weights.dists_channels`).
+    taps: (of one picture, of the other).
+  """
+  alpha, beta = channels['alpha'], channels['beta']
+  total, start = 0, 0
+  for x, y in taps:
+    stop = start + x.shape[-1]
+    luminance, structure = _similarities(x, y)
+    total = total + luminance @ alpha[start:stop] + structure @ beta[start:stop]
+    start = stop
+  return 1 - total / (alpha.sum() + beta.sum())
+
+
+def _similarities(x: Any, y: Any) -> tuple[Any, Any]:
+  """Returns how alike the means and the variations of each channel of (B, h, w, C) are, (B, C) each."""
+  mean_x, mean_y = (tap.mean((1, 2), keepdims=True) for tap in (x, y))
   x, y = x - mean_x, y - mean_y
-  variances = np.mean(x * x, 0) + np.mean(y * y, 0)
   luminance = (2 * mean_x * mean_y + 1e-6) / (mean_x**2 + mean_y**2 + 1e-6)
-  return np.stack([luminance, (2 * np.mean(x * y, 0) + 1e-6) / (variances + 1e-6)])
+  variances = (x * x + y * y).mean((1, 2))
+  return luminance[:, 0, 0], (2 * (x * y).mean((1, 2)) + 1e-6) / (variances + 1e-6)

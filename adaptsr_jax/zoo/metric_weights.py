@@ -1,8 +1,8 @@
-"""Weights of the perceptual metrics: where they are published, what a folder may call them, and how they are read.
+"""Weights of the perceptual metrics and losses: where they are published, what a folder may call them, and how to read.
 
 They are downloaded as the weights of networks are (see `zoo`). A folder has them under the name of the publisher or as
-.npz with the same keys, which for AlexNet and VGG16 need hold the convolutions only ('features.0.weight', ...): a tenth
-of what the published files are.
+.npz with the same keys, which for AlexNet, VGG16 and VGG19 need hold the convolutions only ('features.0.weight', ...):
+a tenth of what the published files are.
 """
 
 import functools
@@ -73,6 +73,10 @@ METRIC_FILES: dict[str, MetricFile] = {
     ('vgg16_torchvision_features.npz', 'vgg16-????????.pth'),
     '397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0',
     features.VGG16,
+  ),
+  # Two sources that agree on more than the digits in its name are not at hand.
+  'vgg19': _torchvision(
+    'vgg19-dcbb9e9d.pth', ('vgg19_torchvision_features.npz', 'vgg19-????????.pth'), 'dcbb9e9d', features.VGG19
   ),
   'lpips_alex': _lpips('alex', 'df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0', features.ALEXNET),
   'lpips_vgg': _lpips('vgg', 'a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868', features.VGG16),
