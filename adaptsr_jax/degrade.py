@@ -7,11 +7,13 @@ python -m adaptsr_jax.degrade --sheet=draws.png --picture=photo.png --preset=rea
 
 import argparse
 import ast
-import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from adaptsr_jax import command
+from adaptsr_jax.errors import UserError, shown
 
 if TYPE_CHECKING:
   import jax
@@ -47,27 +49,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
-  args = _parser().parse_args(argv)
-  from adaptsr_jax.errors import UserError
+  args = _parser().parse_args(command.arguments(argv))
+  return command.ended(lambda: _main(args), 'Stopped; what is written is whole.')
 
-  try:
-    _check(args)
-    if args.sheet:
-      _draw_sheet(args)
-    else:
-      _write_pictures(args)
-  except (UserError, OSError) as error:
-    print(f'Error: {error}', file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print('\nStopped; what is written is whole.', file=sys.stderr)
-    return 130
-  return 0
+
+def _main(args: argparse.Namespace) -> None:
+  _check(args)
+  if args.sheet:
+    _draw_sheet(args)
+  else:
+    _write_pictures(args)
 
 
 def _check(args: argparse.Namespace) -> None:
-  from adaptsr_jax.errors import UserError
-
   if bool(args.sheet) != bool(args.picture) or bool(args.hr) != bool(args.out) or bool(args.sheet) == bool(args.hr):
     raise UserError('Give either --hr and --out, or --sheet and --picture.')
   if args.scale < 1:
@@ -80,7 +74,6 @@ def _check(args: argparse.Namespace) -> None:
 
 def _options(args: argparse.Namespace) -> 'Options':
   from adaptsr_jax.data import degrade
-  from adaptsr_jax.errors import UserError
 
   changes = {}
   for item in args.set:
@@ -96,7 +89,6 @@ def _options(args: argparse.Namespace) -> 'Options':
 
 def _write_pictures(args: argparse.Namespace) -> None:
   from adaptsr_jax import image
-  from adaptsr_jax.errors import UserError
 
   options = _options(args)
   out, files = Path(args.out), image.list_images(args.hr)
@@ -120,13 +112,12 @@ def _write_pictures(args: argparse.Namespace) -> None:
     image.write(out / f'{path.stem}.png', lr)
     height, width = image.size(path)
     cut = f' (HR cut to {_size(hr)})' if (height, width) != hr.shape[:2] else ''
-    print(f'[{number}/{len(files)}] {path.name} {width}x{height}{cut} -> {_size(lr)}', flush=True)
+    print(f'[{number}/{len(files)}] {shown(path.name)} {width}x{height}{cut} -> {_size(lr)}', flush=True)
 
 
 def _read(path: Path, scale: int) -> 'np.ndarray':
   """Returns a picture in float32, cut at the bottom and right to multiples of `scale`."""
   from adaptsr_jax import image
-  from adaptsr_jax.errors import UserError
 
   hr = image.to_float(image.read_array(path))
   h, w = (n // scale * scale for n in hr.shape[:2])
@@ -187,8 +178,8 @@ def _draw_sheet(args: argparse.Namespace) -> None:
   hr = _read(path, args.scale)
   side = min(_SHOWN // args.scale, *(n // args.scale for n in hr.shape[:2]))  # in LR pixels
   top, left = ((n // args.scale - side) // 2 for n in hr.shape[:2])
-  shown = [slice(args.scale * start, args.scale * (start + side)) for start in (top, left)]
-  panels = [(f'HR\n{args.preset}, x{args.scale}', hr[tuple(shown)])]
+  middle = [slice(args.scale * start, args.scale * (start + side)) for start in (top, left)]
+  panels = [(f'HR\n{args.preset}, x{args.scale}', hr[tuple(middle)])]
   decide = jax.jit(lambda key: degrade.decisions(key, options, 1)[0])
   for number in range(args.draws):
     key = jax.random.fold_in(_key(args.seed, path), number)
@@ -198,7 +189,7 @@ def _draw_sheet(args: argparse.Namespace) -> None:
     print(f'[{number + 1}/{args.draws}] {" ".join(label.split())}', flush=True)
   rows = [panels[start : start + _COLUMNS] for start in range(0, len(panels), _COLUMNS)]
   figures.compare_strip(args.sheet, [[(title, np.asarray(picture)) for title, picture in row] for row in rows])
-  print(f'Written to {args.sheet}')
+  print(f'Written to {shown(args.sheet)}')
 
 
 def _label(draws: 'Draws') -> str:
@@ -227,4 +218,4 @@ def _noise_label(noise: Any) -> str:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  command.start(main)

@@ -10,11 +10,14 @@ LONGEST = 80  # characters of a name that is shown
 class UserError(ValueError):
   """A fault in what was given (file, folder, field); its text is one clear sentence for the user.
 
-  Characters that a terminal would obey, or that no encoding has, are escaped.
+  Characters that a terminal would obey, or that no encoding has, are escaped; line ends too, but for the errors of
+  `lines`, which are lists.
   """
 
+  lines = False
+
   def __init__(self, text: str):
-    super().__init__(escaped(text, keep='\n'))
+    super().__init__(escaped(text, keep='\n' if self.lines else ''))
 
 
 def escaped(text: str, keep: str = '') -> str:

@@ -13,6 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from adaptsr_jax import command
+from adaptsr_jax.errors import UserError
+
 _KERNELS = {'bicubic': 'bicubic kernel of MATLAB', 'bicubic_pil': 'bicubic kernel of Pillow, 8 bit'}
 _SUFFIXES = ('.json', '.csv', '.md')
 
@@ -74,29 +77,22 @@ def _spec(kind: str, text: str) -> _Spec:
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
-  args = _parser().parse_args(argv)
-  from adaptsr_jax import log, tables
-  from adaptsr_jax.errors import UserError
+  args = _parser().parse_args(command.arguments(argv))
+  return command.ended(lambda: _main(args))
 
-  try:
-    specs = _checked(args)
-    runs = _run(args, specs)
-    log.say(f'{tables.text(tables.comparison(runs))}\n{tables.legend(runs)}')
-    for path in args.out:
-      _write(Path(path), runs)
-  except (UserError, OSError) as error:
-    print(f'Error: {error}', file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print('\nStopped.', file=sys.stderr)
-    return 130
-  return 0
+
+def _main(args: argparse.Namespace) -> None:
+  specs = _checked(args)
+  from adaptsr_jax import log, tables
+
+  runs = _run(args, specs)
+  for path in args.out:
+    _write(Path(path), runs)
+  log.say(f'{tables.text(tables.comparison(runs))}\n{tables.legend(runs)}')
 
 
 def _checked(args: argparse.Namespace) -> list[_Spec]:
   """Returns the runs without repetition; raises UserError for flags that can never work, before the slow imports."""
-  from adaptsr_jax.errors import UserError
-
   specs = list(dict.fromkeys(args.specs))
   if not specs:
     raise UserError('Nothing to measure: give --params or --outputs, once or more.')
@@ -113,7 +109,6 @@ def _checked(args: argparse.Namespace) -> list[_Spec]:
 def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, Any]]:
   """Checks all that can be checked, then measures run by run; {label: result}."""
   from adaptsr_jax import data, image, log, measure, measures, tables
-  from adaptsr_jax.errors import UserError
 
   chosen = measures.load([name.strip() for name in args.metrics.split(',') if name.strip()], args.metric_weights)
   if not chosen.functions:
@@ -159,8 +154,6 @@ def _load(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, Any]:
 
 def _save_folders(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, Path]:
   """Returns where the pictures of each run are kept: --save itself, or a folder in it for each of several."""
-  from adaptsr_jax.errors import UserError
-
   if not args.save:
     return {}
   folders = {spec.label: Path(args.save) for spec in specs if spec.kind == 'params'}
@@ -179,7 +172,6 @@ def _save_folders(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, Pat
 
 def _scale(args: argparse.Namespace, loaded: dict[str, Any]) -> int:
   from adaptsr_jax import data
-  from adaptsr_jax.errors import UserError
 
   scales = {label: base.model().upscale for label, base in loaded.items()}
   scales |= {'--scale': args.scale} if args.scale else {}
@@ -247,4 +239,4 @@ def _write(path: Path, runs: dict[str, dict[str, Any]]) -> None:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  command.start(main)

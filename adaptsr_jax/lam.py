@@ -6,10 +6,12 @@ python -m adaptsr_jax.lam --params=base=base.pth --params=full=runs/full/merged 
 """
 
 import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from adaptsr_jax import command
+from adaptsr_jax.errors import UserError
 
 if TYPE_CHECKING:
   import numpy as np
@@ -66,15 +68,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
-  args = _parser().parse_args(argv)
-  from adaptsr_jax.errors import UserError
-
-  try:
-    _run(args)
-  except (UserError, OSError) as error:
-    print(f'Error: {error}', file=sys.stderr)
-    return 2
-  return 0
+  args = _parser().parse_args(command.arguments(argv))
+  return command.ended(lambda: _run(args), 'Stopped; nothing is written.')
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -113,7 +108,6 @@ def _run(args: argparse.Namespace) -> None:
 def _specs(texts: list[str]) -> dict[str, str]:
   """Returns {label: where it lies} of 'LABEL=X' or plain 'X', which is its own label."""
   from adaptsr_jax import config
-  from adaptsr_jax.errors import UserError
 
   specs = {}
   for text in texts:
@@ -126,7 +120,6 @@ def _specs(texts: list[str]) -> dict[str, str]:
 
 def _load(specs: Mapping[str, str], fields: dict[str, Any]) -> dict[str, _Network]:
   from adaptsr_jax import base
-  from adaptsr_jax.errors import UserError
 
   networks, models = {}, {}
   for label, where in specs.items():
@@ -146,7 +139,6 @@ def _read(path: str, is_hr: bool, scale: int) -> tuple['np.ndarray', 'np.ndarray
   from PIL import Image
 
   from adaptsr_jax import image
-  from adaptsr_jax.errors import UserError
 
   picture = image.read(path).rgb
   if not is_hr:
@@ -162,7 +154,6 @@ def _read(path: str, is_hr: bool, scale: int) -> tuple['np.ndarray', 'np.ndarray
 def _box(args: argparse.Namespace, lr: 'np.ndarray', hr: 'np.ndarray | None', scale: int) -> 'figures.Box':
   """Returns the patch in pixels of the enlarged picture: the given one, or the busiest."""
   from adaptsr_jax import figures
-  from adaptsr_jax.errors import UserError
   from adaptsr_jax.metrics import lam
 
   corner, size = _parsed_box(args.box) if args.box else (None, lam.WINDOW)
@@ -194,7 +185,6 @@ def _lr_pixels(size: int, scale: int) -> int:
 
 def _parsed_box(text: str) -> tuple[tuple[int, int], int]:
   """Returns ((x, y), size) of 'X,Y' or 'X,Y,SIZE'."""
-  from adaptsr_jax.errors import UserError
   from adaptsr_jax.metrics import lam
 
   parts = text.split(',')
@@ -238,7 +228,7 @@ def _attribute(network: _Network, scene: _Scene, label: str, picture: str) -> 'n
   """Returns the map of `scene.lr`."""
   import numpy as np
 
-  from adaptsr_jax.errors import UserError, enough_memory
+  from adaptsr_jax.errors import enough_memory
   from adaptsr_jax.metrics import lam
 
   model, params = network
@@ -266,4 +256,4 @@ def _draw(path: str, scene: _Scene, title: str, maps: Mapping[str, 'np.ndarray']
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  command.start(main)

@@ -10,6 +10,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from adaptsr_jax import command
 from adaptsr_jax.config import RENAMED, renamed
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'File with get_config(); its fields are flags too.')
@@ -26,23 +27,19 @@ def main(argv: list[str]) -> int:
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file it writes
   # After the flags: --help need not wait for jax, and XLA reads its own when it starts.
   from adaptsr_jax import adapt, show
-  from adaptsr_jax.errors import UserError
 
-  try:
-    command = shlex.join(['python', '-m', 'adaptsr_jax.main', *sys.argv[1:]])
-    results = adapt.run(_CONFIG.value, _WORKDIR.value, command)
+  def work() -> int:
+    call = shlex.join(['python', '-m', 'adaptsr_jax.main', *sys.argv[1:]])
+    try:
+      results = adapt.run(_CONFIG.value, _WORKDIR.value, call)
+    except adapt.Interrupted as stop:
+      print(stop)
+      return command.INTERRUPTED
     if results['steps']:
       print(show.next_commands(sys.argv[1:], results, _WORKDIR.value))
-  except (UserError, OSError) as error:
-    print(f'Error: {error}', file=sys.stderr)
-    return 2
-  except adapt.Interrupted as stop:
-    print(stop)
-    return 130
-  except KeyboardInterrupt:
-    print('Stopped; the same command continues from the last saved state, if there is one.', file=sys.stderr)
-    return 130
-  return 0
+    return 0
+
+  return command.ended(work, 'Stopped; the same command continues from the last saved state, if there is one.')
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -67,4 +64,4 @@ def parse(argv: list[str]) -> list[str]:
 
 if __name__ == '__main__':
   flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(main, flags_parser=parse)
+  command.start(lambda: app.run(main, flags_parser=parse))

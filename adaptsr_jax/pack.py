@@ -7,9 +7,11 @@ python -m adaptsr_jax.main --config=... --config.data.train.packed=packed/div2k
 
 import argparse
 import contextlib
-import sys
 from pathlib import Path
 from types import SimpleNamespace
+
+from adaptsr_jax import command
+from adaptsr_jax.errors import UserError, shown
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,18 +33,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
-  args = _parser().parse_args(argv)
-  from adaptsr_jax.errors import UserError
-
-  try:
-    _run(args)
-  except (UserError, OSError) as error:
-    print(f'Error: {error}', file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print(f'\nInterrupted; nothing was written to {args.out}.', file=sys.stderr)
-    return 130
-  return 0
+  args = _parser().parse_args(command.arguments(argv))
+  return command.ended(lambda: _run(args), f'Stopped; nothing was written to {shown(args.out)}.')
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -50,7 +42,6 @@ def _run(args: argparse.Namespace) -> None:
 
   from adaptsr_jax import data
   from adaptsr_jax.data import packed
-  from adaptsr_jax.errors import UserError
 
   if args.scale < 1:
     raise UserError(f'--scale is {args.scale}; it must be at least 1.')
@@ -69,4 +60,4 @@ def _run(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  command.start(main)

@@ -13,6 +13,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from adaptsr_jax import command
+from adaptsr_jax.errors import UserError
+
 
 def measure(
   loss_fn: Any,
@@ -44,15 +47,10 @@ def measure(
 
 def main() -> int:
   """Runs what sys.argv says; returns the exit code."""
-  args, overrides = _parser().parse_known_args()
-  from adaptsr_jax.errors import UserError
-
-  try:
-    _run(_read_config(args.config, overrides), args.batches, Path(args.out))
-  except (UserError, OSError) as error:
-    print(f'Error: {error}', file=sys.stderr)
-    return 2
-  return 0
+  args, overrides = _parser().parse_known_args(command.arguments())
+  return command.ended(
+    lambda: _run(_read_config(args.config, overrides), args.batches, Path(args.out)), 'Stopped; nothing is written.'
+  )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,8 +71,6 @@ def _read_config(path: str, overrides: Sequence[str]) -> Any:
   from absl import flags
   from ml_collections import config_flags
 
-  from adaptsr_jax.errors import UserError
-
   values = flags.FlagValues()  # apart from absl's global flags, where other commands define theirs
   config_flags.DEFINE_config_file('config', flag_values=values)
   try:
@@ -89,7 +85,6 @@ def _read_config(path: str, overrides: Sequence[str]) -> Any:
 def _run(config: Any, number: int, out: Path) -> None:
   from adaptsr_jax import checkpoint, prepare
   from adaptsr_jax import config as config_lib
-  from adaptsr_jax.errors import UserError
 
   config_lib.validate(config)
   if number < 2:
@@ -145,4 +140,4 @@ def summary(result: dict[str, Any]) -> str:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  command.start(main)

@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from adaptsr_jax import command, files
+from adaptsr_jax.errors import UserError, shown
+
 if TYPE_CHECKING:
   from adaptsr_jax.image import Picture
 
@@ -43,22 +46,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command; returns 0, 1 if any picture failed, 2 if it was called wrongly."""
-  args = _parser().parse_intermixed_args(argv)
-  from adaptsr_jax.errors import UserError
+  args = _parser().parse_intermixed_args(command.arguments(argv))
+  return command.ended(lambda: _main(args), 'Stopped; with --skip_existing the same command goes on from here.')
 
-  try:
-    jobs, skipped = _jobs(args)
-    enlarge = _enlarger(args)
-  except (UserError, OSError) as error:
-    print(f'Error: {error}', file=sys.stderr)
-    return 2
+
+def _main(args: argparse.Namespace) -> int:
+  jobs, skipped = _jobs(args)
+  for folder in {job.target.parent for job in jobs}:
+    files.sweep(folder)
+  enlarge = _enlarger(args)
   if skipped:
     print(f'{skipped} pictures left out, their results are there.')
-  try:
-    failures = _run(jobs, enlarge)
-  except KeyboardInterrupt:
-    print('\nInterrupted; with --skip_existing the same command goes on from here.', file=sys.stderr)
-    return 130
+  failures = _run(jobs, enlarge)
   for failure in failures:
     print(f'Failed: {failure}', file=sys.stderr)
   return 1 if failures else 0
@@ -71,7 +70,6 @@ def _jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
     What is to be done, and how many pictures are left out because their results exist.
   """
   from adaptsr_jax import image
-  from adaptsr_jax.errors import UserError
 
   sources = _sources(args.inputs)
   output = Path(args.output)
@@ -91,7 +89,6 @@ def _jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
 
 def _sources(inputs: list[str]) -> list[Path]:
   from adaptsr_jax import image
-  from adaptsr_jax.errors import UserError
 
   sources = []
   for path in map(Path, inputs):
@@ -117,8 +114,6 @@ def _same_format(suffix: str, name: str) -> bool:
 
 
 def _check_targets(jobs: list[Job]) -> None:
-  from adaptsr_jax.errors import UserError
-
   # A link to nothing has no identity; it is named when its turn comes.
   inputs = {_identity(job.source): job.source for job in jobs if job.source.exists()}
   writers: dict[Path, Path] = {}
@@ -191,8 +186,6 @@ def _enlarged_alpha(picture: 'Picture', scale: int) -> Any:
 
 def _run(jobs: list[Job], enlarge: Any) -> list[str]:
   """Does all jobs; a picture that fails is left out. Returns why, one sentence for each failure."""
-  from adaptsr_jax.errors import UserError
-
   progress = _Progress(len(jobs))
   failures = []
   for done, (source, target) in enumerate(jobs):
@@ -200,9 +193,9 @@ def _run(jobs: list[Job], enlarge: Any) -> list[str]:
       _do(source, target, enlarge, lambda tile, tiles, done=done: progress.show(done + tile / tiles))
     except (UserError, OSError, MemoryError) as error:
       failures.append(_sentence(source, error))
-      progress.line(done + 1, f'{source} FAILED')
+      progress.line(done + 1, f'{shown(source)} FAILED')
     else:
-      progress.line(done + 1, f'{source} -> {target}')
+      progress.line(done + 1, f'{shown(source)} -> {shown(target)}')
   print(f'{len(jobs) - len(failures)} of {len(jobs)} pictures enlarged in {progress.elapsed()}.')
   return failures
 
@@ -256,4 +249,4 @@ class _Progress:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  command.start(main)

@@ -175,7 +175,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path, capsys, fault):
   assert str(path) in str(error.value)
   assert '\n' not in str(error.value)
   assert main(['inspect', str(path)]) == 2
-  assert capsys.readouterr().err.strip() == str(error.value)
+  assert capsys.readouterr().err == f'Error: {error.value}\n'
 
 
 def test_files_of_version_1_load_merge_and_mix_as_before(tmp_path):

@@ -8,10 +8,10 @@ python -m adaptsr_jax.adapters mix canon.safetensors nikon.safetensors both.safe
 import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from adaptsr_jax import command
 from adaptsr_jax.errors import UserError
 
 # What needs jax is imported where it is used: help and usage errors come at once.
@@ -19,13 +19,8 @@ from adaptsr_jax.errors import UserError
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line `argv`; returns the exit code: 0, or 2 after one sentence on what the user can mend."""
-  options = _parser().parse_args(argv)
-  try:
-    options.run(options)
-  except (UserError, OSError) as error:
-    print(error, file=sys.stderr)
-    return 2
-  return 0
+  options = _parser().parse_args(command.arguments(argv))
+  return command.ended(lambda: options.run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -153,4 +148,4 @@ def _largest_change(base, merged) -> tuple[float, str]:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  command.start(main)

@@ -9,11 +9,11 @@ python -m adaptsr_jax.convert runs/camera/merged camera.pth
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from adaptsr_jax import command
 from adaptsr_jax.errors import UserError
 
 # What needs jax is imported where it is used: help and usage errors come at once.
@@ -22,15 +22,10 @@ from adaptsr_jax.errors import UserError
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line `argv`; returns the exit code: 0, or 2 after one sentence on what the user can mend."""
   parser = _parser()
-  options = parser.parse_args(argv)
+  options = parser.parse_args(command.arguments(argv))
   if bool(options.out) == options.detect:
     parser.error('give OUT, or --detect without OUT')
-  try:
-    _run(options)
-  except (UserError, OSError) as error:
-    print(f'Error: {error}', file=sys.stderr)
-    return 2
-  return 0
+  return command.ended(lambda: _run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -170,4 +165,4 @@ def _shown(value: Any) -> str:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  command.start(main)

@@ -12,7 +12,7 @@ import numpy as np
 
 from adaptsr_jax import image
 from adaptsr_jax.data.sources import SHOWN, PairError, Size, Source, show, shrink, shrink_window
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, escaped
 
 # What published data sets append to the common part of a name: RealSR Canon_001_HR / Canon_001_LR4, DRealSR P1_x1 /
 # P1_x4, Set5 and DIV2K baby / babyx4.
@@ -348,8 +348,8 @@ def _refusal(faults: dict[Path, str], where: str) -> str:
   """Words what is wrong with which files; a reason that all share comes first."""
   kinds = {reason.partition(' (LR ')[0] for reason in faults.values()}
   shared = f'{kinds.pop()}: ' if len(kinds) == 1 else ''
-  count = f'{len(faults)} {"picture" if len(faults) == 1 else "pictures"} cannot be used ({where}):'
-  lines = [f'  {path.name}: {faults[path]}' for path in _alternating(faults)]
+  count = f'{len(faults)} {"picture" if len(faults) == 1 else "pictures"} cannot be used ({escaped(where)}):'
+  lines = [escaped(f'  {path.name}: {faults[path]}') for path in _alternating(faults)]
   rest = [f'  and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
   return '\n'.join([shared + count, *lines[:SHOWN], *rest])
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from adaptsr_jax import bicubic
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, escaped
 
 # LR pixels to each side that a bicubic LR pixel is made of.
 _REACH = 2
@@ -24,7 +24,9 @@ Size = tuple[int, int]  # (height, width)
 
 
 class PairError(UserError):
-  """Pictures that cannot be used as pairs, each with its reason."""
+  """Pictures that cannot be used as pairs, each with its reason; names in them are to be escaped before."""
+
+  lines = True
 
 
 class Source:
@@ -281,7 +283,7 @@ def check_pixels(source: Source) -> None:
     faults = [reason for reason in threads.map(fault, range(len(source))) if reason]
   if faults:
     more = f'; and {len(faults) - SHOWN} more' if len(faults) > SHOWN else ''
-    raise PairError(f'{len(faults)} of {len(source)} pairs cannot be read: {"; ".join(faults[:SHOWN])}{more}')
+    raise PairError(f'{len(faults)} of {len(source)} pairs cannot be read: {escaped("; ".join(faults[:SHOWN]))}{more}')
 
 
 def pairs(source: Source) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

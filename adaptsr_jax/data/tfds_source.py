@@ -16,7 +16,7 @@ import numpy as np
 
 from adaptsr_jax.data.folders import check_sizes, choose, restriction
 from adaptsr_jax.data.sources import SHOWN, PairError, Size, Source, show
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, escaped
 
 _SPLITS = {'train': ('train',), 'test': ('validation', 'test')}
 # Threads that read the headers of all records at the start.
@@ -140,7 +140,7 @@ def _sizes_of(records: Any, chosen: Sequence[int], scale: int, where: str) -> li
   faults = [fault for fault in found if isinstance(fault, str)]
   if faults:
     rest = [f'and {len(faults) - SHOWN} more'] if len(faults) > SHOWN else []
-    text = '\n'.join(f'  {line}' for line in faults[:SHOWN] + rest)
+    text = '\n'.join(f'  {escaped(line)}' for line in faults[:SHOWN] + rest)
     raise PairError(f'{len(faults)} records of {where} cannot be used:\n{text}')
   return found
 

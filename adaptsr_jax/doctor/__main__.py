@@ -5,9 +5,11 @@ python -m adaptsr_jax.doctor --lr=LR --hr=HR --fix=MENDED
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
+
+from adaptsr_jax import command
+from adaptsr_jax.errors import UserError
 
 _THREADS = 2
 
@@ -38,17 +40,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
-  args = _parser().parse_args(argv)
-  from adaptsr_jax.errors import UserError
-
-  try:
-    return _run(args)
-  except (UserError, OSError) as error:
-    print(f'Error: {error}', file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print('Stopped; nothing was written.', file=sys.stderr)
-    return 130
+  args = _parser().parse_args(command.arguments(argv))
+  return command.ended(lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -83,7 +76,6 @@ def _run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace, out: Path, fixed: Path) -> None:
   """Refuses what cannot be meant before any work."""
   from adaptsr_jax.doctor import mend
-  from adaptsr_jax.errors import UserError
 
   if args.scale < 0:
     raise UserError(f'--scale is {args.scale}, but HR is at least as large as LR: give 1 or more.')
@@ -101,7 +93,6 @@ def _examine_all(listing: Any) -> tuple[dict[str, Any], dict[str, str]]:
 
   from adaptsr_jax import log
   from adaptsr_jax.doctor import examine
-  from adaptsr_jax.errors import UserError
 
   def work(pair: Any) -> Any:
     try:
@@ -132,4 +123,4 @@ def _mended(folder: Path, done: dict[str, Any]) -> str:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  command.start(main)

@@ -5,8 +5,10 @@ python -m adaptsr_jax.report runs/camera runs/camera_full --out=report --metrics
 """
 
 import argparse
-import sys
 from pathlib import Path
+
+from adaptsr_jax import command
+from adaptsr_jax.errors import UserError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,15 +37,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
-  args = _parser().parse_args(argv)
-  from adaptsr_jax.errors import UserError
-
-  try:
-    print(_run(args))
-  except (UserError, OSError) as error:
-    print(f'Error: {error}', file=sys.stderr)
-    return 2
-  return 0
+  args = _parser().parse_args(command.arguments(argv))
+  return command.ended(lambda: print(_run(args)))
 
 
 def _run(args: argparse.Namespace) -> str:
@@ -51,7 +46,6 @@ def _run(args: argparse.Namespace) -> str:
   from absl import logging
 
   from adaptsr_jax import tables
-  from adaptsr_jax.errors import UserError
   from adaptsr_jax.report import content, gather, markdown, page, pictures
 
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file it reads
@@ -74,4 +68,4 @@ def _run(args: argparse.Namespace) -> str:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  command.start(main)

@@ -8,8 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from adaptsr_jax import zoo
-from adaptsr_jax.errors import UserError
+from adaptsr_jax import command, zoo
+from adaptsr_jax.errors import UserError, shown
 
 
 def table() -> str:
@@ -37,14 +37,15 @@ def main(argv: list[str] | None = None) -> int:
     prog='python -m adaptsr_jax.zoo', description='Lists published weights, or downloads them to the cache.'
   )
   parser.add_argument('names', nargs='*', metavar='NAME', help='what to download; without: the list')
-  args = parser.parse_args(argv)
-  if not args.names:
-    print(table())
-    return 0
+  args = parser.parse_args(command.arguments(argv))
+  return command.ended(lambda: _fetch(args.names) if args.names else print(table()))
+
+
+def _fetch(names: list[str]) -> int:
   failed = False
-  for name in args.names:
+  for name in names:
     try:
-      print(f'{name}: {zoo.fetch(name)}')
+      print(f'{name}: {shown(zoo.fetch(name))}')
     except UserError as error:
       print(f'Error: {error}', file=sys.stderr)
       failed = True
@@ -52,4 +53,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  command.start(main)

@@ -1,0 +1,183 @@
+"""How every command begins and ends: what is written to the terminal never stops the work, Ctrl-C ends in one line and
+code 130, and what a user can mend in one sentence and code 2."""
+
+import contextlib
+import errno
+import io
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TextIO
+
+from adaptsr_jax import files
+from adaptsr_jax.errors import UserError, escaped
+
+INTERRUPTED = 130
+_STOPPED = 'Stopped; what was saved is whole.'
+# Where a path may begin in an argument: --lr=~/LR, --params=ours=~/runs/a, ~/photo.jpg.
+_HOME = re.compile(r'(?:^|(?<==))~[^/=]*(?=/|$)')
+
+
+class _Once:
+  """A lock that tells whether it is held for the first time."""
+
+  def __init__(self):
+    self._lock, self._first = threading.Lock(), True
+
+  def __enter__(self) -> bool:
+    self._lock.acquire()
+    first, self._first = self._first, False
+    return first
+
+  def __exit__(self, *exception):
+    self._lock.release()
+
+
+_last_word = _Once()  # that the program stops is said in one line, whoever says it
+
+
+def start(main: Callable[[], int | None]) -> NoReturn:
+  """Runs `main` as the program that this process is, and ends the process.
+
+  Output goes on into nothing once nobody reads it, and what a terminal cannot show is escaped. The first Ctrl-C raises
+  KeyboardInterrupt as always; the second ends the process at once, whatever it is doing.
+  """
+  _open_descriptors()
+  sys.stdout, sys.stderr = _Steady(sys.stdout), _Steady(sys.stderr)
+  _end_at_second_interrupt()
+  sys.argv[1:] = arguments()  # config_flags looks there too
+  try:
+    code = ended(main)
+  except SystemExit as end:  # of argparse and absl
+    code = end.code
+  sys.stdout.flush()
+  sys.stderr.flush()
+  if code == INTERRUPTED:
+    os._exit(code)  # threads and processes that are at work are not waited for
+  sys.exit(code)
+
+
+def ended(work: Callable[[], int | None], stopped: str = _STOPPED) -> int:
+  """Does the work of a command; returns its exit code: that of `work` (None: 0), 2 after an error, 130 after Ctrl-C.
+
+  Args:
+    work: may raise UserError and OSError, which end in one sentence on stderr.
+    stopped: what is said after Ctrl-C.
+  """
+  try:
+    return work() or 0
+  except KeyboardInterrupt:
+    with _last_word:
+      print(f'\n{stopped}' if sys.stderr.isatty() else stopped, file=sys.stderr, flush=True)
+    return INTERRUPTED
+  except (UserError, OSError, MemoryError) as error:
+    print(f'Error: {sentence(error)}', file=sys.stderr)
+    return 2
+
+
+def sentence(error: BaseException) -> str:
+  """Returns an error as one sentence for the user, without control characters."""
+  if isinstance(error, MemoryError):
+    return 'The memory of this machine does not suffice.'
+  if not isinstance(error, OSError) or not error.strerror:
+    return str(error) if isinstance(error, UserError) else escaped(str(error))
+  where = escaped(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else ''
+  if files.is_full(error):
+    return f'No space left{f" to write {where}" if where else ""}; make room, or write elsewhere.'
+  reason = error.strerror[0].lower() + error.strerror[1:]
+  return f'{where} cannot be used: {reason}.' if where else f'{escaped(error.strerror)}.'
+
+
+def arguments(argv: Sequence[str] | None = None) -> list[str]:
+  """Returns the arguments of a command (by default of this process) with ~ written out wherever a path may begin."""
+  given = sys.argv[1:] if argv is None else argv
+  return [_HOME.sub(lambda match: os.path.expanduser(match[0]), argument) for argument in given]
+
+
+def _open_descriptors() -> None:
+  """Opens what was closed among stdin, stdout and stderr: files would take their numbers, and be written to."""
+  for descriptor, name in enumerate(('stdin', 'stdout', 'stderr')):
+    try:
+      os.fstat(descriptor)
+    except OSError:
+      os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if getattr(sys, name) is None:
+      setattr(sys, name, open(os.devnull, 'w' if descriptor else 'r'))  # noqa: SIM115
+
+
+class _Steady(io.TextIOBase):
+  """A text stream that never fails: text that it cannot take is escaped, and what nobody reads is dropped."""
+
+  def __init__(self, stream: TextIO):
+    self._stream = stream
+    if hasattr(stream, 'reconfigure'):
+      stream.reconfigure(errors='backslashreplace')
+    # A line that is written again and again begins and ends with these; nowhere else may they come from us.
+    self._kept = '\n\t\r\x1b' if stream.isatty() else '\n\t'
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._stream, name)
+
+  @property
+  def encoding(self) -> str:
+    return self._stream.encoding
+
+  @property
+  def errors(self) -> str:
+    return self._stream.errors
+
+  def isatty(self) -> bool:
+    return self._stream.isatty()
+
+  def fileno(self) -> int:
+    return self._stream.fileno()
+
+  def writable(self) -> bool:
+    return True
+
+  def write(self, text: str) -> int:
+    with self._dropping():
+      self._stream.write(escaped(text, keep=self._kept))
+    return len(text)
+
+  def flush(self) -> None:
+    with self._dropping():
+      self._stream.flush()
+
+  @contextlib.contextmanager
+  def _dropping(self) -> Any:
+    try:
+      yield
+    except (OSError, ValueError) as error:
+      # What is still held back would fail again at the end of the program.
+      with contextlib.suppress(OSError, ValueError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, self._stream.fileno())
+        os.close(nothing)
+      if getattr(error, 'errno', None) != errno.EPIPE and self._stream.fileno() != 2:
+        print(f'What goes to stdout is lost from here on ({error}); the work goes on.', file=sys.stderr)
+
+
+def _end_at_second_interrupt() -> None:
+  """Watches for Ctrl-C in a thread: the main one may be deep in compiled code, or in what it does after the first."""
+  try:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  except ValueError:  # not in the main thread: whoever runs us there handles signals
+    return
+
+  def watch() -> None:
+    count = 0
+    while number := os.read(reader, 1):
+      count += number[0] == signal.SIGINT
+      if count == 2:
+        with _last_word as first:
+          if first:
+            os.write(2, b'Stopped at once; what was saved is whole.\n')
+          os._exit(INTERRUPTED)
+
+  threading.Thread(target=watch, daemon=True, name='second-interrupt').start()
