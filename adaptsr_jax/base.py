@@ -114,15 +114,21 @@ def export(path: str | os.PathLike, base: Base, params: Params, dtype: str | Non
 
   Args:
     path: .pth, .pt or .safetensors.
-    dtype: of the weights in the file; by default as in the source (float32 where there was none).
+    dtype: of the weights in the file; by default as in the source, of each tensor (float32 where there was none).
   """
   layout = base.source or {}
-  dtype = jnp.dtype(dtype or layout.get('dtype') or 'float32')
-  with np.errstate(over='ignore'):
-    cast = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), params)
-  if not all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(cast)):
-    raise UserError(f'{path} is not written: there are weights that {dtype.name} cannot hold; choose another dtype.')
-  convert.write(path, convert.to_torch(base.name, base.fields, cast), layout or None)
+  by_axes = {} if dtype else layout.get('dtypes') or {}
+  dtype = dtype or layout.get('dtype') or 'float32'
+
+  def cast(leaf: Any) -> np.ndarray:
+    wanted = jnp.dtype(by_axes.get(str(np.ndim(leaf)), dtype))
+    with np.errstate(over='ignore'):
+      value = np.asarray(leaf).astype(wanted)
+    if not np.isfinite(np.asarray(value, np.float32)).all():
+      raise UserError(f'{path} is not written: there are weights that {wanted.name} cannot hold; choose another dtype.')
+    return value
+
+  convert.write(path, convert.to_torch(base.name, base.fields, jax.tree.map(cast, params)), layout or None)
 
 
 def is_file(path: str | os.PathLike) -> bool:

@@ -148,7 +148,7 @@ def _load(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, Any]:
   networks = [spec for spec in specs if spec.kind == 'params' and spec.where not in _KERNELS]
   loaded = {spec.label: base.load(spec.where, fields) for spec in networks}
   for network in loaded.values():
-    infer.tiling(**infer.tiling_of(network.model(), args.tile))
+    infer.tiling_of(network.model(), args.tile)
   return loaded
 
 

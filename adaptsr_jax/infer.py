@@ -42,6 +42,7 @@ def upscale(
   ensemble: bool = False,
   minimum: int = 1,
   on_tile: Callable[[int, int], None] | None = None,
+  once: Callable[[Params, Any], Params] | None = None,
 ) -> np.ndarray:
   """Enlarges one picture.
 
@@ -67,6 +68,8 @@ def upscale(
     ensemble: average over the eight flips and turns, at eight times the cost.
     minimum: smallest side of the network's input; smaller pictures are padded by reflection.
     on_tile: called after each tile with (done, total).
+    once: (params, (1, h, w, 3)) -> params, called with the whole picture before its tiles, for networks that take
+      something from all of it.
 
   Returns:
     (scale * h, scale * w, 3) float32, not clipped.
@@ -88,6 +91,8 @@ def upscale(
   tiles = list(itertools.product(rows, columns))
 
   params = jax.device_put(params)
+  if once:
+    params = _once(once, params, lr[None])
   forward = _ensemble if ensemble else _forward
   inputs = (padded[None, y.start : y.start + height, x.start : x.start + width] for y, x in tiles)
   outputs = _one_ahead(forward(apply_fn, params, part) for part in inputs)
@@ -119,16 +124,21 @@ def tiling(tile: int, overlap: int, multiple: int = 1, minimum: int = 1) -> tupl
   return side, stride
 
 
-def tiling_of(model: Any, tile: int, overlap: int | None = None) -> dict[str, int]:
+def tiling_of(model: Any, tile: int, overlap: int | None = None) -> dict[str, Any]:
   """Returns the keyword arguments of `upscale` that a model asks for, with the caller's `tile` and `overlap`.
 
   Without an overlap it is 16, and 32 for networks that attend in windows (`model.multiple` > 1): every block sees half
   a window further, and where attention is sharp 16 changes pixels by up to 0.7 / 255, 32 by 0.001 / 255
   (benchmarks/README.md).
+
+  Raises:
+    UserError: the tile leaves nothing beside its overlap.
   """
   if overlap is None:
     overlap = _OVERLAP if model.multiple == 1 else _WINDOW_OVERLAP
-  return {'tile': tile, 'overlap': overlap, 'multiple': model.multiple, 'minimum': model.minimum}
+  tiling(tile, overlap, model.multiple, model.minimum)
+  once = {'once': model.once} if hasattr(model, 'once') else {}
+  return {'tile': tile, 'overlap': overlap, 'multiple': model.multiple, 'minimum': model.minimum, **once}
 
 
 def _up(n: int, unit: int) -> int:
@@ -157,6 +167,11 @@ def _spans(length: int, side: int, stride: int, scale: int) -> list[_Span]:
     _Span(start, w[start * scale : (start + side) * scale].astype(np.float32))
     for start, w in zip(starts, weights, strict=True)
   ]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _once(once: Callable[..., Params], params: Params, x: jax.Array) -> Params:
+  return once(params, x)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -41,7 +41,7 @@ def prepare(config: ConfigDict) -> Setup:
   model = base.model(dtype=jnp.dtype(config.dtype))
   if config.remat:
     if not hasattr(model, 'remat'):
-      raise UserError(f'config.remat is set, but {base.name} has no blocks of attention to compute again.')
+      raise UserError(f'config.remat is set, but {base.name} has no blocks to compute again.')
     model = model.clone(remat=True)
   train = _open(config, 'train', model.upscale)
   valid = _open(config, 'valid', model.upscale)

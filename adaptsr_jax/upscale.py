@@ -148,7 +148,6 @@ def _enlarger(args: argparse.Namespace) -> Any:
       print(f'Note: {note}, so there are no tiles; if memory does not suffice, --tile gives a similar result.')
       tile = infer.WHOLE
   tiling = infer.tiling_of(model, tile, args.overlap)
-  infer.tiling(**tiling)
   params = jax.device_put(loaded.params)
 
   def enlarge(picture: 'Picture', on_tile: Any) -> 'Picture':

@@ -34,6 +34,7 @@ def to_flax(name: str, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
   found, fields, _ = detect(weights)
   if found != name:
     raise UserError(f'The weights are of {found}, not of {name}.')
+  weights = architectures.rrdb.with_model(weights)
   return tree.unflatten({
     entry.path: np.ascontiguousarray(names.KINDS[entry.kind].to_flax(weights[entry.key]))
     for entry in architectures.entries(name, fields)

@@ -118,7 +118,10 @@ def _write(out: str, loaded: Any, dtype: str | None) -> None:
   from adaptsr_jax import base, checkpoint, tree
 
   is_file = base.is_file(out)
-  dtype = jnp.dtype(dtype or (is_file and loaded.source and loaded.source.get('dtype')) or 'float32')
+  if is_file and not dtype:
+    base.export(out, loaded, loaded.params)
+    return
+  dtype = jnp.dtype(dtype or 'float32')
   for name, leaf in tree.flatten(loaded.params).items():
     if leaf.size and np.abs(leaf).max() > float(jnp.finfo(dtype).max):
       raise UserError(

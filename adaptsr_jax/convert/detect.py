@@ -22,6 +22,10 @@ def detect(weights: shapes.Weights) -> tuple[str, dict[str, Any], dict[str, str]
   Raises:
     UserError: no known architecture, or one with names or shapes that do not fit it.
   """
+  weights = architectures.rrdb.with_model(weights)
+  for foreign in architectures.FOREIGN:
+    if foreign.found(weights):
+      raise UserError(f'The weights are of {foreign.what}.')
   for architecture in architectures.ARCHITECTURES.values():
     if all(key in weights for key in architecture.keys):
       fields, assumed = architecture.fields(weights)

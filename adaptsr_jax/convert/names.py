@@ -28,6 +28,13 @@ class Architecture(NamedTuple):
   entries: Callable[[Any], 'Iterator[Entry]']
 
 
+class Foreign(NamedTuple):
+  """Weights that are told from those of known networks only to be refused by name."""
+
+  what: str
+  found: Callable[[shapes.Weights], bool]
+
+
 class Entry(NamedTuple):
   """One tensor.
 
@@ -53,6 +60,7 @@ class Kind(NamedTuple):
 
 KINDS = {
   'conv': Kind(lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1)),  # OIHW <-> HWIO, depthwise too
+  'experts': Kind(lambda w: w.transpose(0, 3, 4, 2, 1), lambda w: w.transpose(0, 4, 3, 1, 2)),  # KOIHW <-> KHWIO
   'dense': Kind(np.transpose, np.transpose),  # (out, in) <-> (in, out)
   'vector': Kind(lambda v: v, lambda v: v),  # biases, LayerNorm, tables of positions
   'channels': Kind(lambda v: v.reshape(-1), lambda v: v.reshape(1, -1, 1, 1)),  # (1, C, 1, 1) <-> (C,)

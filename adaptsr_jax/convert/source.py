@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from adaptsr_jax.convert import safefile, tensors, torchfile
+from adaptsr_jax.convert.architectures import safmn
 from adaptsr_jax.errors import UserError
 
 SUFFIXES = ('.pth', '.pt', '.safetensors')
@@ -29,6 +30,7 @@ class Source(NamedTuple):
 
   layout (JSON): file, sha256, format ('pth' or 'safetensors'), wrappers (names under which the same network is stored),
   key (the wrapper the weights were taken from, or None), prefix, dtype (of all floating tensors; None if they differ),
+  dtypes (where they differ by number of axes, as half kernels and whole biases do: {'4': 'float16', ...}; else None),
   metadata (of a safetensors file).
   """
 
@@ -68,6 +70,8 @@ def read_source(path: str | Path, key: str | None = None) -> Source:
     prefix, found = _without_prefix(found)
     weights = {name: item.numpy() if isinstance(item, tensors.Tensor) else item for name, item in found.items()}
   types = {array.dtype.name for array in weights.values() if 'float' in array.dtype.name}
+  by_axes = {str(array.ndim): array.dtype.name for array in weights.values()}
+  told = all(array.dtype.name == by_axes[str(array.ndim)] for array in weights.values())
   layout = {
     'file': path.name,
     'sha256': digest,
@@ -76,6 +80,7 @@ def read_source(path: str | Path, key: str | None = None) -> Source:
     'key': key,
     'prefix': prefix,
     'dtype': types.pop() if len(types) == 1 else None,
+    'dtypes': by_axes if len(types) > 1 and told else None,
     'metadata': metadata,
   }
   return Source(weights, layout)
@@ -120,6 +125,8 @@ def _unwrapped(path: Path, tree: Any, key: str | None) -> tuple[str | None, list
     chosen = key
   elif networks:
     known = [name for name in WRAPPERS if name in networks]
+    if {'params', 'params_ema'} <= networks.keys() and safmn.takes_plain(networks['params']):
+      known.insert(0, 'params')
     if not known and len(networks) > 1:
       raise UserError(f'{path} holds several networks ({", ".join(networks)}): choose one with the key.')
     chosen = (known or list(networks))[0]
@@ -144,10 +151,15 @@ def _network(value: Any) -> dict[str, Any]:
 def _without_prefix(weights: dict[str, Any]) -> tuple[str, dict[str, Any]]:
   """Returns what stands before all keys ('module.', also several in a row), and the weights without it."""
   removed = ''
-  while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in weights)), ''):
+  while prefix := next((p for p in PREFIXES if all(_stands_before(p, key) for key in weights)), ''):
     removed += prefix
     weights = {key.removeprefix(prefix): item for key, item in weights.items()}
   return removed, weights
+
+
+def _stands_before(prefix: str, key: str) -> bool:
+  # In the names of old ESRGAN, model.0 and model.1.sub.0, it is a part and no prefix.
+  return key.startswith(prefix) and not key.removeprefix(prefix)[:1].isdigit()
 
 
 @contextlib.contextmanager

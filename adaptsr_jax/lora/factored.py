@@ -51,11 +51,14 @@ def forward(
       return call(*args, **kwargs)
     reached.add(module.path)
     group = groups[module.path]
-    (inputs,) = (*args, *kwargs.values())
+    inputs, *mixture = (*args, *kwargs.values())
     if group[0].kind == 'conv' and form == 'loralib':
       (site,) = group
-      return _with_delta(module, delta(site, adapters[site.name], alpha, form, rslora), inputs)
+      return _with_delta(module, delta(site, adapters[site.name], alpha, form, rslora), inputs, *mixture)
     y = call(*args, **kwargs)
+    if mixture:  # what is added to all experts counts as often as the weights of the mixture sum up to
+      inputs = inputs * mixture[0].sum(-1)[:, None, None, None].astype(inputs.dtype)
+      module = module.plain()
     update = sum(
       in_columns(_low_rank(module, site, adapters[site.name], alpha, form, rslora, inputs), site.part, y.shape[-1])
       for site in group
@@ -88,9 +91,9 @@ def _low_rank(
   return up.apply({'params': {'kernel': b}}, down.apply({'params': {'kernel': a}}, x))
 
 
-def _with_delta(module: nn.Module, update: jax.Array, x: jax.Array) -> jax.Array:
+def _with_delta(module: nn.Module, update: jax.Array, *inputs: jax.Array) -> jax.Array:
   """Returns the output of `module` with `update` added to its kernel."""
   params = module.variables['params']
   kernel = params['kernel']
   merged = (kernel.astype(update.dtype) + update).astype(kernel.dtype)
-  return module.clone(parent=None).apply({'params': {**params, 'kernel': merged}}, x)
+  return module.clone(parent=None).apply({'params': {**params, 'kernel': merged}}, *inputs)

@@ -40,7 +40,9 @@ def find_sites(model: nn.Module, exclude: Iterable[str] = (), split_qkv: bool = 
   """Returns the sites of `model` in order of execution; traces shapes only, so it needs no weights and no arithmetic.
 
   Every two-dimensional `nn.Conv` and every `nn.Dense` is a site, except grouped and depthwise convolutions: a low-rank
-  update of a kernel with one input channel saves nothing. A module that is called twice is one site.
+  update of a kernel with one input channel saves nothing. A module that is called twice is one site. A convolution that
+  mixes its kernel from several `experts` is one site, too: the same update for all of them. What `model.frozen` names
+  is left out.
 
   Args:
     model: takes (1, side, side, 3); `minimum` and `multiple`, where it has them, choose the side.
@@ -53,7 +55,7 @@ def find_sites(model: nn.Module, exclude: Iterable[str] = (), split_qkv: bool = 
     y = call(*args, **kwargs)
     module = context.module
     if context.method_name == '__call__' and module.path not in found and _adaptable(module):
-      found[module.path] = _whole(module.path, module.variables['params']['kernel'].shape)
+      found[module.path] = _whole(module, module.variables['params']['kernel'].shape)
     return y
 
   side = _smallest_side(model)
@@ -63,7 +65,7 @@ def find_sites(model: nn.Module, exclude: Iterable[str] = (), split_qkv: bool = 
   sites = found.values()
   if split_qkv:
     sites = [part for site in sites for part in _parts(site)]
-  exclude = tuple(exclude)
+  exclude = (*exclude, *getattr(model, 'frozen', ()))
   return tuple(site for site in sites if not tree.matches(site.name, exclude))
 
 
@@ -71,10 +73,11 @@ def _adaptable(module: nn.Module) -> bool:
   if isinstance(module, nn.Conv):
     two_dimensional = not isinstance(module.kernel_size, int) and len(module.kernel_size) == 2
     return two_dimensional and module.feature_group_count == 1
-  return isinstance(module, nn.Dense)
+  return isinstance(module, nn.Dense) or hasattr(module, 'experts') and module.has_variable('params', 'kernel')
 
 
-def _whole(path: tuple[str, ...], shape: tuple[int, ...]) -> Site:
+def _whole(module: nn.Module, shape: tuple[int, ...]) -> Site:
+  path, shape = module.path, shape[1:] if hasattr(module, 'experts') else shape
   dense_kind = 'attn' if any('attn' in element for element in path) else 'mlp'
   return Site('/'.join(path), path, 'conv' if len(shape) == 4 else dense_kind, tuple(shape), None)
 

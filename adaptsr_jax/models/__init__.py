@@ -9,6 +9,10 @@ Besides its fields, every model has the attributes
   minimum    the smallest side it takes; a smaller one is a UserError while tracing
   receptive  radius in input pixels beyond which the input does not matter: the overlap of exact tiles
   tileable   False where tiles cannot give what the whole picture gives
+and where they have a use
+  once       (params, x (1, h, w, 3)) -> params that hold what is taken from the whole picture, for its tiles
+  frozen     regular expressions: names of modules that take no adapters
+  remat      True: blocks are computed again for their gradients, which saves memory
 """
 
 import dataclasses
@@ -19,14 +23,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from adaptsr_jax.errors import UserError
-from adaptsr_jax.models import drct, edsr, safmn, swinir
+from adaptsr_jax.models import dasr, drct, edsr, msrresnet, rrdb, safmn, srvgg, swinir
 
 MODELS: dict[str, type[nn.Module]] = {
+  'dasr': dasr.DASR,
   'drct': drct.DRCT,
   'edsr': edsr.EDSR,
   'edsr_official': edsr.EDSR,  # the same network; the name keeps the key style of its weight files
+  'msrresnet': msrresnet.MSRResNet,
+  'rrdb': rrdb.RRDBNet,
+  'rrdb_bsrgan': rrdb.RRDBNet,  # again the same network under other key names
+  'rrdb_esrgan': rrdb.RRDBNet,
   'safmn': safmn.SAFMN,
   'safmn_ntire2023': safmn.SAFMN_NTIRE2023,
+  'srvgg': srvgg.SRVGGNetCompact,
   'swinir': swinir.SwinIR,
 }
 
@@ -36,6 +46,10 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
   **safmn.PRESETS,
   **swinir.PRESETS,
   **drct.PRESETS,
+  **rrdb.PRESETS,
+  **srvgg.PRESETS,
+  **msrresnet.PRESETS,
+  **dasr.PRESETS,
 }
 
 

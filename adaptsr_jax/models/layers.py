@@ -3,11 +3,15 @@
 Pictures and features are NHWC. Sizes are static under jit, so every index table below is built while tracing.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+
+from adaptsr_jax.errors import UserError
 
 Array = jax.Array
 
@@ -88,3 +92,48 @@ def shifted_sum(x: Array, kernel: Array) -> Array:
   _, h, w, _ = x.shape
   x = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
   return sum(x[:, i : i + h, j : j + w] * kernel[i, j, 0] for i in range(kh) for j in range(kw))
+
+
+def pixel_unshuffle(x: Array, factor: int) -> Array:
+  """Moves space into channels: the inverse of `pixel_shuffle`."""
+  b, h, w, c = x.shape
+  x = x.reshape(b, h // factor, factor, w // factor, factor, c).transpose(0, 1, 3, 5, 2, 4)
+  return x.reshape(b, h // factor, w // factor, c * factor**2)
+
+
+def torch_conv(features: int, inputs: int, name: str, dtype: Any = jnp.float32, size: int = 3, stride: int = 1):
+  """Returns a convolution with zeros around the picture, initialised as PyTorch does by default.
+
+  Its padding is the same on both sides, which 'SAME' is not where the stride is above 1.
+  """
+  bound = (inputs * size**2) ** -0.5
+
+  def uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  around = ((size // 2, size // 2),) * 2
+  return nn.Conv(features, (size, size), stride, around, kernel_init=uniform, bias_init=uniform, dtype=dtype, name=name)
+
+
+# Of residual branches in networks without normalisation: Kaiming's, a tenth as large.
+SMALL_INIT = nn.initializers.variance_scaling(2 * 0.1**2, 'fan_in', 'normal')
+
+
+def small_conv(features: int, name: str, dtype: Any = jnp.float32) -> nn.Conv:
+  """Returns a 3x3 convolution with `SMALL_INIT`."""
+  return nn.Conv(features, (3, 3), kernel_init=SMALL_INIT, dtype=dtype, name=name)
+
+
+def in_colours(model: nn.Module, x: Array, network: Callable[[Array], Array]) -> Array:
+  """Returns network(x); a network for gray pictures (model.num_in_ch 1) is given the colours of others one by one.
+
+  Raises:
+    UserError: the network takes another number of colours.
+  """
+  b, h, w, c = x.shape
+  if c == model.num_in_ch:
+    return network(x)
+  if model.num_in_ch != 1:
+    raise UserError(f'{type(model).__name__}: the network takes pictures of {model.num_in_ch} colours, not of {c}.')
+  y = network(jnp.moveaxis(x, -1, 1).reshape(b * c, h, w, 1))
+  return jnp.moveaxis(y.reshape(b, c, *y.shape[1:3]), 1, -1)

@@ -170,7 +170,7 @@ def _site_gradients(loss_fn: LossFn, params: tree.Params, batch: Batch, sites: S
     return loss_fn(full, batch)
 
   gradients = jax.grad(loss_of)(kernels)
-  return [_columns(gradients['/'.join(site.path)], site) for site in sites]
+  return [_of_site(gradients['/'.join(site.path)], site) for site in sites]
 
 
 def _norms(gradients: Sequence[jax.Array]) -> jax.Array:
@@ -245,6 +245,11 @@ def _per_call(recorded: np.ndarray, sites: Sequence[lora.Site]) -> np.ndarray:
     if not calls:
       raise ValueError(f'Site {site.name} was not seen while the loss was computed; loss_fn must not be jitted.')
   return recorded[:, 0] / recorded[:, 1]
+
+
+def _of_site(gradient: jax.Array, site: lora.Site) -> jax.Array:
+  """Returns the gradient with respect to an update of the site, which experts of a mixed kernel have in common."""
+  return _columns(gradient if gradient.ndim == len(site.shape) else gradient.sum(0), site)
 
 
 def _columns(array: jax.Array, site: lora.Site) -> jax.Array:

@@ -41,6 +41,11 @@ def _entries(model: Any, ntire2023: bool = False) -> Iterator[names.Entry]:
   yield from names.conv('to_img.0', 'to_img_0', dim, 3 * model.upscale**2)
 
 
+def takes_plain(weights: shapes.Weights) -> bool:
+  """Tells whether the published programs take the plain weights ('params') although averaged ones are there, too."""
+  return 'feats.0.norm1.weight' in weights
+
+
 def _hidden(model: Any) -> int:
   return int(model.dim * model.ffn_scale + 1e-6)  # as the model rounds
 
@@ -55,5 +60,11 @@ ARCHITECTURES = (
   ),
   names.Architecture(
     'safmn', ('feats.0.norm1.weight', 'to_feat.weight', 'feats.0.safm.aggr.weight'), _fields, _entries
+  ),
+)
+FOREIGN = (
+  names.Foreign(
+    'SAFMN_BCIE, a network against JPEG artefacts that is not known here',
+    lambda weights: {'to_feat.1.weight', 'to_img.2.weight'} <= weights.keys(),
   ),
 )
