@@ -32,7 +32,6 @@ from adaptsr_jax.errors import UserError
 
 FORMAT, VERSION = 'adaptsr_jax adapter', 2
 _ENTRY = 'adaptsr_jax'  # A single entry: the order of several is not defined, and equal adapters shall be equal files.
-_CONSTANTS = 'constants/'
 _FIELDS = {
   'model': (str, 'text'),
   'fields': (dict, 'a table'),
@@ -69,7 +68,7 @@ def save(path: str | os.PathLike, adapter: Adapter) -> None:
   meta = {**adapter.meta, 'format': FORMAT, 'version': VERSION}
   tensors = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in adapter.tensors.items()}
   _check(path, meta, tensors)
-  constants = {_CONSTANTS + name: np.ascontiguousarray(leaf) for name, leaf in adapter.constants.items()}
+  constants = {methods.CONSTANTS + name: np.ascontiguousarray(leaf) for name, leaf in adapter.constants.items()}
   content = safetensors.numpy.save(tensors | constants, {_ENTRY: json.dumps(meta)})
   path.parent.mkdir(parents=True, exist_ok=True)
   aside = path.with_name(f'.{path.name}.part')
@@ -96,8 +95,7 @@ def load(path: str | os.PathLike) -> Adapter:
   if isinstance(meta, dict) and meta.get('version') == 1:
     meta['version'] = VERSION
     tensors = {_named_today(name): leaf for name, leaf in tensors.items()}
-  constants = {name.removeprefix(_CONSTANTS): leaf for name, leaf in tensors.items() if name.startswith(_CONSTANTS)}
-  trained = {name: leaf for name, leaf in tensors.items() if not name.startswith(_CONSTANTS)}
+  trained, constants = methods.parted(tensors)
   _check(path, meta, trained)
   return Adapter(meta, trained, constants)
 

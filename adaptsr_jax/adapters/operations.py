@@ -50,11 +50,12 @@ def mix(
         f'{name} has base_fingerprint {adapter.meta["base_fingerprint"]} and {names[0]} has '
         f'{first["base_fingerprint"]}; only adapters of one base can be mixed.'
       )
-  spec, tensors = methods.mix([a.meta for a in adapters], [a.tensors for a in adapters], weights, names, base)
+  states = [{**a.tensors, **{methods.CONSTANTS + name: leaf for name, leaf in a.constants.items()}} for a in adapters]
+  spec, mixed = methods.mix([a.meta for a in adapters], states, weights, names, base)
   meta = {
     **{field: first.get(field) for field in ('model', 'fields', 'base_fingerprint', 'base_file')},
     **spec,
     'metrics': {},
     'mixed_from': [{'file': name, 'weight': weight} for name, weight in zip(names, weights, strict=True)],
   }
-  return Adapter(meta, tensors)
+  return Adapter(meta, *methods.parted(mixed))

@@ -5,6 +5,7 @@ from adaptsr_jax.lora.adapters import (
   Adapters,
   RankMap,
   combine,
+  concatenate,
   count,
   delta,
   init,
@@ -12,6 +13,7 @@ from adaptsr_jax.lora.adapters import (
   rank_of,
   scale,
   shapes,
+  weigh,
 )
 from adaptsr_jax.lora.sites import FORMS, Site, cost, find_sites, from_json, kernel_width, table, to_json
 
@@ -21,6 +23,7 @@ __all__ = [
   'RankMap',
   'Site',
   'combine',
+  'concatenate',
   'cost',
   'count',
   'delta',
@@ -35,4 +38,5 @@ __all__ = [
   'shapes',
   'table',
   'to_json',
+  'weigh',
 ]

@@ -126,15 +126,24 @@ def combine(
     if not members:
       continue
     total = sum(rank_of(site, ab, form) for ab, _ in members)
-    axis_a, axis_b = (0, 1) if _loralib(site, form) else (-1, -2)
     factors = [
       weight * scaling(1.0, rank_of(site, ab, form), rslora) / scaling(1.0, total, rslora) for ab, weight in members
     ]
-    combined[site.name] = {
-      'a': jnp.concatenate([ab['a'] for ab, _ in members], axis_a),
-      'b': jnp.concatenate([factor * ab['b'] for (ab, _), factor in zip(members, factors, strict=True)], axis_b),
-    }
+    scaled = [{'a': ab['a'], 'b': factor * ab['b']} for (ab, _), factor in zip(members, factors, strict=True)]
+    combined[site.name] = concatenate(site, scaled, form)
   return combined
+
+
+def concatenate(site: Site, members: Sequence[Mapping[str, jax.Array]], form: str) -> dict[str, jax.Array]:
+  """Returns one adapter of `site` with the ranks of all `members` side by side: its product is the sum of theirs."""
+  axis_a, axis_b = (0, 1) if _loralib(site, form) else (-1, -2)
+  return {name: jnp.concatenate([ab[name] for ab in members], axis) for name, axis in (('a', axis_a), ('b', axis_b))}
+
+
+def weigh(site: Site, ab: Mapping[str, jax.Array], weights: jax.Array, form: str) -> dict[str, jax.Array]:
+  """Returns `ab` with each of its ranks multiplied by one of `weights` (r,); a rank of 'loralib' is k rows of 'a'."""
+  columns = jnp.repeat(weights, square(site))[:, None] if _loralib(site, form) else weights
+  return {'a': ab['a'] * columns, 'b': ab['b']}
 
 
 def count(adapters: Mapping) -> int:

@@ -17,8 +17,8 @@ and, where they apply,
   scale(spec, tensors, base, s)      -> tensors with s times the change: 0 is the base, 1 what was trained
   mix(specs, states, weights, names, base)   -> (spec, tensors) whose change is the weighted sum of all changes
 
-`tensors` and `base` are flat, 'a/b/c' -> array; `base` of `mix` may be empty. A method that cannot be scaled or mixed
-exactly raises a UserError there that says why.
+`tensors` and `base` are flat, 'a/b/c' -> array; `base` of `mix` may be empty, and its states and result hold constants
+too (see `parted`). A method that cannot be scaled or mixed exactly raises a UserError there that says why.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,13 +31,36 @@ from ml_collections import ConfigDict
 from adaptsr_jax import tree
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.lora import Site
-from adaptsr_jax.methods import full, lora
-from adaptsr_jax.methods.base import Method, Plan, Scores, Tensors
+from adaptsr_jax.methods import arc, bitfit, difffit, dora, full, lora, rasa, shira
+from adaptsr_jax.methods.base import CONSTANTS, Method, Plan, Scores, Tensors, parted
 from adaptsr_jax.tree import Params
 
-__all__ = ['METHODS', 'Method', 'Plan', 'Scores', 'from_spec', 'make', 'mix', 'plan', 'restore', 'scale', 'table']
+__all__ = [
+  'CONSTANTS',
+  'METHODS',
+  'Method',
+  'Plan',
+  'Scores',
+  'from_spec',
+  'make',
+  'mix',
+  'parted',
+  'plan',
+  'restore',
+  'scale',
+  'table',
+]
 
-METHODS = {'lora': lora, 'full': full}
+METHODS = {
+  'lora': lora,
+  'full': full,
+  'arc': arc,
+  'difffit': difffit,
+  'rasa': rasa,
+  'shira': shira,
+  'dora': dora,
+  'bitfit': bitfit,
+}
 
 
 def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None = None) -> Plan:

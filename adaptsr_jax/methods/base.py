@@ -1,14 +1,18 @@
 """The contract of a method: what a module of this folder gives, and what is built from its spec."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from adaptsr_jax import tree
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.lora import Site
 from adaptsr_jax.tree import Params
 
 Tensors = dict[str, np.ndarray]  # `tree.flatten` of what is trained, as an adapter file holds it
+CONSTANTS = 'constants/'  # before the names of constants where they stand among tensors
 
 
 class Method(NamedTuple):
@@ -71,6 +75,12 @@ def through_merge(merge: Callable[[Params, Params], Params]) -> Callable[..., An
   return lambda apply_fn, frozen, trainable, x: apply_fn({'params': merge(frozen, trainable)}, x)
 
 
+def parted(tensors: Tensors) -> tuple[Tensors, Tensors]:
+  """Returns what was trained, and the constants."""
+  trained = {name: leaf for name, leaf in tensors.items() if not name.startswith(CONSTANTS)}
+  return trained, {name.removeprefix(CONSTANTS): leaf for name, leaf in tensors.items() if name not in trained}
+
+
 def between(start: np.ndarray, value: np.ndarray, strength: float) -> np.ndarray:
   """Returns a leaf that stands at `start` for strength 0 and at the trained `value` for 1."""
   return (1 - strength) * np.asarray(start, np.float32) + strength * value
@@ -106,3 +116,21 @@ def mixed_leaves(
     members = [(state[leaf], weight) for state, weight in zip(states, weights, strict=True) if leaf in state]
     mixed[leaf] = start + sum(np.float32(weight) * (value - start) for value, weight in members)
   return mixed
+
+
+def branches_of(method: str, sites: Sequence[Site], patterns: Sequence[str]) -> dict[str, Site]:
+  """Returns path -> site of the layers in whose path one of `patterns` is found.
+
+  Raises:
+    UserError: there is none, or a pattern is no regular expression.
+  """
+  try:
+    found = {'/'.join(site.path): site for site in sites if tree.matches('/'.join(site.path), patterns)}
+  except re.error as error:
+    raise UserError(f'config.{method}.branches has a pattern that is no regular expression ({error}).') from error
+  if not found:
+    raise UserError(
+      f'Method {method} acts on residual branches, and this network has no site that config.{method}.branches '
+      f'({", ".join(patterns)}) finds; choose another method, or name the layers there.'
+    )
+  return found
