@@ -22,6 +22,7 @@ from adaptsr_jax import (
   checkpoint,
   data,
   figures,
+  files,
   infer,
   losses,
   measure,
@@ -110,7 +111,7 @@ def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
   if stale:
     _forget(workdir)
   overview = parameter_overview.get_parameter_overview(base.params, include_stats=False)
-  (workdir / 'parameters.txt').write_text(overview + '\n')
+  files.write(workdir / 'parameters.txt', overview + '\n')
   checkpoint.write_json(workdir / 'config.json', config.to_dict())
   checkpoint.write_json(workdir / 'material.json', material)
   _keep_method(workdir, method)

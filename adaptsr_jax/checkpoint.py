@@ -7,7 +7,6 @@ architecture, 'fields': its hyper-parameters, 'assumed', 'source': layout of the
 import json
 import math
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from adaptsr_jax import files
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.tree import Params
 
@@ -27,11 +27,8 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
   Numbers that are not finite become null: JSON has no word for them.
   """
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  aside = path.with_name(f'.{path.name}.part')
-  aside.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + '\n')
-  os.replace(aside, path)
+  Path(path).parent.mkdir(parents=True, exist_ok=True)
+  files.write(path, json.dumps(_finite(content), indent=1, allow_nan=False) + '\n')
 
 
 def _finite(content: Any) -> Any:
@@ -64,17 +61,12 @@ def save_params(path: str | os.PathLike, params: Params, info: dict[str, Any]) -
   path = Path(path).absolute()
   if path.exists() and not is_params_folder(path):
     raise UserError(f'{path} is there and is no params folder; choose another name.')
-  aside = path.with_name(f'.{path.name}.part')
-  shutil.rmtree(aside, ignore_errors=True)
-  with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save(aside / 'params', jax.tree.map(np.asarray, params))
-  write_json(aside / _INFO, info)
-  old = path.with_name(f'.{path.name}.old')
-  shutil.rmtree(old, ignore_errors=True)
-  if path.exists():
-    path.rename(old)
-  aside.rename(path)
-  shutil.rmtree(old, ignore_errors=True)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  needs = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+  with files.aside_folder(path, needs) as aside:
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(aside / 'params', jax.tree.map(np.asarray, params))
+    write_json(aside / _INFO, info)
 
 
 def read_info(path: str | os.PathLike) -> dict[str, Any]:

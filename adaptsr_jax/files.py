@@ -34,7 +34,7 @@ def write(path: str | os.PathLike, content: bytes | str) -> None:
     UserError: no room for it; nothing is changed.
   """
   path = Path(path)
-  data = content.encode() if isinstance(content, str) else content
+  data = content.encode(errors='backslashreplace') if isinstance(content, str) else content
   with aside(path, len(data)) as temporary, open(temporary, 'r+b') as file:
     file.write(data)
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from adaptsr_jax import files
+
 
 def say(text: str) -> None:
   """Prints `text` at once, also into a pipe."""
@@ -57,9 +59,7 @@ def read_metrics(folder: str | os.PathLike) -> list[dict[str, float]]:
 
 def _drop_after(path: Path, step: int) -> None:
   rows = [row for row in read_metrics(path.parent) if row['step'] <= step]
-  aside = path.with_name(f'.{path.name}.part')
-  aside.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  os.replace(aside, path)
+  files.write(path, ''.join(json.dumps(row) + '\n' for row in rows))
 
 
 class Progress:

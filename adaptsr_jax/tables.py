@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adaptsr_jax import statistics
+from adaptsr_jax import files, statistics
 
 Rows = list[list[str]]
 
@@ -142,11 +142,8 @@ def csv_text(rows: Rows) -> str:
 
 def write(path: str | os.PathLike, content: str) -> None:
   """Writes a text file in UTF-8, aside first, so that a reader never sees half of it."""
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  aside = path.with_name(f'.{path.name}.part')
-  aside.write_text(content, encoding='utf-8')
-  os.replace(aside, path)
+  Path(path).parent.mkdir(parents=True, exist_ok=True)
+  files.write(path, content)
 
 
 def _listed(protocol: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The adapter file and the command that inspects, merges and mixes: there and back, and faults made on purpose."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -121,8 +122,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
   def full_disk(*_):
     raise OSError('No space left on device')
 
-  monkeypatch.setattr(file.os, 'replace', full_disk)
-  with pytest.raises(OSError, match='No space'):
+  monkeypatch.setattr(os, 'replace', full_disk)
+  with pytest.raises(UserError, match='No space left on '):
     save(path, make(random_params(), seed=9))
   assert path.read_bytes() == before
   assert [p.name for p in tmp_path.iterdir()] == ['adapter.safetensors']

@@ -27,7 +27,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from adaptsr_jax import methods, tree
+from adaptsr_jax import files, methods, tree
 from adaptsr_jax.errors import UserError
 
 FORMAT, VERSION = 'adaptsr_jax adapter', 2
@@ -71,12 +71,7 @@ def save(path: str | os.PathLike, adapter: Adapter) -> None:
   constants = {methods.CONSTANTS + name: np.ascontiguousarray(leaf) for name, leaf in adapter.constants.items()}
   content = safetensors.numpy.save(tensors | constants, {_ENTRY: json.dumps(meta)})
   path.parent.mkdir(parents=True, exist_ok=True)
-  aside = path.with_name(f'.{path.name}.part')
-  try:
-    aside.write_bytes(content)
-    os.replace(aside, path)
-  finally:
-    aside.unlink(missing_ok=True)
+  files.write(path, content)
 
 
 def load(path: str | os.PathLike) -> Adapter:

@@ -6,14 +6,13 @@ the same crops this takes a third more space and a fifth of the time to read (`d
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from adaptsr_jax import files
 from adaptsr_jax.data.folders import choose, restriction
 from adaptsr_jax.data.sources import Source, pairs
 from adaptsr_jax.errors import UserError
@@ -142,8 +141,6 @@ def _check_target(folder: Path, force: bool) -> None:
 def _write(folder: Path, source: Source, crop: int, stride: int) -> Iterator[str]:
   from array_record.python import array_record_module
 
-  aside, old = (folder.with_name(f'.{folder.name}.{os.getpid()}.{word}') for word in ('part', 'old'))
-  aside.mkdir(parents=True)
   index = {
     'format': _FORMAT,
     'scale': source.scale,
@@ -154,7 +151,8 @@ def _write(folder: Path, source: Source, crop: int, stride: int) -> Iterator[str
     'pictures': [],
     'hr_sizes': [],
   }
-  try:
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  with files.aside_folder(folder) as aside:
     writer = array_record_module.ArrayRecordWriter(str(aside / _RECORDS), _WRITER)
     try:
       for name, lr, hr in pairs(source):
@@ -168,14 +166,6 @@ def _write(folder: Path, source: Source, crop: int, stride: int) -> Iterator[str
       writer.close()
     index['bytes'] = (aside / _RECORDS).stat().st_size
     (aside / INDEX).write_text(json.dumps(index) + '\n')
-    if folder.exists():
-      folder.rename(old)
-    aside.rename(folder)
-  finally:
-    shutil.rmtree(aside, ignore_errors=True)
-    if old.exists() and not folder.exists():  # stopped between the two renames
-      old.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _crops(lr: np.ndarray, hr: np.ndarray, size: int, stride: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

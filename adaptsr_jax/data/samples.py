@@ -13,8 +13,6 @@ import hashlib
 import importlib.util
 import io
 import math
-import os
-import shutil
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from adaptsr_jax import image
+from adaptsr_jax import files, image
 from adaptsr_jax.errors import UserError
 
 PREFIX = 'samples:'
@@ -100,25 +98,25 @@ def folders(spec: str, cache: Path) -> tuple[Path, Path]:
 
 def _write(folder: Path) -> None:
   """Writes all parts; `folder` appears whole or not at all."""
-  aside = folder.with_name(f'.{folder.name}.{os.getpid()}.part')
   try:
-    for part, photographs in PHOTOGRAPHS.items():
-      for kind in ('LR', 'HR'):
-        (aside / part / kind).mkdir(parents=True)
-      for photograph in photographs:
-        hr = read(photograph)
-        name = Path(photograph.file).stem
-        image.write(aside / part / 'HR' / f'{name}.png', hr)
-        image.write(aside / part / 'LR' / f'{name}.png', shoot(hr, name))
-    aside.rename(folder)
-  except OSError as error:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with files.aside_folder(folder) as aside:
+      for part, photographs in PHOTOGRAPHS.items():
+        for kind in ('LR', 'HR'):
+          (aside / part / kind).mkdir(parents=True)
+        for photograph in photographs:
+          hr = read(photograph)
+          name = Path(photograph.file).stem
+          image.write(aside / part / 'HR' / f'{name}.png', hr)
+          image.write(aside / part / 'LR' / f'{name}.png', shoot(hr, name))
+  except (OSError, UserError) as error:
+    if isinstance(error, UserError) and not files.is_full(error):
+      raise
     if not folder.is_dir():  # otherwise another process was faster
       raise UserError(
-        f'The sample pictures cannot be written to {folder} ({error.strerror or error}); '
+        f'The sample pictures cannot be written to {folder} ({getattr(error, "strerror", "") or error}); '
         'choose another folder by the environment variable ADAPTSR_JAX_CACHE.'
       ) from error
-  finally:
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def read(photograph: Photograph) -> np.ndarray:

@@ -6,7 +6,6 @@ pixel at x4, which is about as well as a shift is known. LR is what the camera g
 """
 
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adaptsr_jax import checkpoint, image
+from adaptsr_jax import checkpoint, files, image
 from adaptsr_jax.data.folders import Pair
 from adaptsr_jax.doctor.examine import Measures, Tone
 from adaptsr_jax.doctor.findings import FAULT, Finding
@@ -81,16 +80,15 @@ def mend(
   kept = [pair for pair in pairs if pair.name not in left_out]
   if not kept:
     raise UserError('No pair is left to write: all are at fault or duplicates.')
-  aside = folder.absolute().with_name(f'.{folder.absolute().name}.{os.getpid()}.part')
-  try:
+  folder = folder.absolute()
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  needs = sum(path.stat().st_size for pair in kept for path in (pair.lr, pair.hr))
+  with files.aside_folder(folder, needs) as aside:
     for side in ('LR', 'HR'):
-      (aside / side).mkdir(parents=True)
+      (aside / side).mkdir()
     done = {pair.name: _mend_pair(aside, pair, measures[pair.name], found, scale, light) for pair in kept}
     content = {'scale': scale, 'pairs': done, 'left_out': left_out}
     checkpoint.write_json(aside / 'mended.json', content)
-    os.replace(aside, folder)
-  finally:
-    shutil.rmtree(aside, ignore_errors=True)
   return content
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import ScaledTranslation
 
+from adaptsr_jax import files
 from adaptsr_jax.errors import UserError
 
 SUFFIXES = ('.png', '.svg')
@@ -49,13 +50,9 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
   check_path(path)
   path = Path(path)
   metadata = {'Date': None} if path.suffix.lower() == '.svg' else None
-  aside = path.with_name(f'.{path.name}.part')
-  try:
-    with matplotlib.rc_context({'svg.hashsalt': 'adaptsr_jax', 'svg.fonttype': 'none'}):
-      figure.savefig(aside, format=path.suffix[1:].lower(), dpi=figure.dpi, facecolor=PAPER, metadata=metadata)
-    os.replace(aside, path)
-  finally:
-    aside.unlink(missing_ok=True)
+  style = {'svg.hashsalt': 'adaptsr_jax', 'svg.fonttype': 'none'}
+  with files.aside(path) as aside, matplotlib.rc_context(style):
+    figure.savefig(aside, format=path.suffix[1:].lower(), dpi=figure.dpi, facecolor=PAPER, metadata=metadata)
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from adaptsr_jax import files
 from adaptsr_jax.image import metadata
 from adaptsr_jax.image.picture import OPAQUE, ImageError, Picture, check_format, reason, to_levels
 
@@ -39,7 +40,7 @@ def write(path: str | os.PathLike, rgb: np.ndarray, like: Picture | None = None)
     pixels = np.take(pixels, [0, 0, 0, *range(1, pixels.shape[-1])], axis=-1)
   try:
     data = _encoded(pixels, suffix, _fitting_profile(like.icc, pixels), metadata.upright(like.exif))
-    _replace(path, data)
+    files.write(path, data)
   except (OSError, ValueError, MemoryError, struct.error) as error:
     raise ImageError(f'{path} cannot be written: {reason(error)}.') from error
 
@@ -134,13 +135,3 @@ def _tiff(pixels: np.ndarray, icc: bytes | None, exif: bytes | None) -> bytes:
   tags.save(buffer)
   buffer.write(data)
   return buffer.getvalue()
-
-
-def _replace(path: Path, data: bytes) -> None:
-  """Writes a file aside in the same folder, then puts it in place at once."""
-  aside = path.with_name(f'.{path.name}.{os.getpid()}.part')
-  try:
-    aside.write_bytes(data)
-    os.replace(aside, path)
-  finally:
-    aside.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from adaptsr_jax import files
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.zoo.table import Entry
 from adaptsr_jax.zoo.transfer import Broken, transfer
@@ -118,9 +119,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _write_record(path: Path, content: dict[str, Any]) -> None:
-  aside = path.with_name(f'.{path.name}.json.{os.getpid()}.part')
-  aside.write_text(json.dumps(content, indent=1) + '\n')
-  os.replace(aside, _record(path))
+  files.write(_record(path), json.dumps(content, indent=1) + '\n')
 
 
 def _sha256(path: str | Path) -> str:
