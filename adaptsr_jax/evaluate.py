@@ -2,6 +2,7 @@
 
 python -m adaptsr_jax.evaluate --params=runs/camera/merged --lr=LR --hr=HR --out=results.json
 python -m adaptsr_jax.evaluate --params=bicubic --params=base.pth --params=ours=runs/camera/merged --lr=LR --hr=HR
+python -m adaptsr_jax.evaluate --params=base.pth --params=half=base.pth --adapter=A.safetensors:0.5 --lr=LR --hr=HR
 python -m adaptsr_jax.evaluate --params=runs/camera/merged --outputs=StableSR=PICTURES --lr=LR --hr=HR --out=table.md
 """
 
@@ -26,6 +27,7 @@ class _Spec(NamedTuple):
   label: str
   kind: str
   where: str
+  adapters: tuple[str, ...] = ()  # 'FILE' or 'FILE:WEIGHT', folded into the network
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,6 +49,14 @@ def _parser() -> argparse.ArgumentParser:
     action='append',
     metavar='[LABEL=]DIR',
     help='finished pictures of HR size, made by anything; repeatable, beside --params too',
+  )
+  parser.add_argument(
+    '--adapter',
+    dest='specs',
+    type=lambda text: _Spec(text, 'adapter', text),
+    action='append',
+    metavar='FILE[:WEIGHT]',
+    help='adapter file to fold into the network of the --params before it; repeatable',
   )
   parser.add_argument('--lr', default='', metavar='DIR', help='LR pictures; without: HR shrunk by the bicubic kernel')
   parser.add_argument('--hr', default='', metavar='DIR', help='HR pictures')
@@ -93,7 +103,7 @@ def _main(args: argparse.Namespace) -> None:
 
 def _checked(args: argparse.Namespace) -> list[_Spec]:
   """Returns the runs without repetition; raises UserError for flags that can never work, before the slow imports."""
-  specs = list(dict.fromkeys(args.specs))
+  specs = list(dict.fromkeys(_gathered(args.specs)))
   if not specs:
     raise UserError('Nothing to measure: give --params or --outputs, once or more.')
   labels = [spec.label for spec in specs]
@@ -104,6 +114,23 @@ def _checked(args: argparse.Namespace) -> list[_Spec]:
     if path.suffix.lower() not in _SUFFIXES or path.is_dir():
       raise UserError(f'--out={path} is no file name that ends in {", ".join(_SUFFIXES)}.')
   return specs
+
+
+def _gathered(specs: list[_Spec]) -> list[_Spec]:
+  """Returns the runs, each network with the adapters that follow it; without a label they become part of its name."""
+  gathered = []
+  for spec in specs:
+    if spec.kind != 'adapter':
+      gathered.append(spec)
+      continue
+    network = gathered.pop() if gathered else None
+    if network is None or network.kind != 'params' or network.where in _KERNELS:
+      raise UserError(f'--adapter={spec.where} does not follow the --params of a network; put it behind that.')
+    label = (
+      f'{network.label} + {Path(spec.where).name}' if network.label.split(' + ')[0] == network.where else network.label
+    )
+    gathered.append(network._replace(label=label, adapters=(*network.adapters, spec.where)))
+  return gathered
 
 
 def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, Any]]:
@@ -125,11 +152,12 @@ def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, An
   log.say(f'Pictures: {source.describe()}')
 
   runs, first = {}, specs[0].label
-  for number, (label, kind, where) in enumerate(specs, 1):
+  for number, (label, kind, where, adapters) in enumerate(specs, 1):
     if kind == 'outputs':
       items, how = measure.finished(source, files[label]), {'model': f'finished pictures in {where}'}
     else:
       items, how = _restored(args, where, loaded.get(label), source)
+      how |= {'adapters': ', '.join(adapters)} if adapters else {}
       items = measure.saved(items, folders[label]) if folders else items
     title = f'[{number}/{len(specs)}] {label}'
     result = measure.score(log.watched(items, title, len(source)), chosen.functions)
@@ -143,10 +171,15 @@ def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, An
 def _load(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, Any]:
   """Returns the networks among the runs, once it is known that the tiles fit them: {label: base}."""
   from adaptsr_jax import base, config, infer
+  from adaptsr_jax.adapters import operations
 
   fields = config.parse_fields(args.fields)
   networks = [spec for spec in specs if spec.kind == 'params' and spec.where not in _KERNELS]
   loaded = {spec.label: base.load(spec.where, fields) for spec in networks}
+  for spec in networks:
+    if spec.adapters:
+      network = loaded[spec.label]
+      loaded[spec.label] = network._replace(params=operations.folded(network.params, spec.adapters))
   for network in loaded.values():
     infer.tiling_of(network.model(), args.tile)
   return loaded

@@ -2,6 +2,8 @@
 
 python -m adaptsr_jax.upscale --params=runs/camera/merged photo.jpg large.png
 python -m adaptsr_jax.upscale --params=safmn.pth PHOTOS LARGE --format=png --skip_existing
+python -m adaptsr_jax.upscale --params=safmn.pth --adapter=faithful.safetensors:0.6 --adapter=sharp.safetensors:0.4 \
+  PHOTOS LARGE
 """
 
 import argparse
@@ -32,6 +34,14 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('inputs', nargs='+', metavar='IN', help='pictures, or folders of pictures')
   parser.add_argument('output', metavar='OUT', help='a picture for a single picture, otherwise a folder')
   parser.add_argument('--params', required=True, metavar='X', help='params folder, .pth, .pt or .safetensors file')
+  parser.add_argument(
+    '--adapter',
+    dest='adapters',
+    action='append',
+    default=[],
+    metavar='FILE[:WEIGHT]',
+    help='adapter file of these params, folded in while enlarging; repeatable, e.g. --adapter=A:0.6 --adapter=B:0.4',
+  )
   parser.add_argument('--fields', default='', help="what a checkpoint does not tell, e.g. 'res_scale=0.1'")
   parser.add_argument('--format', choices=('png', 'jpg', 'webp', 'tif'), help='of the results; default: as each input')
   parser.add_argument('--suffix', default='', help="added to the names in a folder, e.g. '_x4'")
@@ -136,6 +146,7 @@ def _enlarger(args: argparse.Namespace) -> Any:
   import jax
 
   from adaptsr_jax import base, config, infer
+  from adaptsr_jax.adapters import operations
 
   loaded = base.load(args.params, config.parse_fields(args.fields))
   model = loaded.model()
@@ -148,7 +159,7 @@ def _enlarger(args: argparse.Namespace) -> Any:
       print(f'Note: {note}, so there are no tiles; if memory does not suffice, --tile gives a similar result.')
       tile = infer.WHOLE
   tiling = infer.tiling_of(model, tile, args.overlap)
-  params = jax.device_put(loaded.params)
+  params = jax.device_put(operations.folded(loaded.params, args.adapters) if args.adapters else loaded.params)
 
   def enlarge(picture: 'Picture', on_tile: Any) -> 'Picture':
     rgb = infer.upscale(

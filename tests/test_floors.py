@@ -25,7 +25,7 @@ FLOORS = [
   ['adapt'],
   [
     *('main', 'evaluate', 'upscale', 'stability', 'degrade', 'pack', 'doctor', 'lam', 'report'),
-    *('convert.__main__', 'adapters.__main__', 'zoo.__main__'),
+    *('convert.__main__', 'adapters.__main__', 'adapters.sweep', 'zoo.__main__'),
   ],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -1,7 +1,8 @@
-"""Looks at adapter files, folds them into their base, and mixes them.
+"""Looks at adapter files, folds them into their base, mixes them, and measures mixtures.
 
 python -m adaptsr_jax.adapters inspect runs/realsr/adapter.safetensors
 python -m adaptsr_jax.adapters merge base.pth runs/realsr/adapter.safetensors adapted.pth --strength 0.8
+python -m adaptsr_jax.adapters sweep base.pth faithful.safetensors sharp.safetensors --lr LR --hr HR --out sweep
 python -m adaptsr_jax.adapters mix canon.safetensors nikon.safetensors both.safetensors --weights 0.5,0.5
 """
 
@@ -49,6 +50,22 @@ def _parser() -> argparse.ArgumentParser:
   )
   mix.add_argument('--base', help='their base; needed where trained biases are mixed with weights that do not sum to 1')
   mix.set_defaults(run=_mix)
+
+  sweep = commands.add_parser('sweep', help='measure a row of strengths of one adapter, or mixtures of two')
+  sweep.add_argument('base', metavar='BASE', help='.pth or .safetensors weights, or a params folder')
+  sweep.add_argument(
+    'files', metavar='FILE', nargs='+', help='one adapter: from BASE to it; two: from one to the other'
+  )
+  sweep.add_argument('--lr', default='', metavar='DIR', help='LR pictures; without: HR shrunk by the bicubic kernel')
+  sweep.add_argument('--hr', required=True, metavar='DIR', help='HR pictures')
+  sweep.add_argument('--names', default='', help="only these pictures: 'a,b,c' or a text file with one name a line")
+  sweep.add_argument('--points', type=int, default=11, help='mixtures, both ends among them (default 11)')
+  sweep.add_argument('--metrics', default='psnr,ssim,lpips', help='as of evaluate (default psnr,ssim,lpips)')
+  sweep.add_argument(
+    '--metric_weights', default='', metavar='DIR', help='weights of lpips, dists, niqe; default: downloaded once'
+  )
+  sweep.add_argument('--out', required=True, metavar='DIR', help='for sweep.json, sweep.md, sweep.png and strip.png')
+  sweep.set_defaults(run=_sweep)
   return parser
 
 
@@ -113,6 +130,12 @@ def _mix(options: argparse.Namespace) -> None:
   mixed = operations.mix(loaded, weights, [Path(path).name for path in options.files], params)
   file.save(options.out, mixed)
   print(f'{options.out}: {tree.count(mixed.tensors):,} parameters, trained by {mixed.meta["method"]}')
+
+
+def _sweep(options: argparse.Namespace) -> None:
+  from adaptsr_jax.adapters import sweep
+
+  sweep.run(options)
 
 
 def _check_out(out: str, inputs: Sequence[str]) -> None:

@@ -1,10 +1,12 @@
 """What can be done with trained adapters: fold one into its base, mix several into one."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from adaptsr_jax import lora, methods, tree
+from adaptsr_jax.adapters import file
 from adaptsr_jax.adapters.file import Adapter
 from adaptsr_jax.errors import UserError
 
@@ -27,6 +29,42 @@ def apply(adapter: Adapter, params: tree.Params, strength: float = 1.0) -> tree.
       )
   tensors = methods.scale(adapter.meta, adapter.tensors, params, strength)
   return method.merge(*methods.restore(method, params, tensors))
+
+
+def folded(params: tree.Params, given: Sequence[str]) -> tree.Params:
+  """Returns the base `params` with adapter files folded in, as commands take them: 'FILE' or 'FILE:WEIGHT'.
+
+  Raises:
+    UserError: a file is none, was trained on another base, or does not go together with the others.
+  """
+  files, weights = zip(*map(weighted, given), strict=True)
+  adapters = [file.load(path) for path in files]
+  for adapter in adapters:
+    file.check_base(adapter.meta, params)
+  return combined(params, adapters, weights, files)
+
+
+def combined(
+  params: tree.Params, adapters: Sequence[Adapter], weights: Sequence[float], names: Sequence[str]
+) -> tree.Params:
+  """Returns the base `params` with the weighted sum of `adapters` folded in; errors as of `mix` and `apply`."""
+  if len(adapters) == 1:
+    return apply(adapters[0], params, weights[0])
+  return apply(mix(adapters, weights, names, params), params)
+
+
+def weighted(text: str) -> tuple[str, float]:
+  """Returns (file, weight) of 'FILE:WEIGHT'; without a number behind the last colon the whole is a file of weight 1."""
+  path, colon, number = text.rpartition(':')
+  try:
+    weight = float(number) if colon and path else None
+  except ValueError:
+    weight = None
+  if weight is None:
+    return text, 1.0
+  if not math.isfinite(weight):
+    raise UserError(f'--adapter={text} has the weight {number}; give a finite number.')
+  return path, weight
 
 
 def mix(

@@ -17,7 +17,7 @@ from adaptsr_jax.figures.pictures import (
 )
 from adaptsr_jax.figures.rank_map import Cell, Grid, module_grid, rank_heatmap
 from adaptsr_jax.figures.style import SUFFIXES, check_path, save
-from adaptsr_jax.figures.tradeoff import Point, tradeoff
+from adaptsr_jax.figures.tradeoff import Point, slider, tradeoff
 
 __all__ = [
   'SUFFIXES',
@@ -36,6 +36,7 @@ __all__ = [
   'module_grid',
   'rank_heatmap',
   'save',
+  'slider',
   'spreads',
   'tradeoff',
   'zoom_strips',

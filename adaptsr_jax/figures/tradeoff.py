@@ -1,4 +1,4 @@
-"""Quality against the number of trained parameters."""
+"""Quality against the number of trained parameters, and one quality against another."""
 
 import itertools
 import math
@@ -92,6 +92,35 @@ def tradeoff(
   figure.draw_without_rendering()
   figure.set_layout_engine('none')  # labels are fitted into the axes as they are now
   _label_points(axes, points, list(baselines.values()))
+  save(figure, path)
+
+
+def slider(
+  path: str | os.PathLike,
+  points: Sequence[tuple[str, float, float]],
+  xlabel: str,
+  ylabel: str,
+  title: str = '',
+) -> None:
+  """Draws a line through points in their order, such as mixtures of two models, with a label beside each that has one.
+
+  Args:
+    path: .png or .svg file.
+    points: (label or '', x, y).
+    xlabel: what x is, with its unit.
+    ylabel: as `xlabel`.
+    title: above the plot.
+  """
+  figure = new_figure(4.8, 3.4)
+  axes = plot_axes(figure, xlabel, ylabel, title)
+  axes.plot(
+    [x for _, x, _ in points], [y for *_, y in points], color=colour(0), linewidth=1.2, marker='o', markersize=4
+  )
+  for label, x, y in points:
+    axes.annotate(label, (x, y), (5, 5), textcoords='offset points', size=SMALL, color=ink_of(colour(0)))
+  axes.margins(x=0.12, y=0.12)
+  for axis in (axes.xaxis, axes.yaxis):
+    axis.get_major_formatter().set_useOffset(False)
   save(figure, path)
 
 
