@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from adaptsr_jax import checkpoint, energy, losses, methods, optim
+from adaptsr_jax import checkpoint, compiler, energy, losses, methods, optim
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.log import Progress, RunLog, say
 from adaptsr_jax.prepare import Setup
@@ -81,7 +81,7 @@ def make_step(
     scalars = {'loss': value, **logged, 'grad_norm': optax.tree.norm(gradient)}
     return TrainState(state.step + 1, trainable, opt_state, average), scalars
 
-  compiled = jax.jit(step, donate_argnums=0)
+  compiled = jax.jit(step, donate_argnums=0, compiler_options=compiler.options())
   return functools.partial(compiled, arrays=arrays) if arrays else compiled
 
 

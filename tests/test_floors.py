@@ -13,7 +13,7 @@ import adaptsr_jax
 
 PACKAGE = Path(adaptsr_jax.__file__).parent
 FLOORS = [
-  ['command', 'errors', 'files', 'tree', 'image', 'bicubic', 'figures', 'statistics', 'log', 'energy'],
+  ['command', 'errors', 'files', 'tree', 'compiler', 'image', 'bicubic', 'figures', 'statistics', 'log', 'energy'],
   ['models', 'metrics'],
   ['lora', 'data'],
   ['ranks', 'infer', 'convert'],

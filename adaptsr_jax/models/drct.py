@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from adaptsr_jax.errors import UserError
-from adaptsr_jax.models import window
+from adaptsr_jax.models import layers, window
 
 Array = jax.Array
 
@@ -33,7 +33,7 @@ class RDG(nn.Module):
       shift = 0 if k % 2 else self.shift
       y = self.block(num_heads=heads, hidden=hidden, shift=shift, name=f'swin{k}')(seen)
       last = k == BLOCKS
-      y = nn.Conv(x.shape[-1] if last else self.gc, (1, 1), dtype=self.dtype, name=f'adjust{k}')(y)
+      y = layers.pointwise(x.shape[-1] if last else self.gc, dtype=self.dtype, name=f'adjust{k}')(y)
       if last:
         return x + 0.2 * y.astype(x.dtype)
       seen = jnp.concatenate([seen, nn.leaky_relu(y, 0.2).astype(x.dtype)], axis=-1)

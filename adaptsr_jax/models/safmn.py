@@ -40,7 +40,7 @@ class SAFM(nn.Module):
         name=f'mfr_{i}',
       )(part)
       scales.append(layers.resize_nearest(part, (h, w)) if factor > 1 else part)
-    y = nn.Conv(c, (1, 1), use_bias=self.use_bias, dtype=self.dtype, name='aggr')(jnp.concatenate(scales, axis=-1))
+    y = layers.pointwise(c, use_bias=self.use_bias, dtype=self.dtype, name='aggr')(jnp.concatenate(scales, axis=-1))
     return layers.gelu(y) * x
 
 
@@ -54,7 +54,7 @@ class CCM(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     y = nn.Conv(self.hidden, (3, 3), use_bias=self.use_bias, dtype=self.dtype, name='ccm_0')(x)
-    return nn.Conv(x.shape[-1], (1, 1), use_bias=self.use_bias, dtype=self.dtype, name='ccm_2')(layers.gelu(y))
+    return layers.pointwise(x.shape[-1], use_bias=self.use_bias, dtype=self.dtype, name='ccm_2')(layers.gelu(y))
 
 
 class Block(nn.Module):
@@ -74,8 +74,7 @@ class Block(nn.Module):
   def _norm(self, x: Array, name: str) -> Array:
     if not self.use_norm:
       return x
-    # The two-pass variance costs no time here and does not cancel where the mean is large.
-    return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name=name)(x)
+    return layers.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)(x)
 
 
 class GlobalResponseNorm(nn.Module):

@@ -149,7 +149,7 @@ def residual_conv(x: Array, resi_connection: str, dtype: Any, name: str) -> Arra
     return nn.Conv(c, (3, 3), dtype=dtype, name=name)(x)
   # The activations between the convolutions take up the odd indices.
   x = nn.leaky_relu(nn.Conv(c // 4, (3, 3), dtype=dtype, name=f'{name}_0')(x), 0.2)
-  x = nn.leaky_relu(nn.Conv(c // 4, (1, 1), dtype=dtype, name=f'{name}_2')(x), 0.2)
+  x = nn.leaky_relu(layers.pointwise(c // 4, dtype=dtype, name=f'{name}_2')(x), 0.2)
   return nn.Conv(c, (3, 3), dtype=dtype, name=f'{name}_4')(x)
 
 

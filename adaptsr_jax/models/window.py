@@ -90,9 +90,9 @@ class PatchEmbed(nn.Module):
     return layer_norm('norm')(x)
 
 
-def layer_norm(name: str) -> nn.LayerNorm:
-  """Returns a layer norm over channels that computes in float32."""
-  return nn.LayerNorm(epsilon=EPSILON, use_fast_variance=False, dtype=jnp.float32, name=name)
+def layer_norm(name: str) -> layers.LayerNorm:
+  """Returns a layer norm over channels whose result is float32."""
+  return layers.LayerNorm(epsilon=EPSILON, name=name)
 
 
 def embed(model: nn.Module, x: Array) -> Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adaptsr_jax import lora, tree
+from adaptsr_jax import compiler, lora, tree
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.ranks.options import check_option
 
@@ -102,7 +102,7 @@ def mean_gradients(
   loss_fn: LossFn, params: tree.Params, batches: Iterable[Batch], sites: Sequence[lora.Site]
 ) -> dict[str, np.ndarray]:
   """Returns site name -> gradient of the loss with respect to its kernel, mean over the batches, float32 site.shape."""
-  gradients_fn = jax.jit(lambda params, batch: _site_gradients(loss_fn, params, batch, sites))
+  gradients_fn = _compiled(lambda params, batch: _site_gradients(loss_fn, params, batch, sites))
   add = jax.jit(lambda total, new: jax.tree.map(jnp.add, total, new), donate_argnums=0)
   params = jax.tree.map(jnp.asarray, params)
   total, number = None, 0
@@ -142,11 +142,11 @@ def _batch_scores(
   """Yields for every batch its number of examples and its scores, float64 (sites,)."""
   check_option('activation side', side, SIDES)
   if kind == 'gradient':
-    measure = jax.jit(lambda params, batch: _norms(_site_gradients(loss_fn, params, batch, sites)))
+    measure = _compiled(lambda params, batch: _norms(_site_gradients(loss_fn, params, batch, sites)))
   elif kind == 'fisher':
-    measure = jax.jit(lambda params, batch: _fisher(loss_fn, params, batch, sites))
+    measure = _compiled(lambda params, batch: _fisher(loss_fn, params, batch, sites))
   else:
-    measure = jax.jit(lambda params, batch: _mean_squares_of_activations(loss_fn, params, batch, sites, side))
+    measure = _compiled(lambda params, batch: _mean_squares_of_activations(loss_fn, params, batch, sites, side))
   params = jax.tree.map(jnp.asarray, params)
   number = 0
   for batch in batches:
@@ -156,6 +156,10 @@ def _batch_scores(
     yield len(jax.tree.leaves(batch)[0]), row
     number += 1
   _check_batches(number)
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+  return jax.jit(function, compiler_options=compiler.options())
 
 
 def _site_gradients(loss_fn: LossFn, params: tree.Params, batch: Batch, sites: Sequence[lora.Site]) -> list[jax.Array]:
