@@ -170,7 +170,7 @@ def test_command_compiles_without_running(capsys, tmp_path):
 def test_a_chosen_path_is_kept(form, path):
   c = config.default()
   c.lora.form, c.lora.path = form, path
-  assert methods.lora.spec(c, (), {})['path'] == path
+  assert methods.lora.with_ranks(c, (), {}).spec['path'] == path
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_auto_takes_the_path_that_was_measured_to_be_faster(monkeypatch, base, b
   c = config.default()
   c.lora.form = form
   sites = lora.find_sites(base.model())
-  assert methods.lora.spec(c, sites, {site.name: rank for site in sites})['path'] == path
+  assert methods.lora.with_ranks(c, sites, {site.name: rank for site in sites}).spec['path'] == path
 
 
 @pytest.mark.parametrize('rank', [2, 8, 16])
@@ -207,4 +207,4 @@ def test_auto_agrees_with_the_flops_of_the_compiled_step(monkeypatch, base, rank
 
     flops[c.lora.path] = jax.jit(jax.grad(loss)).lower(trainable, frozen).cost_analysis()['flops']
   c.lora.path = 'auto'
-  assert methods.lora.spec(c, sites, ranks)['path'] == min(flops, key=flops.get)
+  assert methods.lora.with_ranks(c, sites, ranks).spec['path'] == min(flops, key=flops.get)
