@@ -32,6 +32,7 @@ from adaptsr_jax import (
   prepare,
   show,
   statistics,
+  step,
   tables,
   train,
   tree,
@@ -40,7 +41,8 @@ from adaptsr_jax import config as config_lib
 from adaptsr_jax.adapters import file as adapter_file
 from adaptsr_jax.errors import UserError, enough_memory
 from adaptsr_jax.log import say
-from adaptsr_jax.train import Interrupted, TrainState, make_step
+from adaptsr_jax.step import TrainState, make_step
+from adaptsr_jax.train import Interrupted
 from adaptsr_jax.tree import Params
 
 try:
@@ -93,6 +95,7 @@ def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
   stale = _is_other_material(workdir, material, done) or stale
   asked = measures.load(('psnr', 'ssim', *config.metrics), config.metric_weights)
   criterion = losses.make(config)
+  batches = prepare.batches(config, setup.train, config.seed) if setup.train and config.steps else None
   for sentence in asked.missing.values():
     say(sentence)
   if not done:
@@ -125,23 +128,34 @@ def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
   say(f'{doing} {trainable_parameters:,} of {total_parameters:,} parameters ({share:.1f} %) by {config.method}.')
 
   # 6. and 7. Steps and measurements.
-  tiling = infer.tiling_of(setup.model, config.eval_tile)
+  apply_fn, params_of = methods.deployed(method, setup.model.apply)
+  # Between the steps only what decides the best state; the rest takes long.
+  watched = (metrics.quality,) if config.best in metrics.FIDELITY else asked.functions
 
-  def measured(params: Params, functions: measure.Functions = (metrics.quality,)) -> dict[str, Any]:
-    return measure.measure_params(setup.model.apply, params, data.pairs(setup.valid), functions, **tiling)
+  def network(params: Any, apply_fn: Callable[..., Any] = apply_fn) -> infer.Network:
+    return infer.network(setup.model, params, config.eval_tile, apply_fn=apply_fn)
 
+  def measured(restore: Callable[..., Any], functions: measure.Functions = asked.functions) -> dict[str, Any]:
+    return measure.measure(restore, data.pairs(setup.valid), functions)
+
+  networks = {'base': network(base.params, setup.model.apply)}
   enlarged = reference = None
   if setup.valid is not None:
     once = partial(_measured_once, workdir, protocol=asked.protocol)
-    enlarged = once('bicubic', lambda: measure.measure(bicubic.imresize, data.pairs(setup.valid), asked.functions))
-    reference = once('base', lambda: measured(base.params, asked.functions))
-  with enough_memory(prepare.memory_advice(config, setup.model)):
-    trained = train.train(config, setup, method, frozen, trainable, criterion, measured, workdir)
-  params = jax.device_get(method.merge(frozen, trained.trainable))
+    enlarged = once('bicubic', lambda: measured(bicubic.imresize))
+    reference = once('base', lambda: measured(networks['base']))
+  trained = train.Trained(trainable, 0.0, None, None, None)
+  if config.steps:
+    training = step.plain(config, setup.model.apply, method, frozen, trainable, criterion)
+    watch = (lambda leaves: measured(network(params_of(frozen, leaves)), watched)) if setup.valid else None
+    with enough_memory(prepare.memory_advice(config, setup.model)):
+      trained = train.train(config, training, batches, watch, workdir)
+  params = jax.device_get(params_of(frozen, trained.trainable))
+  networks['adapted'] = network(params)
   adapted = reference
   if reference and config.steps:
-    again = config.metrics or not trained.measured  # training measures PSNR and SSIM only
-    adapted = measured(params, asked.functions) if again else trained.measured
+    again = watched != asked.functions or not trained.measured
+    adapted = measured(networks['adapted']) if again else trained.measured
     adapted = {**adapted, 'difference': tables.differences(adapted, reference)}
 
   # 8. Export.
@@ -178,7 +192,7 @@ def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
   _export(workdir, base, params, method, trained.trainable, results)
 
   # 9. Show.
-  show.draw(workdir, setup, params, results, tiling)
+  show.draw(workdir, setup.valid, networks, results)
   checkpoint.write_json(workdir / 'results.json', results)
   say(show.summary(results, workdir))
   return results
@@ -246,7 +260,8 @@ def _measured_once(workdir: Path, label: str, measure_it: Callable[[], Any], pro
 def _export(workdir: Path, base: base_lib.Base, params: Params, method, trained: Params, results: dict) -> None:
   scores = {'base': results['base'], 'adapted': results['adapted']}
   means = {label: result['mean'] for label, result in scores.items() if result}
-  checkpoint.save_params(workdir / 'merged', params, {**base.info(), 'metrics': means})
+  if not method.unmergeable:
+    checkpoint.save_params(workdir / 'merged', params, {**base.info(), 'metrics': means})
   if results['trainable_parameters'] < results['total_parameters']:  # else it would be a second checkpoint
     meta = {
       **method.spec,
@@ -258,6 +273,9 @@ def _export(workdir: Path, base: base_lib.Base, params: Params, method, trained:
     }
     adapter = adapter_file.Adapter(meta, tree.flatten(trained), method.constants)
     adapter_file.save(workdir / 'adapter.safetensors', adapter)
+  if method.unmergeable:
+    say(f'There is no merged network: {method.unmergeable}')
+    return
   path = workdir / f'merged.{"safetensors" if (base.source or {}).get("format") == "safetensors" else "pth"}'
   try:
     base_lib.export(path, base, params)

@@ -108,9 +108,9 @@ def latest_step(folder: str | os.PathLike) -> int:
 class RunStore:
   """Latest and best state of a run, in `folder`; the state is a pytree, the position in the data a grain iterator."""
 
-  def __init__(self, folder: str | os.PathLike, metric: str):
-    """Opens or creates the store; `metric` is the key that `save` compares to keep the best state."""
-    self._metric = metric
+  def __init__(self, folder: str | os.PathLike, metric: str, lower: bool = False):
+    """Opens or creates the store; `metric` is the key that `save` compares to keep the best (lower?) state."""
+    self._metric, self._lower = metric, lower
     self._manager = ocp.CheckpointManager(
       Path(folder).absolute(),
       options=ocp.CheckpointManagerOptions(
@@ -126,7 +126,7 @@ class RunStore:
     )
 
   def _score(self, metrics: dict[str, Any]) -> float:
-    return metrics[self._metric]
+    return -metrics[self._metric] if self._lower else metrics[self._metric]
 
   def latest(self) -> int | None:
     """Returns the newest saved step, or None."""

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict, config_dict
 from adaptsr_jax.errors import UserError
 
 KINDS = ('conv', 'mlp', 'attn')
-METRICS = ('lpips', 'lpips_alex', 'lpips_vgg', 'dists', 'niqe')
 LOSSES = ('l1', 'charbonnier', 'mse', 'colour', 'perceptual', 'lpips', 'dists')
 # The fields that say where pictures come from.
 SOURCES = ('hr', 'root', 'tfds', 'packed', 'mix')
@@ -151,8 +150,10 @@ def default() -> ConfigDict:
   c.log_every = 0
   c.eval_every = 0
   c.save_every = 0
-  # Which state is merged and exported: the last, or the best by validation PSNR (which then flatters itself).
+  # Which state is merged and exported: the last, or the best of the measured ones (which then flatters itself) by the
+  # value `best`: psnr_y, ssim_y, psnr_rgb, ssim_rgb, or one of `metrics`.
   c.export = 'last'
+  c.best = 'psnr_y'
   # What is measured of base and result beside PSNR and SSIM: lpips, dists, niqe.
   c.metrics = ()
   # Folder with the weights of lpips, dists and niqe, as metrics and as losses; empty: they are downloaded by name.
@@ -219,6 +220,7 @@ def _pictures() -> ConfigDict:
 def validate(config: ConfigDict) -> None:
   """Raises UserError that names the first field whose value cannot work, and what would."""
   from adaptsr_jax import methods
+  from adaptsr_jax.metrics.table import GROUPS, METRICS, names_of
 
   for old, new in RENAMED.items():
     if old in flat(config):
@@ -232,7 +234,7 @@ def validate(config: ConfigDict) -> None:
     value = get(config, name)
     if value not in allowed:
       raise UserError(f'config.{name} is {value!r}; it can be one of: {", ".join(allowed)}.')
-  for name, allowed in (('sites.kinds', KINDS), ('metrics', METRICS)):
+  for name, allowed in (('sites.kinds', KINDS), ('metrics', (*GROUPS, *METRICS))):
     unknown = [value for value in get(config, name) if value not in allowed]
     if unknown:
       raise UserError(f'config.{name} contains {unknown[0]!r}; it can have: {", ".join(allowed)}.')
@@ -262,6 +264,11 @@ def validate(config: ConfigDict) -> None:
     raise UserError(f'config.optim.lr is {config.optim.lr}; it must be a number.')
   if config.seed >= 2**31:
     raise UserError(f'config.seed is {config.seed}; it must be below {2**31}.')
+  measured = [key for name in ('psnr', 'ssim', *config.metrics) for row in names_of(name) for key in METRICS[row].keys]
+  if config.best not in measured:
+    raise UserError(
+      f'config.best is {config.best!r}, and what is measured is {", ".join(measured)}; see config.metrics.'
+    )
   if config.export == 'best' and not sources(config, 'valid'):
     raise UserError("config.export is 'best', which needs validation pictures: give config.data.valid.hr.")
   for pattern in config.sites.exclude:

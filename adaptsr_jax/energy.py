@@ -7,8 +7,11 @@ in them. Since 2020 most systems let only the administrator read the counters, a
 energy is then not known, which is no error.
 """
 
+import contextlib
 import os
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,6 +63,34 @@ class Meter:
 
   def _read(self) -> list[int]:
     return [int(zone.counter.read_text()) for zone in self._zones]
+
+
+class Clock:
+  """Seconds and joules of a stretch of work in several starts, without the pauses in it."""
+
+  def __init__(self, seconds: float = 0.0, joules: float | None = 0.0):
+    """Goes on from what earlier starts spent; `joules` None counts none."""
+    self.joules = joules
+    self._start = time.perf_counter() - seconds
+    self._meter = Meter()
+
+  def seconds(self) -> float:
+    """Returns the seconds so far."""
+    return time.perf_counter() - self._start
+
+  def tick(self) -> None:
+    """Adds the joules since the last tick; to be called every few minutes, as their counters start again."""
+    lap = self._meter.lap()
+    self.joules = None if self.joules is None or lap is None else self.joules + lap
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Counts nothing of what is done in this block."""
+    self.tick()
+    start = time.perf_counter()
+    yield
+    self._start += time.perf_counter() - start
+    self._meter.lap()
 
 
 def _zones(folder: Path) -> list[_Zone]:

@@ -169,19 +169,18 @@ def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, An
 
 
 def _load(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, Any]:
-  """Returns the networks among the runs, once it is known that the tiles fit them: {label: base}."""
+  """Returns the networks among the runs, and what they were loaded as: {label: (base, network)}."""
   from adaptsr_jax import base, config, infer
   from adaptsr_jax.adapters import operations
 
   fields = config.parse_fields(args.fields)
-  networks = [spec for spec in specs if spec.kind == 'params' and spec.where not in _KERNELS]
-  loaded = {spec.label: base.load(spec.where, fields) for spec in networks}
-  for spec in networks:
+  named = [spec for spec in specs if spec.kind == 'params' and spec.where not in _KERNELS]
+  loaded = {}
+  for spec in named:
+    found = base.load(spec.where, fields)
     if spec.adapters:
-      network = loaded[spec.label]
-      loaded[spec.label] = network._replace(params=operations.folded(network.params, spec.adapters))
-  for network in loaded.values():
-    infer.tiling_of(network.model(), args.tile)
+      found = found._replace(params=operations.folded(found.params, spec.adapters))
+    loaded[spec.label] = found, infer.network(found.model(), found.params, args.tile, ensemble=args.ensemble)
   return loaded
 
 
@@ -206,7 +205,7 @@ def _save_folders(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, Pat
 def _scale(args: argparse.Namespace, loaded: dict[str, Any]) -> int:
   from adaptsr_jax import data
 
-  scales = {label: base.model().upscale for label, base in loaded.items()}
+  scales = {label: network.model.upscale for label, (_, network) in loaded.items()}
   scales |= {'--scale': args.scale} if args.scale else {}
   if len(set(scales.values())) > 1:
     told = ', '.join(f'{label} x{scale}' for label, scale in scales.items())
@@ -226,19 +225,17 @@ def _restored(args: argparse.Namespace, where: str, loaded: Any, source: Any) ->
   if loaded is None:
     kernel = {'bicubic': bicubic.imresize, 'bicubic_pil': bicubic.pillow}[where]
     return measure.restored(kernel, data.pairs(source)), {'model': _KERNELS[where]}
-  model = loaded.model()
-  tiling = infer.tiling_of(model, args.tile)
-  restore = measure.network(model.apply, loaded.params, ensemble=args.ensemble, **tiling)
+  base, network = loaded
   how = {
-    'model': f'{loaded.name} {loaded.fields}',
-    'fingerprint': adapter_file.fingerprint(loaded.params)[:16],
+    'model': f'{base.name} {base.fields}',
+    'fingerprint': adapter_file.fingerprint(base.params)[:16],
     'tile': 'whole pictures'
     if args.tile == infer.WHOLE
-    else f'{args.tile or "automatic"}, overlap {tiling["overlap"]}',
+    else f'{args.tile or "automatic"}, overlap {network.options["overlap"]}',
     'ensemble': args.ensemble,
-    **({'assumed': loaded.assumed} if loaded.assumed else {}),
+    **({'assumed': base.assumed} if base.assumed else {}),
   }
-  return measure.restored(restore, data.pairs(source)), how
+  return measure.restored(network, data.pairs(source)), how
 
 
 def _protocol(args: argparse.Namespace, source: Any, result: dict[str, Any]) -> dict[str, Any]:

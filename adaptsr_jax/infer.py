@@ -31,6 +31,52 @@ class _Span(NamedTuple):
   weights: np.ndarray
 
 
+class Network(NamedTuple):
+  """A network ready to enlarge pictures.
+
+  Attributes:
+    model: that it is.
+    params: of it, on the device.
+    options: keyword arguments of `upscale`: its tiles, and whether it averages over flips and turns.
+    apply_fn: what is called for `model.apply`.
+  """
+
+  model: Any
+  params: Params
+  options: dict[str, Any]
+  apply_fn: Callable[..., Any]
+
+  def __call__(self, lr: np.ndarray, scale: int = 0, on_tile: Callable[[int, int], None] | None = None) -> np.ndarray:
+    """Enlarges (h, w, 3) as `upscale` does; `scale` is there for callers that have kernels in the place of networks."""
+    del scale
+    return upscale(self.apply_fn, self.params, lr, self.model.upscale, on_tile=on_tile, **self.options)
+
+
+def network(
+  model: Any,
+  params: Params,
+  tile: int = 0,
+  overlap: int | None = None,
+  ensemble: bool = False,
+  apply_fn: Callable[..., Any] | None = None,
+) -> Network:
+  """Returns a network ready to enlarge, with `tile`, `overlap` and `ensemble` as of `upscale`.
+
+  Without an overlap it is 16, and 32 for networks that attend in windows (`model.multiple` > 1): every block sees half
+  a window further, and where attention is sharp 16 changes pixels by up to 0.7 / 255, 32 by 0.001 / 255
+  (benchmarks/README.md).
+
+  Raises:
+    UserError: tiles that leave nothing beside their overlap.
+  """
+  if overlap is None:
+    overlap = _OVERLAP if model.multiple == 1 else _WINDOW_OVERLAP
+  tiling(tile, overlap, model.multiple, model.minimum)
+  fields = {'tile': tile, 'overlap': overlap, 'multiple': model.multiple, 'minimum': model.minimum}
+  fields |= {'once': model.once} if hasattr(model, 'once') else {}
+  return Network(model, jax.device_put(params), {**fields, 'ensemble': ensemble}, apply_fn or model.apply)
+
+
 def upscale(
   apply_fn: Callable[..., Any],
   params: Params,
@@ -122,23 +168,6 @@ def tiling(tile: int, overlap: int, multiple: int = 1, minimum: int = 1) -> tupl
       f'Tiles of {side} pixels with an overlap of {overlap} leave nothing: give --tile={least} or a smaller overlap.'
     )
   return side, stride
-
-
-def tiling_of(model: Any, tile: int, overlap: int | None = None) -> dict[str, Any]:
-  """Returns the keyword arguments of `upscale` that a model asks for, with the caller's `tile` and `overlap`.
-
-  Without an overlap it is 16, and 32 for networks that attend in windows (`model.multiple` > 1): every block sees half
-  a window further, and where attention is sharp 16 changes pixels by up to 0.7 / 255, 32 by 0.001 / 255
-  (benchmarks/README.md).
-
-  Raises:
-    UserError: the tile leaves nothing beside its overlap.
-  """
-  if overlap is None:
-    overlap = _OVERLAP if model.multiple == 1 else _WINDOW_OVERLAP
-  tiling(tile, overlap, model.multiple, model.minimum)
-  once = {'once': model.once} if hasattr(model, 'once') else {}
-  return {'tile': tile, 'overlap': overlap, 'multiple': model.multiple, 'minimum': model.minimum, **once}
 
 
 def _up(n: int, unit: int) -> int:

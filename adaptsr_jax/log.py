@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptsr_jax import files
+from adaptsr_jax.energy import Clock
 
 
 def say(text: str) -> None:
@@ -65,24 +66,20 @@ def _drop_after(path: Path, step: int) -> None:
 class Progress:
   """Counts steps against the clock: speed, time left, and the share of time spent waiting for data."""
 
-  def __init__(self, done: int, total: int):
-    """Starts at `done` of `total` steps."""
+  def __init__(self, done: int, total: int, clock: Clock):
+    """Starts at `done` of `total` steps; `clock` leaves out what is not training."""
     self._first, self._total = done, total
-    self._start = time.perf_counter()
+    self._clock, self._start = clock, clock.seconds()
     self._first_step = 0.0
     self.waited = 0.0
 
   def seconds(self) -> float:
     """Returns the time since the start, pauses excluded."""
-    return time.perf_counter() - self._start
+    return self._clock.seconds() - self._start
 
-  def pause(self, seconds: float) -> None:
-    """Takes `seconds` spent on something else, such as a measurement, out of the count."""
-    self._start += seconds
-
-  def compiled(self, seconds: float) -> None:
-    """Takes note of what the first step took, nearly all of it compilation: it says nothing about those to come."""
-    self._first_step = seconds
+  def compiled(self) -> None:
+    """Takes note that the first step is done, nearly all of it compilation: it says nothing about those to come."""
+    self._first_step = self.seconds()
 
   def line(self, step: int, values: Mapping[str, float]) -> str:
     """Returns e.g. 'step 120/300  loss 0.0312  4.1 steps/s  data wait 1%  0:44 left'."""

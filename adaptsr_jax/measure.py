@@ -11,13 +11,11 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from adaptsr_jax import data, image, infer, metrics, statistics
+from adaptsr_jax import data, image, metrics, statistics
 from adaptsr_jax.data.folders import MARKS
 from adaptsr_jax.errors import UserError
-from adaptsr_jax.tree import Params
 
 Pairs = Iterable[tuple[str, np.ndarray, np.ndarray]]
 Functions = Iterable[Callable[[np.ndarray, np.ndarray, int], dict[str, float]]]
@@ -43,28 +41,11 @@ def measure(
   """Measures what `restore` makes of LR pictures; result and errors as of `score`.
 
   Args:
-    restore: (lr float32 (h, w, 3) in [0, 1], scale) -> (s * h, s * w, 3), floats or uint8.
+    restore: (lr float32 (h, w, 3) in [0, 1], scale) -> (s * h, s * w, 3), floats or uint8; such as `infer.Network`.
     pairs: (name, lr, hr), uint8 or uint16, hr (s * h, s * w, 3).
     functions: see `score`.
   """
   return score(restored(restore, pairs), functions)
-
-
-def measure_params(
-  apply_fn: Callable[..., jax.Array],
-  params: Params,
-  pairs: Pairs,
-  functions: Functions = (metrics.quality,),
-  **tiling: Any,
-) -> dict[str, Any]:
-  """Measures a network; see `measure`. `tiling` goes to `infer.upscale`."""
-  return measure(network(apply_fn, params, **tiling), pairs, functions)
-
-
-def network(apply_fn: Callable[..., jax.Array], params: Params, **tiling: Any) -> Callable[[np.ndarray, int], Any]:
-  """Returns a network as `measure` takes it, with `params` on the device; `tiling` goes to `infer.upscale`."""
-  params = jax.device_put(params)
-  return lambda lr, scale: infer.upscale(apply_fn, params, lr, scale, **tiling)
 
 
 def restored(restore: Callable[[np.ndarray, int], np.ndarray], pairs: Pairs) -> Iterator[Restored]:

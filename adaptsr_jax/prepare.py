@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from adaptsr_jax import base as base_lib
@@ -21,30 +22,37 @@ from adaptsr_jax.tree import Params
 
 
 class Setup(NamedTuple):
-  """What a run starts from."""
+  """What a run starts from; without training or validation pictures their source is None."""
 
   base: base_lib.Base
-  model: Any
-  train: Any
-  valid: Any
+  model: nn.Module
+  train: data.Source | None
+  valid: data.Source | None
   sites: tuple[lora.Site, ...]
-  batches: Any  # endless iterator over training batches; None without training pictures
 
 
 def prepare(config: ConfigDict) -> Setup:
   """Loads the base, opens the folders of pictures and checks every pair, and finds the sites."""
-  fields = config_lib.parse_fields(config.fields)
-  if config.base == 'random':
-    base = base_lib.random(config.model, config.seed, fields)
-  else:
-    base = base_lib.load(config.base, fields)
+  base = choose_base(config)
   model = base.model(dtype=jnp.dtype(config.dtype))
   if config.remat:
     if not hasattr(model, 'remat'):
       raise UserError(f'config.remat is set, but {base.name} has no blocks to compute again.')
     model = model.clone(remat=True)
-  train = _open(config, 'train', model.upscale)
-  valid = _open(config, 'valid', model.upscale)
+  train, valid = (open_pictures(config, part, model.upscale) for part in ('train', 'valid'))
+  return Setup(base, model, train, valid, find_sites(config, model))
+
+
+def choose_base(config: ConfigDict) -> base_lib.Base:
+  """Returns the base that `config.base` names."""
+  fields = config_lib.parse_fields(config.fields)
+  if config.base == 'random':
+    return base_lib.random(config.model, config.seed, fields)
+  return base_lib.load(config.base, fields)
+
+
+def find_sites(config: ConfigDict, model: nn.Module) -> tuple[lora.Site, ...]:
+  """Returns the sites that `config.sites` leaves; UserError where it leaves none."""
   exclude = [pattern for pattern in config.sites.exclude if pattern]  # an empty flag is an empty pattern
   found = lora.find_sites(model, exclude, config.sites.split_qkv)
   kinds = tuple(config.sites.kinds) or config_lib.KINDS
@@ -54,11 +62,10 @@ def prepare(config: ConfigDict) -> Setup:
       f'No kernel is left to adapt: {len(found)} sites, none of the kinds {", ".join(kinds)} '
       '(config.sites.kinds, config.sites.exclude).'
     )
-  drawn = batches(config, train, config.seed) if train and config.steps else None
-  return Setup(base, model, train, valid, sites, drawn)
+  return sites
 
 
-def _open(config: ConfigDict, part: str, scale: int) -> data.Source | None:
+def open_pictures(config: ConfigDict, part: str, scale: int) -> data.Source | None:
   """Opens the pictures of 'train' or 'valid'; None where nothing is given."""
   pictures = config.data[part]
   if not config_lib.sources(config, part):

@@ -10,13 +10,11 @@ import numpy as np
 
 from adaptsr_jax import bicubic, data, figures, image, infer, statistics, tables
 from adaptsr_jax.log import clock, read_metrics
-from adaptsr_jax.prepare import Setup
-from adaptsr_jax.tree import Params
 
 _CROP = 160  # side of the shown crops in HR pixels
 
 
-def draw(workdir: Path, setup: Setup, params: Params, results: dict[str, Any], tiling: dict[str, int]) -> None:
+def draw(workdir: Path, valid: data.Source | None, networks: dict[str, infer.Network], results: dict[str, Any]) -> None:
   """Draws curve.png (PSNR against steps) and compare.png into `workdir`, as far as there is something to show."""
   history = [(row['step'], row['valid/psnr_y']) for row in read_metrics(workdir) if 'valid/psnr_y' in row]
   if history:
@@ -25,11 +23,11 @@ def draw(workdir: Path, setup: Setup, params: Params, results: dict[str, Any], t
     base = results['base']['mean']['psnr_y']
     baselines = {'base': base} if base is not None and np.isfinite(base) else {}
     figures.learning_curves(workdir / 'curve.png', series, 'step', 'PSNR (Y) in dB', baselines=baselines)
-  if setup.valid is not None:
-    compare(workdir / 'compare.png', setup, params, results, tiling)
+  if valid is not None:
+    compare(workdir / 'compare.png', valid, networks, results)
 
 
-def compare(path: Path, setup: Setup, params: Params, results: dict[str, Any], tiling: dict[str, int]) -> None:
+def compare(path: Path, valid: data.Source, networks: dict[str, infer.Network], results: dict[str, Any]) -> None:
   """Draws input | bicubic | base | adapted (after steps) | HR of the pictures that gained most, the median, and least.
 
   Each crop lies where the HR picture has most detail, not where the adaptation did best.
@@ -38,17 +36,17 @@ def compare(path: Path, setup: Setup, params: Params, results: dict[str, Any], t
   order = sorted(after, key=lambda name: _gain(before[name], after[name]))
   chosen = list(dict.fromkeys([order[-1], order[len(order) // 2], order[0]]))
   rows = {}
-  for name, lr, hr in data.pairs(setup.valid):
+  for name, lr, hr in data.pairs(valid):
     if name not in chosen:
       continue
-    lr, hr, scale = image.to_float(lr), image.to_float(hr), setup.model.upscale
-    networks = {f'base {_decibels(before[name])}': setup.base.params}
+    lr, hr, scale = image.to_float(lr), image.to_float(hr), valid.scale
+    shown = {f'base {_decibels(before[name])}': networks['base']}
     if results['steps']:
-      networks[f'adapted {_decibels(after[name])}'] = params
+      shown[f'adapted {_decibels(after[name])}'] = networks['adapted']
     panels = {
       'input': lr.repeat(scale, 0).repeat(scale, 1),
       f'bicubic {_decibels(results["bicubic"]["images"][name])}': bicubic.imresize(lr, scale),
-      **{title: infer.upscale(setup.model.apply, p, lr, scale, **tiling) for title, p in networks.items()},
+      **{title: network(lr) for title, network in shown.items()},
       'HR': hr,
     }
     x, y, width, height = figures.busiest_box(hr, _CROP)

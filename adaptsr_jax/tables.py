@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from adaptsr_jax import files, statistics
+from adaptsr_jax.metrics.table import VALUES
 
 Rows = list[list[str]]
 
-_DIGITS = {'psnr': 3, 'niqe': 3}  # decimals, by the first word of a metric's name; 4 for others
-_LOWER_IS_BETTER = ('lpips', 'dists', 'niqe')
 _NUMBER = re.compile(r'([-+]?(\d[\d.]*|inf)|-)?')
 
 
@@ -76,14 +75,14 @@ def metrics_of(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def lower_is_better(key: str) -> bool:
   """Tells whether a smaller value of the metric is the better one."""
-  return key.startswith(_LOWER_IS_BETTER)
+  return key in VALUES and VALUES[key].lower
 
 
 def number(key: str, value: float | None, sign: str = '') -> str:
   """Returns a value with the decimals of its metric; '-' for one that is absent or no number."""
   if value is None or math.isnan(value):
     return '-'
-  return f'{value:{sign}.{_DIGITS.get(key.partition("_")[0], 4)}f}'
+  return f'{value:{sign}.{VALUES[key].digits if key in VALUES else 4}f}'
 
 
 def legend(runs: Mapping[str, Mapping[str, Any]]) -> str:

@@ -143,8 +143,6 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _enlarger(args: argparse.Namespace) -> Any:
   """Loads the network; returns a function (picture, on_tile) -> enlarged picture."""
-  import jax
-
   from adaptsr_jax import base, config, infer
   from adaptsr_jax.adapters import operations
 
@@ -158,20 +156,11 @@ def _enlarger(args: argparse.Namespace) -> Any:
     else:
       print(f'Note: {note}, so there are no tiles; if memory does not suffice, --tile gives a similar result.')
       tile = infer.WHOLE
-  tiling = infer.tiling_of(model, tile, args.overlap)
-  params = jax.device_put(operations.folded(loaded.params, args.adapters) if args.adapters else loaded.params)
+  params = operations.folded(loaded.params, args.adapters) if args.adapters else loaded.params
+  network = infer.network(model, params, tile, args.overlap, args.ensemble)
 
   def enlarge(picture: 'Picture', on_tile: Any) -> 'Picture':
-    rgb = infer.upscale(
-      model.apply,
-      params,
-      _bled(picture),
-      model.upscale,
-      ensemble=args.ensemble,
-      on_tile=on_tile,
-      **tiling,
-    )
-    return picture._replace(rgb=rgb, alpha=_enlarged_alpha(picture, model.upscale))
+    return picture._replace(rgb=network(_bled(picture), on_tile=on_tile), alpha=_enlarged_alpha(picture, model.upscale))
 
   return enlarge
 

@@ -130,14 +130,14 @@ def _step(row: Row, base: Any, model: Any, shape: tuple[int, ...], rank: int) ->
   import jax
   import jax.numpy as jnp
 
-  from adaptsr_jax import losses, optim, train, tree
+  from adaptsr_jax import losses, optim, step, tree
 
   c, method = method_of(row, model, rank)
   tx, _ = optim.make(c, method.labels)
 
   def begin(key, params):
     frozen, trainable = method.init(key, params)
-    state = train.TrainState(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), {})
+    state = step.TrainState(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), {})
     return state, frozen
 
   state, frozen = jax.eval_shape(begin, jax.random.key(0), base.params)
@@ -145,7 +145,7 @@ def _step(row: Row, base: Any, model: Any, shape: tuple[int, ...], rank: int) ->
   sides = {'lr': shape, 'hr': (b, model.upscale * h, model.upscale * w, 3)}
   pictures = {name: jax.ShapeDtypeStruct(size, jnp.float32) for name, size in sides.items()}
   start = time.perf_counter()
-  compiled = train.make_step(model.apply, method, tx, losses.l1).lower(state, frozen, pictures).compile()
+  compiled = step.make_step(model.apply, method, tx, losses.l1).lower(state, frozen, pictures).compile()
   seconds = time.perf_counter() - start
 
   def ready():

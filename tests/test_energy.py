@@ -69,3 +69,19 @@ def test_a_counter_that_goes_away_ends_the_knowledge(folder):
 def test_this_machine_tells_or_does_not():
   joules = energy.Meter().lap()
   assert joules is None or joules >= 0
+
+
+def test_a_clock_leaves_out_pauses_and_goes_on_from_what_was_spent(folder, monkeypatch):
+  now = iter([0.0, 1.0, 5.0, 7.0])  # begun, pause begun and ended, asked
+  monkeypatch.setattr(energy.time, 'perf_counter', lambda: next(now))
+  meter = energy.Meter
+  monkeypatch.setattr(energy, 'Meter', lambda: meter(folder))
+  clock = energy.Clock(100.0, 10.0)
+  zone(folder, 'intel-rapl:0', 'package-0', 2_000_000)
+  with clock.paused():
+    zone(folder, 'intel-rapl:0', 'package-0', 9_000_000)
+  zone(folder, 'intel-rapl:0', 'package-0', 9_500_000)
+  clock.tick()
+  assert clock.joules == pytest.approx(10 + 1 + 0.5)
+  assert clock.seconds() == pytest.approx(100 + 1 + 2)
+  assert energy.Clock(0.0, None).joules is None

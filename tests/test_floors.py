@@ -13,14 +13,14 @@ import adaptsr_jax
 
 PACKAGE = Path(adaptsr_jax.__file__).parent
 FLOORS = [
-  ['command', 'errors', 'files', 'tree', 'compiler', 'image', 'bicubic', 'figures', 'statistics', 'log', 'energy'],
-  ['models', 'metrics'],
+  ['command', 'errors', 'files', 'tree', 'compiler', 'image', 'bicubic', 'figures', 'statistics', 'energy'],
+  ['models', 'metrics', 'log'],
   ['lora', 'data'],
   ['ranks', 'infer', 'convert'],
   ['methods'],
   ['config', 'optim', 'adapters', 'checkpoint', 'tables', 'zoo'],
   ['base', 'measures', 'losses'],
-  ['prepare', 'measure'],
+  ['prepare', 'measure', 'step'],
   ['show', 'train'],
   ['adapt'],
   [

@@ -184,14 +184,23 @@ def test_the_size_decides_when_no_tile_is_given(monkeypatch):
 def test_networks_with_attention_get_a_wider_overlap():
   fields = {'embed_dim': 8, 'depths': (2,), 'num_heads': (2,), 'window_size': 4, 'img_size': 8}
   swinir, drct = models.build('swinir', **fields), models.build('drct', num_heads=(6,))
-  assert infer.tiling_of(models.build('safmn'), 64) == {'tile': 64, 'overlap': 16, 'multiple': 1, 'minimum': 8}
-  assert infer.tiling_of(swinir, 0) == {'tile': 0, 'overlap': 32, 'multiple': 4, 'minimum': 3}
-  assert infer.tiling_of(drct, 0)['overlap'] == 32
-  assert infer.tiling_of(swinir, 0, overlap=0)['overlap'] == 0  # asked for
+
+  def options(model, *tiling):
+    return infer.network(model, {}, *tiling).options
+
+  assert options(models.build('safmn'), 64) == {
+    'tile': 64,
+    'overlap': 16,
+    'multiple': 1,
+    'minimum': 8,
+    'ensemble': False,
+  }
+  assert options(swinir).items() >= {'tile': 0, 'overlap': 32, 'multiple': 4, 'minimum': 3}.items()
   # The automatic tiles have room for it, and a tile that has none is refused.
-  infer.tiling(**infer.tiling_of(drct, 0))
+  assert options(drct)['overlap'] == 32
+  assert options(swinir, 0, 0)['overlap'] == 0  # asked for
   with pytest.raises(UserError, match='Tiles of 64 pixels with an overlap of 32 leave nothing: give --tile=80'):
-    infer.tiling(**infer.tiling_of(swinir, 64))
+    options(swinir, 64)
 
 
 @pytest.mark.parametrize('size', [(152, 80), (150, 83)], ids=['of whole windows', 'of any size'])
@@ -200,10 +209,7 @@ def test_tiles_of_a_network_with_attention(size):
   params = jax.tree.map(lambda leaf: 3 * leaf if leaf.ndim == 2 else leaf, params_of(model))  # it makes choices
   x = picture(*size)
   whole = infer.upscale(model.apply, params, x, 2, tile=infer.WHOLE)
-  furthest = {
-    overlap: np.abs(infer.upscale(model.apply, params, x, 2, **infer.tiling_of(model, 80, overlap)) - whole).max()
-    for overlap in (0, None)
-  }
+  furthest = {overlap: np.abs(infer.network(model, params, 80, overlap)(x) - whole).max() for overlap in (0, None)}
   assert furthest[None] <= 1e-5 * np.abs(whole).max()
   assert furthest[0] > 1e-3 * np.abs(whole).max()
 

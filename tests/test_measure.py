@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from adaptsr_jax import bicubic, data, image, measure, metrics, statistics, tables
+from adaptsr_jax import bicubic, data, image, infer, measure, metrics, statistics, tables
 from adaptsr_jax.errors import UserError
 from tests.pictures import scene, write_pairs
 
@@ -35,7 +35,8 @@ def test_a_network_is_measured_with_its_params():
   def double(variables, x):
     return variables['params']['gain'] * x.repeat(2, 1).repeat(2, 2)
 
-  result = measure.measure_params(double, {'gain': np.float32(0.5)}, pairs(2))
+  model = SimpleNamespace(apply=double, upscale=2, multiple=1, minimum=1)
+  result = measure.measure(infer.network(model, {'gain': np.float32(0.5)}), pairs(2))
   expected = measure.measure(lambda lr, s: 0.5 * lr.repeat(2, 0).repeat(2, 1), pairs(2))
   assert result == expected
 

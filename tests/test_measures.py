@@ -120,7 +120,7 @@ def test_one_of_the_two_alone_has_the_value_of_both():
 
 
 def test_unknown_names_are_refused():
-  with pytest.raises(UserError, match=r"'fid' is not a metric; there are: psnr, ssim, lpips, .*niqe\.$"):
+  with pytest.raises(UserError, match=r"'fid' is not a metric; there are: psnr, ssim, .*niqe, lpips\.$"):
     measures.load(('psnr', 'fid'))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from adaptsr_jax import adapt, base, checkpoint, config, convert, image, log, tree
+from adaptsr_jax import adapt, base, checkpoint, config, convert, energy, image, log, tree
 from adaptsr_jax.adapters import file as adapter_file
 from adaptsr_jax.errors import UserError
 from configs import tiny
@@ -281,16 +281,16 @@ def test_work_through_a_list_tells_every_ten_seconds_what_is_left(capsys, monkey
 
 
 def test_progress_tells_speed_time_left_and_waiting():
-  progress = log.Progress(0, 300)
+  progress = log.Progress(0, 300, energy.Clock(1000))
   time.sleep(0.02)
   progress.waited = progress.seconds() / 2
   line = progress.line(100, {'loss': 0.03125})
   assert line.startswith('step 100/300  loss 0.03125  ')
   assert 'data wait 50%' in line
   assert line.endswith('left')
-  progress = log.Progress(0, 300)
+  progress = log.Progress(0, 300, energy.Clock())
   time.sleep(0.05)
-  progress.compiled(0.05)
+  progress.compiled()
   assert progress.line(1, {'loss': 1.0}) == 'step 1/300  loss 1  compiled in 0:00'
   time.sleep(0.02)
   assert '/s  ' in progress.line(100, {})  # of the 99 steps after the first: thousands a second

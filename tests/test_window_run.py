@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from adaptsr_jax import adapt, base, checkpoint, config, convert, evaluate, log, train
+from adaptsr_jax import adapt, base, checkpoint, config, convert, evaluate, log, step
 from adaptsr_jax.errors import UserError
 from configs import swinir
 from tests.pictures import write_pairs
@@ -119,7 +119,7 @@ def test_too_little_memory_is_told_and_the_folder_can_be_used_again(flags, tmp_p
     return step
 
   with monkeypatch.context() as patched:
-    patched.setattr(train, 'make_step', make_step)
+    patched.setattr(step, 'make_step', make_step)
     with pytest.raises(UserError, match=r'not enough memory for 2 crops of 32 pixels: .*config\.remat.*bfloat16\.$'):
       adapt.run(settings(flags), tmp_path)
     with pytest.raises(UserError, match=r'batch_size .* smaller\.$'):

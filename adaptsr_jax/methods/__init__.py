@@ -21,7 +21,7 @@ and, where they apply,
 too (see `parted`). A method that cannot be scaled or mixed exactly raises a UserError there that says why.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,6 +41,7 @@ __all__ = [
   'Method',
   'Plan',
   'Scores',
+  'deployed',
   'from_spec',
   'make',
   'mix',
@@ -110,6 +111,16 @@ def restore(method: Method, base: Params, tensors: Tensors) -> tuple[Params, Par
       there = f'of shape {np.shape(start[name])}' if name in start else 'absent'
       raise UserError(f'The adapter has a tensor {name} of shape {np.shape(tensor)}; on this base it would be {there}.')
   return frozen, tree.filled(trainable, tensors)
+
+
+def deployed(method: Method, apply_fn: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """Returns how a trained network is used: what to call for `apply_fn`, and (frozen, trainable) -> params for it.
+
+  These are the merged parameters of the model itself, or all that `method.forward` needs where nothing can be merged.
+  """
+  if not method.unmergeable:
+    return apply_fn, method.merge
+  return lambda variables, x: method.forward(apply_fn, *variables['params'], x), lambda *parts: parts
 
 
 def table(spec: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:

@@ -9,15 +9,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from adaptsr_jax import base as base_lib
-from adaptsr_jax import bicubic, config, data, image, infer, measure, measures, metrics, prepare, statistics, tables
+from adaptsr_jax import bicubic, data, image, infer, measures, metrics, prepare, statistics, tables
 from adaptsr_jax.adapters import file as adapter_file
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.log import say
+from adaptsr_jax.metrics.table import names_of
 from adaptsr_jax.report.gather import Run, Scores, System, metrics_of
-from adaptsr_jax.tree import Params
 
 FOLDER = 'pictures'  # below the folder of the report
 _LARGEST_PAGE = 24 * 2**20  # bytes of pictures up to which they are stored without loss
@@ -33,14 +32,6 @@ class Asked(NamedTuple):
   order: str  # the metric that sorts pictures
   missing: dict[str, str]  # metric -> why it is left out
   protocol: dict[str, str]  # what is to be said of `functions`
-
-
-class Network(NamedTuple):
-  """A network ready to enlarge, as it was measured."""
-
-  model: nn.Module
-  params: Params
-  restore: Restore
 
 
 class Colour(NamedTuple):
@@ -85,17 +76,17 @@ class Look(NamedTuple):
 
 
 def ask(names: Sequence[str], weights: str, systems: Sequence[System]) -> Asked:
-  """Loads the metrics `names` (of `measures.NAMES`) that were not measured for every system already.
+  """Loads the metrics `names` (of `metrics.table`) that were not measured for every system already.
 
   Raises:
     UserError: an unknown name, or weights that are damaged.
   """
   recorded = set.intersection(*({key.removesuffix('_y') for key in metrics_of(system)} for system in systems))
   names = [name for name in names if name]
-  wanted = dict.fromkeys(key for name in names for key in measures.NAMES.get(name, [name]) if key not in recorded)
+  wanted = dict.fromkeys(key for name in names for key in names_of(name) or [name] if key not in recorded)
   loaded = measures.load(list(wanted), weights)
   known = (recorded | wanted.keys()) - loaded.missing.keys()
-  learned = [key for name in names for key in measures.NAMES.get(name, []) if key in known and key.startswith('lpips')]
+  learned = [key for name in names for key in names_of(name) if key in known and key.startswith('lpips')]
   return Asked(loaded.functions, learned[0] if learned else 'psnr_y', loaded.missing, loaded.protocol)
 
 
@@ -114,7 +105,7 @@ def look(runs: Sequence[Run], systems: Sequence[System], asked: Asked, number: i
   """
   source = _pictures_of(runs[0])
   networks, missing = _networks(systems)
-  restores = {'bicubic': bicubic.imresize} | {label: network.restore for label, network in networks.items()}
+  restores = {'bicubic': bicubic.imresize, **networks}
   say(f'Enlarging {len(source.names)} pictures again by {", ".join(restores)}.')
   tally = _tally(source, restores, asked, {system.label: system.scores for system in systems})
   order = asked.order if _measured(asked.order, systems, tally.scores) else 'psnr_y'
@@ -167,18 +158,13 @@ def _tally(
 
 def _pictures_of(run: Run) -> data.Source:
   """Opens the validation pictures of a run; UserError where they are gone or others."""
-  # What was exported stands in for the base: pictures can be there without it.
-  c = run.config.copy_and_resolve_references()
-  c.base, c.model, c.fields = str(run.folder / 'merged'), '', ''
-  c.steps = 0
-  c.data.train = config.default().data.train
-  source = prepare.prepare(c).valid
+  source = prepare.open_pictures(run.config, 'valid', run.scale)
   if run.material.get('validation pictures') not in (None, repr(source)):
     raise UserError(f'The validation pictures of {run.folder} have changed since they were measured.')
   return source
 
 
-def _networks(systems: Sequence[System]) -> tuple[dict[str, Network], dict[str, str]]:
+def _networks(systems: Sequence[System]) -> tuple[dict[str, infer.Network], dict[str, str]]:
   """Returns the networks that can still be read, and for the others why not."""
   networks, missing = {}, {}
   for system in systems:
@@ -192,21 +178,15 @@ def _networks(systems: Sequence[System]) -> tuple[dict[str, Network], dict[str, 
   return networks, missing
 
 
-def _network(system: System) -> Network:
+def _network(system: System) -> infer.Network:
   run = system.run
   if system.kind == 'adapted':
     loaded = base_lib.load(run.folder / 'merged')
   else:
-    fields = config.parse_fields(run.config.fields)
-    random = run.config.base == 'random'
-    loaded = (
-      base_lib.random(run.config.model, run.config.seed, fields) if random else base_lib.load(run.config.base, fields)
-    )
+    loaded = prepare.choose_base(run.config)
     if adapter_file.fingerprint(loaded.params) != run.results['base_fingerprint']:
       raise UserError(f'{run.config.base} holds other weights now than the base of {run.folder}.')
-  model = loaded.model(dtype=jnp.dtype(run.config.dtype))
-  tiling = infer.tiling_of(model, run.config.eval_tile)
-  return Network(model, loaded.params, measure.network(model.apply, loaded.params, **tiling))
+  return infer.network(loaded.model(dtype=jnp.dtype(run.config.dtype)), loaded.params, run.config.eval_tile)
 
 
 def _enlarged(
@@ -266,7 +246,7 @@ def _commonest(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
   return max(dict.fromkeys(sizes), key=sizes.count)
 
 
-def _program(network: Network, size: tuple[int, int]) -> Program:
+def _program(network: infer.Network, size: tuple[int, int]) -> Program:
   """Counts the operations of one forward pass, without making it."""
   h, w = (-(-max(n, network.model.minimum) // network.model.multiple) * network.model.multiple for n in size)
   params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), network.params)

@@ -9,11 +9,10 @@ the places of those that were drawn. Prints the validation PSNR of each run.
 import argparse
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from adaptsr_jax import config as config_lib
-from adaptsr_jax import data, losses, measure, methods, optim, prepare, train
+from adaptsr_jax import data, infer, losses, measure, methods, prepare, step
 
 SIZE = 184  # Real-ESRGAN's 180, rounded up to a multiple of the batch
 
@@ -43,16 +42,14 @@ def run(config, pool: Pool | None) -> float:
   setup = prepare.prepare(config)
   method = methods.make(config, setup.sites, {})
   frozen, trainable = method.init(jax.random.key(config.seed), setup.base.params)
-  tx, _ = optim.make(config, method.labels)
-  step = train.make_step(setup.model.apply, method, tx, losses.l1, config.optim.ema)
-  trainable, average = (jax.tree.map(jnp.array, trainable) for _ in range(2))
-  state = train.TrainState(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), average)
+  training = step.plain(config, setup.model.apply, method, frozen, trainable, losses.make(config))
+  state, batches = training.state, prepare.batches(config, setup.train, config.seed)
   for _ in range(config.steps):
-    batch = next(setup.batches)
-    state, _ = step(state, frozen, pool.exchange(batch) if pool else batch)
-  setup.batches.close()
-  params = method.merge(frozen, state.ema)
-  return measure.measure_params(setup.model.apply, params, data.pairs(setup.valid))['mean']['psnr_y']
+    batch = next(batches)
+    state, _ = training.step(state, pool.exchange(batch) if pool else batch)
+  batches.close()
+  network = infer.network(setup.model, method.merge(frozen, training.trained(state)), infer.WHOLE)
+  return measure.measure(network, data.pairs(setup.valid))['mean']['psnr_y']
 
 
 def main() -> None:

@@ -1,0 +1,106 @@
+"""Training steps: what the loop drives, and the plain step that trains one network on one device."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from adaptsr_jax import compiler, losses, methods, optim
+from adaptsr_jax.tree import Params
+
+
+class Training(NamedTuple):
+  """What the loop drives; made by whoever knows the losses, the players and the devices.
+
+  Attributes:
+    step: compiled (state, batch) -> (state, {name: scalar}), with 'loss' among them; may overwrite the state given.
+    state: where training starts: any pytree of arrays.
+    rates: number of steps taken -> {name: learning rate}, to be logged.
+    trained: state -> what is measured and exported of it.
+  """
+
+  step: Callable[[Any, Mapping[str, jax.Array]], tuple[Any, dict[str, jax.Array]]]
+  state: Any
+  rates: Callable[[int], dict[str, float]]
+  trained: Callable[[Any], Params]
+
+
+class TrainState(NamedTuple):
+  """All that a plain training step changes."""
+
+  step: jax.Array
+  trainable: Params
+  opt_state: Any
+  ema: Params  # running average of `trainable`; empty where none is kept
+
+
+def plain(
+  config: ConfigDict,
+  apply_fn: Callable[..., jax.Array],
+  method: methods.Method,
+  frozen: Params,
+  trainable: Params,
+  criterion: losses.Criterion,
+) -> Training:
+  """Returns the training of one network on one device, from `trainable` on.
+
+  Args:
+    config: the run's config; reads what `optim.make` does.
+    apply_fn: as `model.apply`.
+    method: what is trained.
+    frozen: from `method.init`.
+    trainable: from `method.init`.
+    criterion: from `losses.make`.
+  """
+  tx, rate = optim.make(config, method.labels)
+  step = make_step(apply_fn, method, tx, criterion, config.optim.ema, {'weights': criterion.weights})
+  average = jax.tree.map(jnp.array, trainable) if config.optim.ema else {}
+  trainable = jax.tree.map(jnp.array, trainable)
+  frozen = jax.device_put(frozen)
+  return Training(
+    step=lambda state, batch: step(state, frozen, batch),
+    state=TrainState(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), average),
+    rates=lambda taken: {'lr': float(rate(taken // config.optim.accumulate))},
+    trained=lambda state: state.ema or state.trainable,
+  )
+
+
+def make_step(
+  apply_fn: Callable[..., jax.Array],
+  method: methods.Method,
+  tx: optax.GradientTransformation,
+  loss_fn: Callable[..., Any],
+  ema: float = 0.0,
+  arrays: Mapping[str, Any] | None = None,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """Returns the compiled step(state, frozen, batch) -> (state, scalars); `state` is overwritten in place.
+
+  Args:
+    apply_fn: as `model.apply`.
+    method: what is trained, and how it reaches the network.
+    tx: from `optim.make`.
+    loss_fn: (prediction, hr, **arrays) -> scalar, or (scalar, {name: scalar to log}).
+    ema: decay of the average of what is trained, reached from below as (1 + step) / (10 + step); 0 for none.
+    arrays: further arguments of `loss_fn`, too large for constants of the program.
+  """
+
+  def step(state: TrainState, frozen: Params, batch: Mapping[str, jax.Array], arrays: Mapping[str, Any] = {}):
+    def loss(trainable):
+      value = loss_fn(method.forward(apply_fn, frozen, trainable, batch['lr']), batch['hr'], **arrays)
+      return value if isinstance(value, tuple) else (value, {})
+
+    (value, logged), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
+    updates, opt_state = tx.update(gradient, state.opt_state, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    # Short memory at first, or the start would weigh in for thousands of steps.
+    decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
+    average = optax.incremental_update(trainable, state.ema, 1 - decay) if ema else state.ema
+    scalars = {'loss': value, **logged, 'grad_norm': optax.tree.norm(gradient)}
+    return TrainState(state.step + 1, trainable, opt_state, average), scalars
+
+  compiled = jax.jit(step, donate_argnums=0, compiler_options=compiler.options())
+  return functools.partial(compiled, arrays=arrays) if arrays else compiled
