@@ -275,7 +275,7 @@ def test_initialisation_is_that_of_the_original():
 def test_tiles_share_the_mixture_of_the_whole_picture():
   model, params = tiny('dasr')
   lr = pictures(40, 70, 3)
-  tiling = {**infer.tiling_of(model, 40, 12)}
+  tiling = infer.network(model, params, 40, 12).options
   tiled = infer.upscale(model.apply, params, lr, 4, **tiling)
   whole = jax.jit(model.apply)({'params': params}, lr[None])[0]
   np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-5)
