@@ -47,7 +47,6 @@ def run(options: argparse.Namespace) -> None:
   log.say(f'Pictures: {source.describe()}')
 
   out = Path(options.out)
-  tiling = infer.tiling_of(model, infer.WHOLE)
   at = [float(round(t, 6)) for t in np.linspace(0, 1, options.points)]
   mixed = {t: _mixed(base.params, adapters, options.files, t) for t in at}
   kept = out / 'sweep.json'
@@ -65,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     if label in earlier and earlier[label]['protocol'] == protocol:
       runs[label] = earlier[label]
     else:
-      result = measure.measure_params(model.apply, params, data.pairs(source), asked.functions, **tiling)
+      result = measure.measure(infer.network(model, params, infer.WHOLE), data.pairs(source), asked.functions)
       runs[label] = {**result, 'protocol': protocol}
       # A second start goes on from here.
       checkpoint.write_json(kept, {'runs': {**earlier, **runs}})
@@ -74,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
   log.say(tables.text(tables.means(runs)))
   tables.write(out / 'sweep.md', tables.markdown(tables.means(runs)) + '\n')
   _draw(out / 'sweep.png', at, list(runs.values()))
-  _draw_strip(out / 'strip.png', source, model, mixed, options.files, tiling)
+  _draw_strip(out / 'strip.png', source, model, mixed, options.files)
 
 
 def _mixed(params: Params, adapters: Sequence[Adapter], names: Sequence[str], t: float) -> Params:
@@ -102,9 +101,7 @@ def _draw(path: Path, at: Sequence[float], runs: Sequence[dict[str, Any]]) -> No
   figures.slider(path, points, 'PSNR (Y) in dB, higher is better', f'{key}, lower is better')
 
 
-def _draw_strip(
-  path: Path, source: data.Source, model: Any, mixed: dict[float, Params], files: Sequence[str], tiling: dict[str, int]
-) -> None:
+def _draw_strip(path: Path, source: data.Source, model: Any, mixed: dict[float, Params], files: Sequence[str]) -> None:
   """Draws LR | up to six of the mixtures | HR of a few pictures, where HR has most detail."""
   at = list(mixed)
   shown = [at[i] for i in np.unique(np.linspace(0, len(at) - 1, min(6, len(at))).round().astype(int))]
@@ -115,7 +112,7 @@ def _draw_strip(
     lr, hr = image.to_float(pair['lr']), image.to_float(pair['hr'])
     x, y, width, height = figures.busiest_box(hr, _CROP, scale)
     window = np.s_[y : y + height, x : x + width]
-    large = {_label(t, files): infer.upscale(model.apply, mixed[t], lr, scale, **tiling) for t in shown}
+    large = {_label(t, files): infer.network(model, mixed[t], infer.WHOLE)(lr) for t in shown}
     panels = {'LR': lr.repeat(scale, 0).repeat(scale, 1), **large, 'HR': hr}
     rows.append([(title, np.clip(np.asarray(picture)[window], 0, 1)) for title, picture in panels.items()])
   figures.compare_strip(path, rows, [source.names[i] for i in chosen])
