@@ -1,7 +1,7 @@
 """The base: a backbone with its parameters, from whatever holds them, and back into the same kind of file."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,12 +73,50 @@ def _load_folder(path: Path) -> Base:
 
 
 def _load_file(path: Path, key: str | None) -> Base:
-  source = convert.read_source(path, key)
+  source = convert.parts.read(path, key)
   try:
     name, fields, assumed = convert.detect(source.weights)
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
   return Base(name, fields, convert.to_flax(name, source.weights), assumed, source.layout)
+
+
+def interpolated(bases: Sequence[Base], weights: Sequence[float], names: Sequence[str]) -> Base:
+  """Returns the network whose parameters are the weighted sums of those of `bases`, in the layout of the first.
+
+  Between a network trained for PSNR and one that was trained on from it adversarially, or for more and for less
+  denoising, lies a network in between (Wang et al., Deep Network Interpolation, CVPR 2019).
+
+  Args:
+    bases: of one architecture and one size.
+    weights: one for each.
+    names: of the bases, for messages.
+
+  Raises:
+    UserError: they are not of one architecture and size.
+  """
+  first = bases[0]
+  for other, name in zip(bases, names, strict=True):
+    if other.model() != first.model():
+      told = ', '.join(f'{key}={value}' for key, value in other.fields.items())
+      raise UserError(
+        f'{name} is {other.name} ({told}), which cannot be interpolated with {names[0]}, {first.name} ('
+        + ', '.join(f'{key}={value}' for key, value in first.fields.items())
+        + '): give networks of one architecture.'
+      )
+
+  def total(*leaves: np.ndarray) -> np.ndarray:
+    return sum(w * np.float64(leaf) for w, leaf in zip(weights, leaves, strict=True)).astype(np.float32)
+
+  return first._replace(params=jax.tree.map(total, *(base.params for base in bases)))
+
+
+def kinship(one: Base, other: Base) -> float:
+  """Returns the correlation of the kernels of two networks of one size: near 0 where they were trained apart."""
+  flat, same = tree.flatten(one.params), tree.flatten(other.params)
+  kernels = [name for name in flat if name.endswith('kernel')]
+  a, b = (np.concatenate([np.float64(leaves[name]).ravel() for name in kernels]) for leaves in (flat, same))
+  return float(np.corrcoef(a, b)[0, 1])
 
 
 def random(preset: str, seed: int, fields: Mapping[str, Any] | None = None) -> Base:
@@ -128,7 +166,7 @@ def export(path: str | os.PathLike, base: Base, params: Params, dtype: str | Non
       raise UserError(f'{path} is not written: there are weights that {wanted.name} cannot hold; choose another dtype.')
     return value
 
-  convert.write(path, convert.to_torch(base.name, base.fields, jax.tree.map(cast, params)), layout or None)
+  convert.parts.write(path, convert.to_torch(base.name, base.fields, jax.tree.map(cast, params)), layout or None)
 
 
 def is_file(path: str | os.PathLike) -> bool:

@@ -367,6 +367,17 @@ def parse_fields(text: str, flag: str = 'config.fields') -> dict[str, Any]:
   return {name: values[0] if len(values) == 1 else tuple(values) for name, values in given.items()}
 
 
+def numbers(text: str, count: int, flag: str) -> list[float]:
+  """Reads 'count' finite numbers with commas between; UserError where there are others or something else."""
+  try:
+    values = [float(word) for word in text.split(',')]
+  except ValueError as error:
+    raise UserError(f'{flag} is {text!r}; give numbers with commas between, e.g. 0.5,0.5.') from error
+  if len(values) != count or not all(map(math.isfinite, values)):
+    raise UserError(f'{flag} is {text!r}; give {count} finite numbers, one for each input.')
+  return values
+
+
 def labelled(text: str) -> tuple[str, str]:
   """Returns (label, where) of 'LABEL=WHERE'; a plain path, or one that has '=' in its name, is its own label."""
   label, joined, where = text.partition('=')

@@ -30,6 +30,19 @@ def every_seventh(folder: Path, out: Path) -> Path:
   return out
 
 
+def pairs(data: Path, runs: Path) -> dict[str, Any]:
+  """Returns the fields of a run on the folders LR and HR of `data`, of which every seventh picture validates."""
+  held_out = every_seventh(data / 'HR', runs / 'validation.txt')
+  folders = {'lr': data / 'LR', 'hr': data / 'HR'}
+  return {
+    **{f'data.train.{name}': folder for name, folder in folders.items()},
+    **{f'data.valid.{name}': folder for name, folder in folders.items()},
+    'data.train.skip_names': held_out,
+    'data.valid.names': held_out,
+    'tensorboard': False,
+  }
+
+
 def folder_name(text: str) -> str:
   return ''.join(character if character.isalnum() else '_' for character in text)
 

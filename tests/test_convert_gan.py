@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -223,7 +224,7 @@ def test_published_weights_come_back_bit_for_bit_with_half_kernels_and_whole_bia
 
 
 def test_predictor_alone_names_what_it_lacks():
-  with pytest.raises(UserError, match=r'predictor of DASR, net_p, which needs its generator: the file net_g\.pth'):
+  with pytest.raises(UserError, match=r'predictor of DASR, net_p, which needs its generator: net_g\.pth'):
     convert.detect(convert.read(shared('weights', 'dasr_net_p_official.pth')))
 
 
@@ -239,3 +240,88 @@ def test_mixtures_of_the_published_predictor_are_no_probabilities():
   mixture = np.asarray(jax.jit(models.build(name, **fields).once)(params, lr)['mixture'])[0]
   assert -0.6 < mixture.sum() < -0.3
   assert (mixture < 0).sum() == 4
+
+
+# DASR in two files.
+
+
+def test_two_files_are_one_network_and_come_back_bit_for_bit(tmp_path):
+  with np.load(GOLDEN / 'dasr_x4/io.npz') as arrays:
+    arrays = dict(arrays)
+  for part in ('net_g', 'net_p'):
+    y = picture_of(GOLDEN / f'dasr_x4/{part}.pth', arrays)
+    np.testing.assert_allclose(y, arrays['output'].transpose(0, 2, 3, 1), rtol=0, atol=TOLERANCE)
+  assert run(GOLDEN / 'dasr_x4/net_g.pth', tmp_path / 'net_g_mine.pth')[0] == 0
+  assert run(GOLDEN / 'dasr_x4/net_p.pth', tmp_path / 'joined.safetensors')[0] == 0
+  for part in ('net_g', 'net_p'):
+    written = convert.read_source(tmp_path / f'{part}_mine.pth')
+    assert written.layout['wrappers'] == []
+    assert_same(written.weights, convert.read(GOLDEN / f'dasr_x4/{part}.pth'))
+  joined = convert.read(tmp_path / 'joined.safetensors')
+  assert_same(joined, convert.read(GOLDEN / 'dasr_x4/weights.safetensors'), order=False)
+  # And apart again, from the joined file.
+  assert run(tmp_path / 'joined.safetensors', tmp_path / 'net_g.safetensors')[0] == 0
+  assert_same(convert.read(tmp_path / 'net_p.safetensors'), convert.read(GOLDEN / 'dasr_x4/net_p.pth'), order=False)
+
+
+@pytest.mark.parametrize(('part', 'other'), [('net_g', 'net_p'), ('net_p', 'net_g')])
+def test_one_file_alone_names_the_other(tmp_path, part, other):
+  (tmp_path / f'{part}.pth').write_bytes((GOLDEN / f'dasr_x4/{part}.pth').read_bytes())
+  code, _, err = run(tmp_path / f'{part}.pth', tmp_path / 'out')
+  assert code == 2
+  assert f'{other}.pth beside it' in err
+
+
+# Between two networks.
+
+
+def test_interpolation_is_the_weighted_sum_and_keeps_types_and_layout(tmp_path):
+  fixture = GOLDEN / 'rrdb_basicsr_x2_unshuffle/wrapped.pth'
+  one, other = (convert.read(fixture, key) for key in ('params', 'params_ema'))
+  for name, weights in (('a', one), ('b', other)):
+    convert.write(tmp_path / f'{name}.pth', {key: value.astype('float16') for key, value in weights.items()})
+  code, out, err = run(tmp_path / 'a.pth', tmp_path / 'b.pth', tmp_path / 'out.pth', '--weights', '0.25,0.75')
+  assert (code, err) == (0, '')
+  assert 'Note' not in out
+  mixed = convert.read_source(tmp_path / 'out.pth')
+  assert (mixed.layout['dtype'], mixed.layout['wrappers']) == ('float16', ['params'])
+  for key, value in mixed.weights.items():
+    expected = 0.25 * np.float64(one[key].astype('float16')) + 0.75 * np.float64(other[key].astype('float16'))
+    np.testing.assert_array_equal(value, expected.astype(np.float32).astype(np.float16), err_msg=key)
+  assert run(tmp_path / 'a.pth', tmp_path / 'b.pth', tmp_path / 'out.pth', '--weights', '1,0')[0] == 0
+  assert_same(convert.read(tmp_path / 'out.pth'), convert.read(tmp_path / 'a.pth'))
+  strange = {
+    key: np.random.default_rng(1).permutation(value.ravel()).reshape(value.shape) for key, value in one.items()
+  }
+  convert.write(tmp_path / 'c.pth', strange)
+  code, out, _ = run(tmp_path / 'a.pth', tmp_path / 'c.pth', tmp_path / 'out.pth', '--weights', '0.5,0.5')
+  assert code == 0
+  assert re.search(r'Note: the kernels of .*c\.pth and .*a\.pth have a correlation of -?0\.0', out)
+
+
+@pytest.mark.parametrize(
+  ('other', 'weights', 'message'),
+  [
+    ('rrdb_basicsr_x4/weights.safetensors', '0.5,0.5', 'cannot be interpolated with .*num_block=1.*one architecture'),
+    ('srvgg_x4/weights.safetensors', '0.5,0.5', 'is srvgg .* cannot be interpolated with .*rrdb'),
+    ('rrdb_basicsr_x2_unshuffle/weights.safetensors', '0.5', 'give 2 finite numbers'),
+    ('rrdb_basicsr_x2_unshuffle/weights.safetensors', '0.5,nan', 'give 2 finite numbers'),
+    ('rrdb_basicsr_x2_unshuffle/weights.safetensors', 'half', 'numbers with commas between'),
+  ],
+)
+def test_networks_that_do_not_match_are_refused(tmp_path, other, weights, message):
+  first = GOLDEN / 'rrdb_basicsr_x2_unshuffle/weights.safetensors'
+  code, _, err = run(first, GOLDEN / other, tmp_path / 'out.pth', '--weights', weights)
+  assert code == 2
+  assert re.search(message, err)
+  assert not (tmp_path / 'out.pth').exists()
+
+
+def test_strength_of_denoising_is_a_mixture_of_the_two_general_networks(tmp_path):
+  files = [shared('weights', f'realesr_general{name}_x4v3_fp16.pth') for name in ('', '_wdn')]
+  code, out, _ = run(*files, tmp_path / 'dn.pth', '--weights', '0.5,0.5', '--dtype', 'float32')
+  assert code == 0
+  assert 'Note' not in out
+  one, other, mixed = (convert.read(path) for path in (*files, tmp_path / 'dn.pth'))
+  for key, value in mixed.items():
+    np.testing.assert_array_equal(value, ((np.float64(one[key]) + np.float64(other[key])) / 2).astype(np.float32))

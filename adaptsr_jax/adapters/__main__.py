@@ -115,13 +115,13 @@ def _merge(options: argparse.Namespace) -> None:
 
 def _mix(options: argparse.Namespace) -> None:
   from adaptsr_jax import base as base_lib
-  from adaptsr_jax import tree
+  from adaptsr_jax import config, tree
   from adaptsr_jax.adapters import file, operations
 
   _check_out(options.out, options.files)
   if Path(options.out).suffix != '.safetensors':
     raise UserError(f'{options.out} would be an adapter file; let it end in .safetensors.')
-  weights = _weights(options.weights, len(options.files))
+  weights = config.numbers(options.weights, len(options.files), '--weights')
   loaded = [file.load(path) for path in options.files]
   params = None
   if options.base:
@@ -142,16 +142,6 @@ def _check_out(out: str, inputs: Sequence[str]) -> None:
   for given in map(Path, inputs):
     if given.exists() and Path(out).exists() and given.samefile(out):
       raise UserError(f'{out} is one of the inputs; choose another OUT.')
-
-
-def _weights(text: str, number: int) -> list[float]:
-  try:
-    weights = [float(word) for word in text.split(',')]
-  except ValueError as error:
-    raise UserError(f'--weights is {text!r}; give numbers with commas between, e.g. 0.5,0.5.') from error
-  if len(weights) != number or not all(map(math.isfinite, weights)):
-    raise UserError(f'--weights is {text!r}; give {number} finite numbers, one for each FILE.')
-  return weights
 
 
 def _largest_change(base, merged) -> tuple[float, str]:

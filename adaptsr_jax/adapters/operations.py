@@ -21,7 +21,7 @@ def apply(adapter: Adapter, params: tree.Params, strength: float = 1.0) -> tree.
   """
   method, base = methods.from_spec(adapter.meta, adapter.constants), tree.flatten(params)
   for site in lora.from_json(adapter.meta.get('sites', ()))[0]:
-    kernel = np.shape(base.get('/'.join((*site.path, 'kernel')), ()))
+    kernel = np.shape(base.get('/'.join((*site.path, 'kernel')), ()))[-len(site.shape) :]  # of one expert
     columns = site.part or (0, site.shape[-1])
     if kernel[:-1] != site.shape[:-1] or columns[1] > kernel[-1] or (site.part is None and kernel != site.shape):
       raise UserError(

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from adaptsr_jax.convert import architectures, names
+from adaptsr_jax.convert import architectures, names, parts
 from adaptsr_jax.convert.detect import detect
 from adaptsr_jax.convert.source import Source, read, read_source, write
 from adaptsr_jax.errors import UserError
 
 # What needs jax (tree, models) is imported where it is used: the help of the command comes at once.
 
-__all__ = ['Source', 'detect', 'read', 'read_source', 'to_flax', 'to_torch', 'write']
+__all__ = ['Source', 'detect', 'parts', 'read', 'read_source', 'to_flax', 'to_torch', 'write']
 
 
 def to_flax(name: str, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:

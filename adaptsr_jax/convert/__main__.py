@@ -5,6 +5,7 @@ python -m adaptsr_jax.convert swinir_light_x4 params_swinir
 python -m adaptsr_jax.convert edsr_x4.pt edsr_x4.safetensors --dtype float16
 python -m adaptsr_jax.convert edsr.pth params_edsr --set res_scale=0.1
 python -m adaptsr_jax.convert runs/camera/merged camera.pth
+python -m adaptsr_jax.convert realesr_general_x4v3 realesr_general_wdn_x4v3 between.pth --weights 0.5,0.5
 """
 
 import argparse
@@ -19,26 +20,34 @@ from adaptsr_jax.errors import UserError
 # What needs jax is imported where it is used: help and usage errors come at once.
 
 
+RELATED = 0.5  # correlation of kernels; 0.99 for the two realesr-general networks, about 0 for strangers
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line `argv`; returns the exit code: 0, or 2 after one sentence on what the user can mend."""
   parser = _parser()
-  options = parser.parse_args(command.arguments(argv))
-  if bool(options.out) == options.detect:
-    parser.error('give OUT, or --detect without OUT')
+  options = parser.parse_intermixed_args(command.arguments(argv))
+  *options.sources, options.out = options.paths if not options.detect else (*options.paths, None)
+  if not options.sources or options.detect and len(options.sources) > 1:
+    parser.error('give IN and OUT, or --detect and a single IN')
+  if (options.weights is None) != (len(options.sources) == 1):
+    parser.error('several IN need --weights, one number for each, and a single one has none')
   return command.ended(lambda: _run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog='python -m adaptsr_jax.convert', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    prog='python -m adaptsr_jax.convert',
+    usage='%(prog)s [options] IN OUT\n       %(prog)s [options] --weights W,W IN IN OUT\n       %(prog)s --detect IN',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument(
-    'source',
-    metavar='IN',
-    help='.pth, .pt or .safetensors weights, a params folder, or a name that `python -m adaptsr_jax.zoo` lists',
-  )
-  parser.add_argument(
-    'out', metavar='OUT', nargs='?', help='.pth, .pt or .safetensors with key names of PyTorch, else a params folder'
+    'paths',
+    metavar='PATH',
+    nargs='+',
+    help='IN: .pth, .pt or .safetensors weights, a params folder, or a name that `python -m adaptsr_jax.zoo` lists; '
+    'several are mixed by --weights. OUT: .pth, .pt or .safetensors with key names of PyTorch, else a params folder',
   )
   parser.add_argument('--detect', action='store_true', help='only print what IN is')
   parser.add_argument('--json', action='store_true', help='print JSON')
@@ -48,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     default=[],
     metavar='FIELD=VALUE',
     help='a setting that IN cannot tell, e.g. res_scale=0.1',
+  )
+  parser.add_argument(
+    '--weights',
+    help='one number per IN: their weighted sum is written, e.g. 0.5,0.5 (between two networks of one architecture, '
+    'where one was trained on from the other); --weights=-1,2 where one is negative',
   )
   parser.add_argument('--key', help='which weights of a file with several, e.g. params (default: the averaged ones)')
   parser.add_argument('--name', help='write the key names of this model: edsr and edsr_official are the same network')
@@ -62,13 +76,19 @@ def _run(options: argparse.Namespace) -> None:
 
   settings = config.parse_fields(','.join(options.set), '--set')
   if options.out:
-    _check_out(options.source, options.out)
-  loaded = _load(options.source, settings, options.key)
+    for source in options.sources:
+      _check_out(source, options.out)
+  loaded = [_load(source, settings, options.key) for source in options.sources]
+  notes = []
+  if options.weights is None:
+    (loaded,) = loaded
+  else:
+    loaded, notes = _interpolated(loaded, config.numbers(options.weights, len(loaded), '--weights'), options.sources)
   named = _renamed(loaded, options.name) if options.name else loaded
   if options.out:
     _write(options.out, named, options.dtype)
   report = _report(options, loaded)
-  print(json.dumps(report, indent=1) if options.json else _text(report))
+  print(json.dumps(report, indent=1) if options.json else '\n'.join([_text(report), *notes]))
 
 
 def _load(source: str, settings: dict[str, Any], key: str | None) -> Any:
@@ -79,6 +99,21 @@ def _load(source: str, settings: dict[str, Any], key: str | None) -> Any:
     return base.load(source, settings, key)
   except UserError as error:
     raise error if source in str(error) else UserError(f'{source}: {error}') from error
+
+
+def _interpolated(bases: list[Any], weights: list[float], names: list[str]) -> tuple[Any, list[str]]:
+  """Returns the network between `bases`, and what there is to say of it."""
+  from adaptsr_jax import base
+
+  mixed = base.interpolated(bases, weights, names)
+  kin = [base.kinship(bases[0], other) for other in bases[1:]]
+  notes = [
+    f'Note: the kernels of {name} and {names[0]} have a correlation of {value:.2f}: they were not trained from one '
+    'another, and what lies between them is likely of no use.'
+    for name, value in zip(names[1:], kin, strict=True)
+    if value < RELATED
+  ]
+  return mixed, notes
 
 
 def _check_out(source: str, out: str) -> None:
@@ -137,11 +172,12 @@ def _report(options: argparse.Namespace, loaded: Any) -> dict[str, Any]:
   from adaptsr_jax import tree
 
   return {
-    'file': options.source,
+    'file': ' + '.join(options.sources),
     'model': loaded.name,
     'fields': loaded.fields,
     'assumed': loaded.assumed,
     'parameters': tree.count(loaded.params),
+    'weights': options.weights,
     'source': loaded.source,
     'written': options.out,
   }
@@ -150,7 +186,8 @@ def _report(options: argparse.Namespace, loaded: Any) -> dict[str, Any]:
 def _text(report: dict[str, Any]) -> str:
   fields, source = report['fields'], report['source'] or {}
   lines = [
-    f'{report["file"]}: {report["model"]}, {report["parameters"]:,} parameters, {source.get("dtype") or "float32"}'
+    f'{report["file"]}: {report["model"]}, {report["parameters"]:,} parameters, '
+    + (source.get('dtype') or ' and '.join(sorted(set((source.get('dtypes') or {'': 'float32'}).values()))))
   ]
   lines += [f'  {name:10} {_shown(value)}' for name, value in fields.items()]
   for name, why in report['assumed'].items():

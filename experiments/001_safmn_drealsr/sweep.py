@@ -53,7 +53,6 @@ def main() -> None:
 def run(arm: str, seed: int, args: argparse.Namespace) -> dict:
   """Runs one arm, or finds it done; returns its row."""
   workdir = args.runs / f'{sweeping.folder_name(arm)}_{seed}'
-  held_out = sweeping.every_seventh(args.data / 'HR', args.runs / 'validation.txt')
   fields = {
     'base': args.base,
     'steps': args.steps,
@@ -61,13 +60,7 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> dict:
     'batch_size': 8,
     'patch': 128,
     'eval_every': max(1, args.steps // 6),
-    'data.train.lr': args.data / 'LR',
-    'data.train.hr': args.data / 'HR',
-    'data.train.skip_names': held_out,
-    'data.valid.lr': args.data / 'LR',
-    'data.valid.hr': args.data / 'HR',
-    'data.valid.names': held_out,
-    'tensorboard': False,
+    **sweeping.pairs(args.data, args.runs),
     **ARMS[arm],
   }
   results = sweeping.adapted(workdir, 'configs/safmn.py', fields)

@@ -84,11 +84,11 @@ ARCHITECTURES = (
 )
 FOREIGN = (
   names.Foreign(
-    'the generator of DASR, net_g, which needs its predictor: the file net_p.pth',
+    'the generator of DASR, net_g, which needs its predictor: net_p.pth beside it',
     lambda weights: half_of_dasr(weights) == 'net_g' or _only(weights, 'net_g.conv_first.weight', 'net_p.'),
   ),
   names.Foreign(
-    'the predictor of DASR, net_p, which needs its generator: the file net_g.pth',
+    'the predictor of DASR, net_p, which needs its generator: net_g.pth beside it',
     lambda weights: half_of_dasr(weights) == 'net_p' or _only(weights, 'net_p.MappingNet.1.weight', 'net_g.'),
   ),
 )
