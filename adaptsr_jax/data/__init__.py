@@ -3,7 +3,8 @@
 from typing import Any
 
 from adaptsr_jax.data.folders import scale_of
-from adaptsr_jax.data.sources import PairError, Source, check_pixels, check_task, open_source, pairs
+from adaptsr_jax.data.opening import open_source
+from adaptsr_jax.data.sources import PairError, Source, check_pixels, check_task, pairs
 
 __all__ = [
   'Batches',

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adaptsr_jax import image
-from adaptsr_jax.data.sources import SHOWN, PairError, Size, Source, show, shrink, shrink_window
+from adaptsr_jax.data.sources import SHOWN, PairError, Size, Stored, show, shrink, shrink_window
 from adaptsr_jax.errors import UserError, escaped
 
 # What published data sets append to the common part of a name: RealSR Canon_001_HR / Canon_001_LR4, DRealSR P1_x1 /
@@ -44,7 +44,7 @@ class Pair(NamedTuple):
   lr_size: Size
 
 
-class FolderSource(Source):
+class FolderSource(Stored):
   """Pairs of files."""
 
   def __init__(self, items: Sequence[Pair], scale: int, cache_bytes: int = 0, **words: str):
@@ -82,7 +82,7 @@ class FolderSource(Source):
 
 
 def open_folders(config: Any, scale: int, cache_bytes: int, split: str) -> FolderSource:
-  """Opens the folders `config.hr` and `config.lr`; see `sources.open_source`."""
+  """Opens the folders `config.hr` and `config.lr`; see `opening.open_source`."""
   del split  # these folders are one part
   items = find_pairs([Folders(config.hr, getattr(config, 'lr', ''))], scale, **restriction(config))
   path = Path(config.hr).resolve()
@@ -96,7 +96,7 @@ def restriction(config: Any) -> dict[str, str]:
 
 
 def find_pairs(places: Sequence[Folders], scale: int, names: str = '', skip_names: str = '') -> list[Pair]:
-  """Returns the pairs of `places`, restricted by `names` and `skip_names`; errors as of `sources.open_source`."""
+  """Returns the pairs of `places`, restricted by `names` and `skip_names`; errors as of `opening.open_source`."""
   named, matched, faults, counts = {}, {}, {}, []
   for place in places:
     hr_files, lr_files, partners, unfit = pairs_of(place, scale)

@@ -64,7 +64,7 @@ class _Wish(NamedTuple):
 
 
 def open_root(config: Any, scale: int, cache_bytes: int, split: str) -> FolderSource:
-  """Opens the data set in the folder `config.root`; see `sources.open_source`."""
+  """Opens the data set in the folder `config.root`; see `opening.open_source`."""
   layout = recognise(config.root, scale, split, getattr(config, 'track', ''))
   items = find_pairs(layout.folders, scale, **restriction(config))
   words = {'label': layout.name, 'title': layout.description, 'degrade': getattr(config, 'degrade', '')}

@@ -3,20 +3,20 @@
     root=/data/DIV2K track=unknown weight=1; root="/data/RealSR (V3)" weight=1; hr=/photos degrade=realesrgan weight=2
 
 Parts are separated by semicolons and their fields by blanks; values with blanks stand in quotes. Fields are those of
-`sources.open_source`, and `weight`, a whole number (1 if not given).
+`opening.open_source`, and `weight`, a whole number (1 if not given).
 """
 
 import bisect
 import itertools
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from adaptsr_jax.data.sources import PLAIN, Size, Source, open_source
+from adaptsr_jax.data.sources import PLAIN, Size, Source
 from adaptsr_jax.errors import UserError
 
 _FIELDS = ('lr', 'hr', 'root', 'track', 'tfds', 'packed', 'degrade', 'names', 'skip_names')
@@ -29,7 +29,7 @@ class Part(NamedTuple):
   weight: int
 
 
-class Mixture(Source):
+class Mixture:
   """Sources one after the other under one numbering; `weights` are the proportions of batches, without a common factor.
 
   Each part keeps its own cache and its own presets.
@@ -46,16 +46,12 @@ class Mixture(Source):
     self._starts = [0, *itertools.accumulate(self.lengths[:-1])]
     self.label = ' : '.join(f'{_label(part)} {weight}' for part, weight in zip(parts, self.weights, strict=True))
 
+  def __len__(self) -> int:
+    return len(self.names)
+
   def __repr__(self) -> str:
     parts = ', '.join(f'{weight} {part!r}' for part, weight in zip(self.parts, self.weights, strict=True))
     return f'Mixture({parts})'
-
-  # Parts know how to pickle themselves.
-  def __getstate__(self) -> dict[str, Any]:
-    return self.__dict__
-
-  def __setstate__(self, state: dict[str, Any]) -> None:
-    self.__dict__.update(state)
 
   @property
   def lengths(self) -> tuple[int, ...]:
@@ -94,8 +90,10 @@ class Mixture(Source):
     return '\n'.join([f'{self.label}, x{self.scale}', *(f'  {_line(part, canvas)}' for part in self.parts)])
 
 
-def open_mix(config: Any, scale: int, cache_bytes: int, split: str) -> Mixture:
-  """Opens all parts of `config.mix`; see `sources.open_source`.
+def open_mix(
+  config: Any, scale: int, cache_bytes: int, split: str, open_part: Callable[[Any, int, float, str], Source]
+) -> Mixture:
+  """Opens all parts of `config.mix` by `open_part`; see `opening.open_source`.
 
   Raises:
     UserError: as of `parse` and `open_source`; names the part.
@@ -106,7 +104,7 @@ def open_mix(config: Any, scale: int, cache_bytes: int, split: str) -> Mixture:
   sources, parts = [], parse(config.mix)
   for number, part in enumerate(parts, 1):
     try:
-      sources.append(open_source(part.config, scale, cache_bytes / 2**30, split))
+      sources.append(open_part(part.config, scale, cache_bytes / 2**30, split))
     except UserError as error:
       raise type(error)(f'mix, part {number}: {error}') from error
     cache_bytes -= sources[-1].cache_bytes

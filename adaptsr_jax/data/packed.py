@@ -14,7 +14,7 @@ import numpy as np
 
 from adaptsr_jax import files
 from adaptsr_jax.data.folders import choose, restriction
-from adaptsr_jax.data.sources import Source, pairs
+from adaptsr_jax.data.sources import Source, Stored, pairs
 from adaptsr_jax.errors import UserError
 
 INDEX = 'index.json'
@@ -25,7 +25,7 @@ _WRITER = 'group_size:1'
 _DTYPES = {1: np.dtype(np.uint8), 2: np.dtype('<u2')}
 
 
-class PackedSource(Source):
+class PackedSource(Stored):
   """The crops of a packed folder, each a pair of its own; names are those of the pictures and _s000, _s001, ..."""
 
   def __init__(self, folder: Path, index: dict[str, Any], chosen: list[int], cache_bytes: int, degrade: str):
@@ -63,7 +63,7 @@ def _opened(path: Path) -> Any:
 
 
 def open_packed(config: Any, scale: int, cache_bytes: int, split: str) -> PackedSource:
-  """Opens the folder `config.packed`; see `sources.open_source`. `names` may be those of pictures or of crops."""
+  """Opens the folder `config.packed`; see `opening.open_source`. `names` may be those of pictures or of crops."""
   del split  # a packed folder is one part
   folder = Path(config.packed).expanduser().absolute()
   index = read_index(folder)

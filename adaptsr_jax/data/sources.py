@@ -4,7 +4,7 @@ import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,7 +18,6 @@ SHOWN = 20
 # Values of `degrade` that ask for no simulated camera: pairs stay as given, HR alone is shrunk by MATLAB's bicubic.
 PLAIN = ('', 'none', 'bicubic')
 _KINDS = ('hr', 'lr')
-_FIELDS = ('hr', 'root', 'tfds', 'packed', 'mix')
 
 Size = tuple[int, int]  # (height, width)
 
@@ -29,26 +28,57 @@ class PairError(UserError):
   lines = True
 
 
-class Source:
-  """A checked set of pairs with random access; decoded pictures are kept while all of them fit in `cache_bytes`.
+class Source(Protocol):
+  """A checked set of pairs with random access: what batches and measurements need of it, whatever holds the pictures.
 
-  What batches and measurements need of it, whatever holds the pictures:
+  Picklable, and each worker process has its own. Arrays are read-only. The `repr` holds a digest of names, sizes and
+  scale, but not of the folder's place: a moved folder is the same source, a changed one not.
+  """
 
-    len(source), source.names, source.scale
-    source[i]             the whole pair {'lr', 'hr'}
-    source.crop(i, ...)   a part of it
-    source.hr(i)          its HR picture alone
-    source.lr_size(i)     (height, width) of the LR picture, known without decoding
-    source.origin(i)      the picture in words, for messages
-    source.made           LR pictures come from HR
-    source.preset(i)      name of the simulated camera that makes the LR picture in training; '' where there is one
-    source.lengths, source.weights   pairs and weight of each part: batches are mixed in these proportions
-    source.describe(), repr(source)
+  names: list[str]
+  scale: int  # HR pixels per LR pixel and axis
+  label: str  # a few words for lists
+  made: bool  # LR pictures come from HR
+  weights: tuple[int, ...]  # of the parts: batches are mixed in these proportions
+  lengths: tuple[int, ...]  # pairs of each part
+  cache_bytes: int
 
-  Picklable; the cache is not pickled, so every worker process fills its own. Arrays are read-only. The `repr` holds a
-  digest of names, sizes and scale, but not of the folder's place: a moved folder is the same source, a changed one not.
+  def __len__(self) -> int: ...
 
-  A kind of storage implements `_read` and `_identity`, and says by `made` that its LR pictures come from HR.
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    """Returns {'lr': (h, w, 3), 'hr': (scale h, scale w, 3)}, uint8 or uint16 RGB; HR is cut at the bottom and right.
+
+    Raises:
+      ImageError: the file cannot be decoded; names it.
+    """
+
+  def crop(self, index: int, top: int, left: int, size: int) -> dict[str, np.ndarray]:
+    """Returns the `size` x `size` LR pixels at (top, left), given in LR pixels, and the HR pixels of the same place."""
+
+  def hr(self, index: int) -> np.ndarray:
+    """Returns the HR picture of pair `index`, as `source[index]['hr']`."""
+
+  def lr_size(self, index: int) -> Size:
+    """Returns (height, width) of LR picture `index`, known without decoding."""
+
+  def origin(self, index: int) -> str:
+    """Returns what messages call picture `index`."""
+
+  def preset(self, index: int) -> str:
+    """Returns the simulated camera that makes the LR picture `index` in training; '' where there is one."""
+
+  def describe(self, canvas: int = 0) -> str:
+    """Returns a line such as '93 pairs, x4, LR 128x128' (width x height), or several.
+
+    Args:
+      canvas: side of the HR crops that a simulated camera takes; tells how many pictures are smaller.
+    """
+
+
+class Stored:
+  """A `Source` of one kind of storage, which implements `_read` and `_identity`.
+
+  Decoded pictures are kept while all of them fit in `cache_bytes`; the cache is not pickled.
   """
 
   weights: tuple[int, ...] = (1,)
@@ -118,42 +148,27 @@ class Source:
     return (len(self),)
 
   def lr_size(self, index: int) -> Size:
-    """Returns (height, width) of LR picture `index`."""
     return self._sizes[index][1]
 
   def preset(self, index: int) -> str:
-    """Returns the name of the simulated camera of picture `index`; '' where it has an LR picture."""
     del index
     return self._degrade
 
   def origin(self, index: int) -> str:
-    """Returns what messages call picture `index`."""
     return f'{self.names[index]} of {self.label}'
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    """Returns {'lr': (h, w, 3), 'hr': (scale h, scale w, 3)}, uint8 or uint16 RGB; HR is cut at the bottom and right.
-
-    Raises:
-      ImageError: the file cannot be decoded; names it.
-    """
     return self._get(range(len(self))[index], _KINDS)
 
   def hr(self, index: int) -> np.ndarray:
-    """Returns the HR picture of pair `index`, as `source[index]['hr']`."""
     return self._get(index, ('hr',))['hr']
 
   def crop(self, index: int, top: int, left: int, size: int) -> dict[str, np.ndarray]:
-    """Returns the `size` x `size` LR pixels at (top, left), given in LR pixels, and the HR pixels of the same place."""
     s, pair = self.scale, self[index]
     inside_hr = np.s_[s * top : s * (top + size), s * left : s * (left + size)]
     return {'hr': pair['hr'][inside_hr], 'lr': pair['lr'][top : top + size, left : left + size]}
 
   def describe(self, canvas: int = 0) -> str:
-    """Returns one line such as '93 pairs, x4, LR 128x128' (width x height).
-
-    Args:
-      canvas: side of the HR crops that a simulated camera takes; tells how many pictures are smaller.
-    """
     number = len(self)
     parts = [f'{number} {"picture" if self._degrade else "pair"}{"" if number == 1 else "s"}']
     if not self._title:
@@ -197,63 +212,6 @@ class Source:
   def _identity(self) -> Sequence[str]:
     """Returns what makes this set of pictures another one; lines of the digest."""
     raise NotImplementedError
-
-
-def open_source(config: Any, scale: int, cache_gb: float | None = None, split: str = 'train') -> Source:
-  """Opens the pictures that `config` names, after a check of every name and header.
-
-  Exactly one of these fields is given; absent fields count as empty:
-
-    hr      a folder of HR pictures, with `lr` the folder of their LR pictures. Files belong together when their stems
-            are equal, or equal without a known suffix (name_HR / name_LR4, name / namex4, name_x1 / name_x4); file
-            endings may differ, and both kinds may lie in one folder. HR may be larger than scale * LR by less than two
-            LR pixels at the bottom and right. Without `lr`, MATLAB's bicubic kernel makes LR from HR.
-    root    the folder of a data set as it is distributed, see `layouts.recognise`; `track` chooses among its tracks.
-    tfds    a TFDS builder and config, see `tfds_source`.
-    packed  a folder that `python -m adaptsr_jax.pack` wrote.
-    mix     several of these with weights, see `mixture`.
-
-  `degrade` names the preset of a simulated camera that makes the LR pictures of training, for HR pictures without LR.
-  `names` and `skip_names` ('a,b,c', or a text file with one name a line) restrict the pairs.
-
-  Args:
-    config: has the fields above as attributes, and may have `cache_gb`.
-    scale: HR pixels per LR pixel and axis.
-    cache_gb: decoded pictures are kept, in every process that reads, if all fit in this many GiB. By default
-      `config.cache_gb`, or 2.
-    split: 'train' or 'test', the part of data sets that come in parts.
-
-  Raises:
-    PairError: names each pair that cannot be used, with its reason (the first 20, and how many more).
-    UserError: a folder is missing or without pictures, a listed name is not there, or fields contradict each other.
-  """
-  # These build on this module.
-  from adaptsr_jax.data import folders, layouts, mixture, packed, tfds_source
-
-  if split not in ('train', 'test'):
-    raise ValueError(f'split is {split!r}; it is train or test')
-  if cache_gb is None:
-    cache_gb = getattr(config, 'cache_gb', 2.0)
-  openers = {
-    'hr': folders.open_folders,
-    'root': layouts.open_root,
-    'tfds': tfds_source.open_tfds,
-    'packed': packed.open_packed,
-    'mix': mixture.open_mix,
-  }
-  return openers[_kind(config)](config, scale, int(cache_gb * 2**30), split)
-
-
-def _kind(config: Any) -> str:
-  """Returns the one field of `_FIELDS` that is given; 'hr', which then complains, where none is."""
-  given = [field for field in _FIELDS if getattr(config, field, '')]
-  if len(given) > 1:
-    raise UserError(f'{given[0]} and {given[1]} are both given; pictures come from one of {", ".join(_FIELDS)}.')
-  kind = given[0] if given else 'hr'
-  for field, owner in (('lr', 'hr'), ('track', 'root')):
-    if getattr(config, field, '') and kind != owner:
-      raise UserError(f'{field} is given with {kind}, but it belongs to {owner}; leave it empty.')
-  return kind
 
 
 def check_task(source: Source) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from adaptsr_jax.data.folders import check_sizes, choose, restriction
-from adaptsr_jax.data.sources import SHOWN, PairError, Size, Source, show
+from adaptsr_jax.data.sources import SHOWN, PairError, Size, Stored, show
 from adaptsr_jax.errors import UserError, escaped
 
 _SPLITS = {'train': ('train',), 'test': ('validation', 'test')}
@@ -23,7 +23,7 @@ _SPLITS = {'train': ('train',), 'test': ('validation', 'test')}
 _THREADS = 4
 
 
-class TfdsSource(Source):
+class TfdsSource(Stored):
   """Pairs of one split of a prepared builder; a name is the place of a record in its split."""
 
   def __init__(
@@ -60,7 +60,7 @@ class TfdsSource(Source):
 
 
 def open_tfds(config: Any, scale: int, cache_bytes: int, split: str) -> TfdsSource:
-  """Opens the prepared builder `config.tfds`, 'name/config' or 'name/config:version'; see `sources.open_source`.
+  """Opens the prepared builder `config.tfds`, 'name/config' or 'name/config:version'; see `opening.open_source`.
 
   Raises:
     PairError: names the records whose sizes are no pairs of `scale`.
