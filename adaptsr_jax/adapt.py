@@ -1,18 +1,15 @@
 """One run, straight down: a config and a folder in, a merged checkpoint, an adapter, a table and a picture out."""
 
-import contextlib
 import os
 import platform
 import resource
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
-import safetensors.numpy
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
@@ -38,27 +35,16 @@ from adaptsr_jax import (
   tree,
 )
 from adaptsr_jax import config as config_lib
+from adaptsr_jax import folder as folder_lib
 from adaptsr_jax.adapters import file as adapter_file
 from adaptsr_jax.errors import UserError, enough_memory
+from adaptsr_jax.folder import Folder
 from adaptsr_jax.log import say
 from adaptsr_jax.step import TrainState, make_step
 from adaptsr_jax.train import Interrupted
 from adaptsr_jax.tree import Params
 
-try:
-  import fcntl
-except ImportError:  # on Windows
-  fcntl = None
-
 __all__ = ['Interrupted', 'TrainState', 'make_step', 'run']
-
-# What may differ between two starts in one folder: how long, how often, and where things lie; not what is computed.
-_FREE_FIELDS = (
-  *('steps', 'export', 'log_every', 'eval_every', 'save_every', 'tensorboard', 'data.cache_gb', 'data.workers'),
-  *('metric_weights', 'remat'),
-  # A moved folder is no other folder: `_is_other_material` compares what is in it.
-  *(f'data.{part}.{field}' for part in ('train', 'valid') for field in ('lr', 'hr', 'root', 'packed')),
-)
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> dict[str, Any]:
@@ -77,22 +63,21 @@ def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> di
     Interrupted: after Ctrl-C or a termination signal; the state is saved.
   """
   config_lib.validate(config)
-  workdir = Path(workdir).absolute()
-  with _sole_run(workdir):
-    return _run(config, workdir, command)
+  with folder_lib.alone(workdir) as folder:
+    return _run(config, folder, command)
 
 
-def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
+def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   # 1. Config: a second start must compute the same thing.
-  done = checkpoint.latest_step(workdir / 'checkpoints')
-  stale = _is_other_run(workdir, config, done)
+  workdir, done = folder.path, folder.done
+  folder.check_config(config)
 
   # 2. Base, and the pictures it is to fit.
   setup = prepare.prepare(config)
   base = setup.base
   say(prepare.describe(config, setup))
   material = _material(setup)
-  stale = _is_other_material(workdir, material, done) or stale
+  folder.check_material(material)
   asked = measures.load(('psnr', 'ssim', *config.metrics), config.metric_weights)
   criterion = losses.make(config)
   batches = prepare.batches(config, setup.train, config.seed) if setup.train and config.steps else None
@@ -102,7 +87,7 @@ def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
     prepare.check_pixels(setup)
 
   # 3., 4. and 5. Method: what is decided before training, what is frozen, what is trained.
-  method, ranks = _method_of_run(config, setup, workdir, done)
+  method, ranks = _method_of_run(config, setup, folder)
   frozen, trainable = method.init(jax.random.key(config.seed), base.params)
   trainable_parameters, total_parameters = tree.count(trainable), tree.count(base.params)
   if config.steps and not trainable_parameters:
@@ -111,15 +96,12 @@ def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
     )
 
   # The folder is taken now that nothing that was given can be wrong any more.
-  if stale:
-    _forget(workdir)
+  folder.take(config, material)
   overview = parameter_overview.get_parameter_overview(base.params, include_stats=False)
   files.write(workdir / 'parameters.txt', overview + '\n')
-  checkpoint.write_json(workdir / 'config.json', config.to_dict())
-  checkpoint.write_json(workdir / 'material.json', material)
-  _keep_method(workdir, method)
+  folder.keep_method(method)
   if ranks:
-    checkpoint.write_json(workdir / 'ranks.json', ranks)
+    folder.write('ranks', ranks)
     figures.rank_heatmap(workdir / 'ranks.png', ranks['ranks'], f'Ranks by {ranks["rule"]}')
   if table := methods.table(method.spec, tree.flatten(trainable)):
     say(table)
@@ -138,12 +120,13 @@ def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
   def measured(restore: Callable[..., Any], functions: measure.Functions = asked.functions) -> dict[str, Any]:
     return measure.measure(restore, data.pairs(setup.valid), functions)
 
+  def once(label: str, restore: Callable[..., Any]) -> dict[str, Any]:
+    return folder.measured_once(label, lambda: _told(label, measured(restore)), asked.protocol)
+
   networks = {'base': network(base.params, setup.model.apply)}
   enlarged = reference = None
   if setup.valid is not None:
-    once = partial(_measured_once, workdir, protocol=asked.protocol)
-    enlarged = once('bicubic', lambda: measured(bicubic.imresize))
-    reference = once('base', lambda: measured(networks['base']))
+    enlarged, reference = once('bicubic', bicubic.imresize), once('base', networks['base'])
   trained = train.Trained(trainable, 0.0, None, None, None)
   if config.steps:
     training = step.plain(config, setup.model.apply, method, frozen, trainable, criterion)
@@ -193,68 +176,37 @@ def _run(config: ConfigDict, workdir: Path, command: str) -> dict[str, Any]:
 
   # 9. Show.
   show.draw(workdir, setup.valid, networks, results)
-  checkpoint.write_json(workdir / 'results.json', results)
+  folder.write('results', results)
   say(show.summary(results, workdir))
   return results
 
 
 def _method_of_run(
-  config: ConfigDict, setup: prepare.Setup, workdir: Path, done: int
-) -> tuple[methods.Method, dict[str, Any]]:
+  config: ConfigDict, setup: prepare.Setup, folder: Folder
+) -> tuple[methods.Method, Mapping[str, Any]]:
   """Returns the method and the content of ranks.json: as an earlier start of the run planned them, if there was one."""
-  if not done:
+  if not folder.done:
     plan = methods.plan(config, setup.sites, prepare.Scores(config, setup))
     return methods.from_spec(plan.spec, plan.constants), plan.ranks
-  ranks, spec, constants = (workdir / name for name in ('ranks.json', *_METHOD_FILES))
-  planned = checkpoint.read_json(ranks) if ranks.exists() else {}
-  if spec.exists():
-    loaded = safetensors.numpy.load_file(constants) if constants.exists() else {}
-    return methods.from_spec(checkpoint.read_json(spec), loaded), planned
-  # A run of a version that kept ranks only.
-  return methods.make(config, setup.sites, planned.get('ranks')), planned
-
-
-_METHOD_FILES = ('method.json', 'constants.safetensors')
-
-
-def _keep_method(workdir: Path, method: methods.Method) -> None:
-  """Writes what `_method_of_run` reads in a later start."""
-  spec, constants = (workdir / name for name in _METHOD_FILES)
-  checkpoint.write_json(spec, method.spec)
-  if method.constants:
-    safetensors.numpy.save_file(dict(method.constants), constants)
+  ranks = folder.read('ranks') or {}
+  # Versions before this one kept ranks only.
+  return folder.method() or methods.make(config, setup.sites, ranks.get('ranks')), ranks
 
 
 def _material(setup: prepare.Setup) -> dict[str, str]:
   """Returns what tells the base and the pictures of a run from others, wherever they lie."""
   sources = {'training pictures': setup.train, 'validation pictures': setup.valid}
   return {
-    'base': adapter_file.fingerprint(setup.base.params),
+    'base': tree.fingerprint(setup.base.params),
     **{name: repr(source) for name, source in sources.items()},
   }
 
 
-def _is_other_material(workdir: Path, material: dict[str, str], done: int) -> bool:
-  """Tells of other material than that of an earlier start of which nothing is kept; refuses it else."""
-  path = workdir / 'material.json'
-  if not path.exists():
-    return False
-  changed = [name for name, value in checkpoint.read_json(path).items() if material[name] != value]
-  if changed and not _nothing_kept(workdir, done):
-    raise UserError(f'The {" and the ".join(changed)} of the run in {workdir} were others; give another --workdir.')
-  return bool(changed)
-
-
-def _measured_once(workdir: Path, label: str, measure_it: Callable[[], Any], protocol: dict[str, str]) -> Any:
-  """Returns what an earlier start measured; measures where none did, or had the weights of other metrics."""
-  path = workdir / f'{label}.json'
-  if path.exists() and (earlier := checkpoint.read_json(path))['protocol'] == protocol:
-    return earlier
-  result = measure_it()
+def _told(label: str, result: dict[str, Any]) -> dict[str, Any]:
+  """Returns `result`, after its means are said."""
   values = '  '.join(f'{key} {tables.number(key, value)}' for key, value in result['mean'].items())
   say(f'{label}  {values}')
-  checkpoint.write_json(path, {**result, 'protocol': protocol})
-  return checkpoint.read_json(path)
+  return result
 
 
 def _export(workdir: Path, base: base_lib.Base, params: Params, method, trained: Params, results: dict) -> None:
@@ -282,59 +234,6 @@ def _export(workdir: Path, base: base_lib.Base, params: Params, method, trained:
   except UserError as error:
     say(f'{error} Writing float32 instead.')
     base_lib.export(path, base, params, 'float32')
-
-
-@contextlib.contextmanager
-def _sole_run(workdir: Path) -> Iterator[None]:
-  """Makes the folder of a run; refuses one that cannot be written, or in which a run is going on."""
-  workdir.mkdir(parents=True, exist_ok=True)
-  if not os.access(workdir, os.W_OK):
-    raise UserError(f'{workdir} cannot be written; give another --workdir.')
-  if fcntl is None:
-    yield
-    return
-  folder = os.open(workdir, os.O_RDONLY)
-  try:
-    try:
-      fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise UserError(f'A run is going on in {workdir}; wait for its end, or give another --workdir.') from error
-    except OSError:
-      pass  # Not every file system knows locks.
-    yield
-  finally:
-    os.close(folder)
-
-
-def _is_other_run(workdir: Path, config: ConfigDict, done: int) -> bool:
-  """Tells of another run that left nothing; refuses a folder with one that is longer or computes something else."""
-  if done > config.steps:
-    raise UserError(
-      f'{workdir} holds a run of {done} steps, more than config.steps={config.steps}; give another --workdir.'
-    )
-  path = workdir / 'config.json'
-  if not path.exists():
-    return False
-  ours, theirs = config_lib.flat(config), config_lib.kept(checkpoint.read_json(path))
-  changed = [k for k in sorted(ours | theirs) if ours.get(k) != theirs.get(k) and k not in _FREE_FIELDS]
-  if changed and not _nothing_kept(workdir, done):
-    name, more = changed[0], f' (and {len(changed) - 1} more differences)' if len(changed) > 1 else ''
-    raise UserError(
-      f'{workdir} holds a run with config.{name}={theirs.get(name)!r}, not {ours.get(name)!r}{more}; '
-      "give that run's config to continue it, or another --workdir."
-    )
-  return bool(changed)
-
-
-def _nothing_kept(workdir: Path, done: int) -> bool:
-  """Tells whether the start that left its config ended before its first save, for lack of memory perhaps."""
-  return not done and (workdir / 'material.json').exists() and not (workdir / 'results.json').exists()
-
-
-def _forget(workdir: Path) -> None:
-  """Deletes what a start that ended before its first save has left."""
-  for name in ('base.json', 'bicubic.json', 'ranks.json', 'ranks.png', *_METHOD_FILES, 'metrics.jsonl'):
-    (workdir / name).unlink(missing_ok=True)
 
 
 def peak_memory_bytes() -> int:

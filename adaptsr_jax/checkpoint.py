@@ -5,7 +5,6 @@ architecture, 'fields': its hyper-parameters, 'assumed', 'source': layout of the
 """
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -20,31 +19,6 @@ from adaptsr_jax.errors import UserError
 from adaptsr_jax.tree import Params
 
 _INFO = 'model.json'
-
-
-def write_json(path: str | os.PathLike, content: Any) -> None:
-  """Writes `content` as JSON, aside first, so that a reader never sees half a file.
-
-  Numbers that are not finite become null: JSON has no word for them.
-  """
-  Path(path).parent.mkdir(parents=True, exist_ok=True)
-  files.write(path, json.dumps(_finite(content), indent=1, allow_nan=False) + '\n')
-
-
-def _finite(content: Any) -> Any:
-  if isinstance(content, dict):
-    return {key: _finite(value) for key, value in content.items()}
-  if isinstance(content, list | tuple):
-    return [_finite(value) for value in content]
-  return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def read_json(path: str | os.PathLike) -> Any:
-  """Reads what `write_json` wrote."""
-  try:
-    return json.loads(Path(path).read_text())
-  except ValueError as error:
-    raise UserError(f'{path} is not valid JSON ({error}).') from error
 
 
 def is_params_folder(path: str | os.PathLike) -> bool:
@@ -66,7 +40,7 @@ def save_params(path: str | os.PathLike, params: Params, info: dict[str, Any]) -
   with files.aside_folder(path, needs) as aside:
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(aside / 'params', jax.tree.map(np.asarray, params))
-    write_json(aside / _INFO, info)
+    files.write_json(aside / _INFO, info)
 
 
 def read_info(path: str | os.PathLike) -> dict[str, Any]:

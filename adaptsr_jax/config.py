@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from adaptsr_jax import tree
 from adaptsr_jax.errors import UserError
 
 KINDS = ('conv', 'mlp', 'attn')
@@ -342,6 +343,11 @@ def kept(fields: dict[str, Any]) -> dict[str, Any]:
     if own and value is not None:
       fields[new] = [] if old == 'lora.kinds' and value == list(KINDS) else value
   return flat(default()) | fields
+
+
+def restored(fields: dict[str, Any]) -> ConfigDict:
+  """Returns the config that a run has kept, by the names of today."""
+  return ConfigDict(tree.unflatten({name.replace('.', '/'): value for name, value in kept(fields).items()}))
 
 
 def parse_fields(text: str, flag: str = 'config.fields') -> dict[str, Any]:

@@ -219,8 +219,7 @@ def _scale(args: argparse.Namespace, loaded: dict[str, Any]) -> int:
 
 def _restored(args: argparse.Namespace, where: str, loaded: Any, source: Any) -> tuple[Iterator[Any], dict[str, Any]]:
   """Returns the enlarged pictures of a network, or of the kernel `where` for None, and how they are made."""
-  from adaptsr_jax import bicubic, data, infer, measure
-  from adaptsr_jax.adapters import file as adapter_file
+  from adaptsr_jax import bicubic, data, infer, measure, tree
 
   if loaded is None:
     kernel = {'bicubic': bicubic.imresize, 'bicubic_pil': bicubic.pillow}[where]
@@ -228,7 +227,7 @@ def _restored(args: argparse.Namespace, where: str, loaded: Any, source: Any) ->
   base, network = loaded
   how = {
     'model': f'{base.name} {base.fields}',
-    'fingerprint': adapter_file.fingerprint(base.params)[:16],
+    'fingerprint': tree.fingerprint(base.params)[:16],
     'tile': 'whole pictures'
     if args.tile == infer.WHOLE
     else f'{args.tile or "automatic"}, overlap {network.options["overlap"]}',
@@ -257,11 +256,11 @@ def _protocol(args: argparse.Namespace, source: Any, result: dict[str, Any]) -> 
 
 
 def _write(path: Path, runs: dict[str, dict[str, Any]]) -> None:
-  from adaptsr_jax import checkpoint, tables
+  from adaptsr_jax import files, tables
 
   suffix = path.suffix.lower()
   if suffix == '.json':
-    checkpoint.write_json(path, {'runs': runs} if len(runs) > 1 else next(iter(runs.values())))
+    files.write_json(path, {'runs': runs} if len(runs) > 1 else next(iter(runs.values())))
   elif suffix == '.csv':
     tables.write(path, tables.csv_text(tables.pictures(runs)))
   else:

@@ -6,12 +6,15 @@ as long as it is written: what a killed process has left is told by its missing 
 
 import contextlib
 import errno
+import json
+import math
 import os
 import resource
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from adaptsr_jax.errors import UserError
 
@@ -37,6 +40,31 @@ def write(path: str | os.PathLike, content: bytes | str) -> None:
   data = content.encode(errors='backslashreplace') if isinstance(content, str) else content
   with aside(path, len(data)) as temporary, open(temporary, 'r+b') as file:
     file.write(data)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+  """Writes `content` as JSON, aside first, so that a reader never sees half a file.
+
+  Numbers that are not finite become null: JSON has no word for them.
+  """
+  Path(path).parent.mkdir(parents=True, exist_ok=True)
+  write(path, json.dumps(_finite(content), indent=1, allow_nan=False) + '\n')
+
+
+def _finite(content: Any) -> Any:
+  if isinstance(content, dict):
+    return {key: _finite(value) for key, value in content.items()}
+  if isinstance(content, list | tuple):
+    return [_finite(value) for value in content]
+  return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """Reads what `write_json` wrote."""
+  try:
+    return json.loads(Path(path).read_text())
+  except ValueError as error:
+    raise UserError(f'{path} is not valid JSON ({error}).') from error
 
 
 @contextlib.contextmanager

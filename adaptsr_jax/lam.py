@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-  from adaptsr_jax import checkpoint, config, figures, log, tables
+  from adaptsr_jax import config, figures, files, log, tables
   from adaptsr_jax.metrics import lam
 
   figures.check_path(args.out)
@@ -100,7 +100,7 @@ def _run(args: argparse.Namespace) -> None:
   runs = {label: {'params': specs[label], 'diffusion_index': indices[label]} for label in maps}
   region = [*scene.corner, *scene.lr.shape[1::-1]]
   place = {'picture': args.picture, 'hr': args.hr, 'scale': scale, 'box': box[:3], 'region': region}
-  checkpoint.write_json(out, {**place, 'settings': settings, 'runs': runs})
+  files.write_json(out, {**place, 'settings': settings, 'runs': runs})
   log.say(tables.text([['', 'diffusion index'], *([label, f'{value:.2f}'] for label, value in indices.items())]))
   log.say(f'Higher: more pixels are used. Written: {args.out}, {out}')
 

@@ -83,8 +83,8 @@ def _read_config(path: str, overrides: Sequence[str]) -> Any:
 
 
 def _run(config: Any, number: int, out: Path) -> None:
-  from adaptsr_jax import checkpoint, prepare
   from adaptsr_jax import config as config_lib
+  from adaptsr_jax import files, prepare
 
   config_lib.validate(config)
   if number < 2:
@@ -105,7 +105,7 @@ def _run(config: Any, number: int, out: Path) -> None:
     config.lora.form,
   )
   out.mkdir(parents=True, exist_ok=True)
-  checkpoint.write_json(out / 'stability.json', result)
+  files.write_json(out / 'stability.json', result)
   draw(out / 'stability.png', result, {site.name: site.kind for site in setup.sites})
   print(summary(result))
   print(f'Written to {out}: stability.json, stability.png')

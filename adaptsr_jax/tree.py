@@ -1,5 +1,6 @@
 """Parameter trees by name: nested dicts of arrays seen as 'a/b/c' -> array."""
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -85,3 +86,13 @@ def compare(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
       lines += [f' - {name} {want[name]}'] if name in want else []
       lines += [f' + {name} {have[name]}'] if name in have else []
   return lines
+
+
+def fingerprint(params: Mapping[str, Any]) -> str:
+  """Returns the SHA-256, in hexadecimal, over names, shapes and float32 values of all leaves in the order of names."""
+  digest = hashlib.sha256()
+  for name, leaf in sorted(flatten(params).items()):
+    array = np.ascontiguousarray(leaf, '<f4')
+    digest.update(f'{name} {array.shape}\n'.encode())
+    digest.update(array.data)
+  return digest.hexdigest()

@@ -369,8 +369,9 @@ def base_of(preset: str, values: bool) -> Any:
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
+  from adaptsr_jax import files
+
   args = _parser().parse_args(argv)
-  from adaptsr_jax import checkpoint
   from adaptsr_jax.errors import UserError
 
   content = {'machine': machine(), 'settings': vars(args), 'models': {}}
@@ -388,7 +389,7 @@ def main(argv: list[str] | None = None) -> int:
         answer = 'yes' if same else 'NO'
         print(f'\nThe merged model compiles to the program of the base (FLOPs, bytes, memory): {answer}.', flush=True)
       if args.out:
-        checkpoint.write_json(args.out, content)
+        files.write_json(args.out, content)
   except (UserError, OSError) as error:
     print(f'Error: {error}', file=sys.stderr)
     return 2

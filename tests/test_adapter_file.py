@@ -46,7 +46,7 @@ def make(params, sites=SITES, ranks=RANKS, form='1x1_kxk', alpha=2.0, seed=1, bi
   meta = {
     'model': 'edsr',
     'fields': FIELDS,
-    'base_fingerprint': file.fingerprint(params),
+    'base_fingerprint': tree.fingerprint(params),
     'base_file': 'EDSR_x2.pth',
     'method': 'lora',
     'form': form,
@@ -200,9 +200,9 @@ def test_files_of_version_1_load_merge_and_mix_as_before(tmp_path):
 
 def test_fingerprint_sees_values_names_and_shapes():
   params = random_params()
-  reference = file.fingerprint(params)
-  assert reference == file.fingerprint({name: params[name] for name in reversed(params)})
-  assert reference == file.fingerprint(jax.tree.map(jax.numpy.asarray, params))
+  reference = tree.fingerprint(params)
+  assert reference == tree.fingerprint({name: params[name] for name in reversed(params)})
+  assert reference == tree.fingerprint(jax.tree.map(jax.numpy.asarray, params))
   bias = params['conv_last']['bias']
   nudged = np.nextafter(bias, np.float32(np.inf))
   others = [
@@ -210,7 +210,7 @@ def test_fingerprint_sees_values_names_and_shapes():
     tree.replaced(params, ('conv_last', 'bias'), bias[None]),
     {**{name: params[name] for name in params if name != 'conv_last'}, 'conv_fin': params['conv_last']},
   ]
-  assert len({reference, *map(file.fingerprint, others)}) == 4
+  assert len({reference, *map(tree.fingerprint, others)}) == 4
 
 
 def test_another_base_is_refused():

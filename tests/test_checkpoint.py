@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from adaptsr_jax import checkpoint
+from adaptsr_jax import checkpoint, files
 from adaptsr_jax.errors import UserError
 
 PARAMS = {'conv': {'kernel': np.arange(12, dtype=np.float32).reshape(3, 4), 'bias': np.zeros(4, np.float16)}}
@@ -62,9 +62,9 @@ def test_damaged_arrays_are_named(tmp_path):
 
 
 def test_write_json_leaves_the_old_file_on_failure(tmp_path):
-  checkpoint.write_json(tmp_path / 'a.json', {'a': 1})
+  files.write_json(tmp_path / 'a.json', {'a': 1})
   with pytest.raises(TypeError):
-    checkpoint.write_json(tmp_path / 'a.json', {'a': object()})
+    files.write_json(tmp_path / 'a.json', {'a': object()})
   assert json.loads((tmp_path / 'a.json').read_text()) == {'a': 1}
   assert [p.name for p in tmp_path.iterdir()] == ['a.json']
 

@@ -20,7 +20,7 @@ FLOORS = [
   ['methods'],
   ['config', 'optim', 'adapters', 'checkpoint', 'tables', 'zoo'],
   ['base', 'measures', 'losses'],
-  ['prepare', 'measure', 'step'],
+  ['prepare', 'measure', 'step', 'folder'],
   ['show', 'train'],
   ['adapt'],
   [

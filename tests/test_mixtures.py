@@ -89,7 +89,7 @@ def test_a_sweep_goes_from_one_adapter_to_the_other_and_goes_on_where_it_stopped
   # What is measured is not measured again: a mark put into the record stays.
   swept['0.5 : 0.5']['mean']['psnr_y'] = 99.0
   swept['0 : 1']['protocol']['fingerprint'] = 'of another network'
-  checkpoint.write_json(folder / 'sweep' / 'sweep.json', {'runs': swept})
+  files.write_json(folder / 'sweep' / 'sweep.json', {'runs': swept})
   capsys.readouterr()
   assert adapters(command) == 0
   said = capsys.readouterr().out

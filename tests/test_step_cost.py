@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaptsr_jax import checkpoint, config, lora, losses, methods, models
+from adaptsr_jax import config, files, lora, losses, methods, models
 from adaptsr_jax.base import Base
 from benchmarks import flops, step_time
 
@@ -161,7 +161,7 @@ def test_command_compiles_without_running(capsys, tmp_path):
   assert 'compiled only' in said
   assert 'CPU ms' not in said
   assert 'The merged model compiles to the program of the base (FLOPs, bytes, memory): yes.' in said
-  rows = checkpoint.read_json(tmp_path / 'x.json')['models']['safmn_x2']['rows']
+  rows = files.read_json(tmp_path / 'x.json')['models']['safmn_x2']['rows']
   assert [row['variant'] for row in rows] == ['inference base', 'inference merged']
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from adaptsr_jax import adapt, base, checkpoint, config, convert, evaluate, log, step
+from adaptsr_jax import adapt, base, checkpoint, config, convert, evaluate, files, log, step
 from adaptsr_jax.errors import UserError
 from configs import swinir
 from tests.pictures import write_pairs
@@ -157,7 +157,7 @@ def test_a_start_that_cannot_work_deletes_nothing(flags, tmp_path):
   contents = {'config.json': {'seed': 5}, 'material.json': {'base': 'other'}, 'base.json': {}}
   contents['metrics.jsonl'] = {'step': 7}
   for name, content in contents.items():
-    checkpoint.write_json(left / name, content)
+    files.write_json(left / name, content)
   with pytest.raises(UserError, match='missing.pth'):
     adapt.run(settings(flags, base='missing.pth'), left)
   assert sorted(os.listdir(left)) == sorted(contents)

@@ -9,14 +9,13 @@ The header's metadata has one entry, 'adaptsr_jax', with this JSON:
   format            'adaptsr_jax adapter'
   version           2
   model, fields     as `models.build` takes them
-  base_fingerprint  of the base's parameters, see `fingerprint`
+  base_fingerprint  of the base's parameters, see `tree.fingerprint`
   base_file         where the base came from, for people to read
   metrics           {name: value} of the run, may be empty
   method, ...       `Method.spec`: what `methods.from_spec` needs
 Further entries are kept and not read. Version 1 was of method 'lora' alone, with 'extra/PATH' for 'biases/PATH'.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -99,23 +98,13 @@ def _named_today(name: str) -> str:
   return f'biases/{name.removeprefix("extra/")}' if name.startswith('extra/') else name
 
 
-def fingerprint(params: tree.Params) -> str:
-  """Returns the SHA-256, in hexadecimal, over names, shapes and float32 values of all leaves in the order of names."""
-  digest = hashlib.sha256()
-  for name, leaf in sorted(tree.flatten(params).items()):
-    array = np.ascontiguousarray(leaf, '<f4')
-    digest.update(f'{name} {array.shape}\n'.encode())
-    digest.update(array.data)
-  return digest.hexdigest()
-
-
 def check_base(meta: Mapping[str, Any], params: tree.Params) -> None:
   """Makes sure that an adapter with `meta` was trained on the base `params`.
 
   Raises:
     UserError: it was trained on another one.
   """
-  found = fingerprint(params)
+  found = tree.fingerprint(params)
   if found != meta['base_fingerprint']:
     raise UserError(
       f'The adapter was trained on another base: {meta["model"]} from {meta.get("base_file") or "a file unknown"} with '

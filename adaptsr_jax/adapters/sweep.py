@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from adaptsr_jax import base as base_lib
-from adaptsr_jax import checkpoint, data, figures, image, infer, log, measure, measures, tables
+from adaptsr_jax import data, figures, files, image, infer, log, measure, measures, tables, tree
 from adaptsr_jax.adapters import file, operations
 from adaptsr_jax.adapters.file import Adapter
 from adaptsr_jax.errors import UserError
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
   at = [float(round(t, 6)) for t in np.linspace(0, 1, options.points)]
   mixed = {t: _mixed(base.params, adapters, options.files, t) for t in at}
   kept = out / 'sweep.json'
-  earlier = checkpoint.read_json(kept)['runs'] if kept.exists() else {}
+  earlier = files.read_json(kept)['runs'] if kept.exists() else {}
   runs = {}
   for t, params in mixed.items():
     label = _label(t, options.files)
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
       'crop': source.scale,
       'pictures': len(source),
       'picture_set': repr(source),
-      'fingerprint': file.fingerprint(params)[:16],
+      'fingerprint': tree.fingerprint(params)[:16],
     }
     if label in earlier and earlier[label]['protocol'] == protocol:
       runs[label] = earlier[label]
@@ -67,9 +67,9 @@ def run(options: argparse.Namespace) -> None:
       result = measure.measure(infer.network(model, params, infer.WHOLE), data.pairs(source), asked.functions)
       runs[label] = {**result, 'protocol': protocol}
       # A second start goes on from here.
-      checkpoint.write_json(kept, {'runs': {**earlier, **runs}})
+      files.write_json(kept, {'runs': {**earlier, **runs}})
       log.say(f'{label}  ' + '  '.join(f'{key} {tables.number(key, value)}' for key, value in result['mean'].items()))
-  checkpoint.write_json(kept, {'runs': runs})
+  files.write_json(kept, {'runs': runs})
   log.say(tables.text(tables.means(runs)))
   tables.write(out / 'sweep.md', tables.markdown(tables.means(runs)) + '\n')
   _draw(out / 'sweep.png', at, list(runs.values()))

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from adaptsr_jax import command
+from adaptsr_jax import command, files
 from adaptsr_jax.errors import UserError
 
 _THREADS = 2
@@ -45,7 +45,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-  from adaptsr_jax import checkpoint
   from adaptsr_jax.doctor import duplicates, findings, folders, mend, report
 
   out, fixed = Path(args.out), Path(args.fix)
@@ -62,7 +61,7 @@ def _run(args: argparse.Namespace) -> int:
   found = findings.order(found)
 
   out.mkdir(parents=True, exist_ok=True)
-  checkpoint.write_json(out / 'doctor.json', report.content(listing.pairs, measures, found, listing.scale))
+  files.write_json(out / 'doctor.json', report.content(listing.pairs, measures, found, listing.scale))
   (out / 'worst.png').unlink(missing_ok=True)  # of an earlier call
   drawn = report.sheet(out / 'worst.png', pairs, found, listing.scale)
   print('\n'.join([*report.lines(found, args.notes), *report.summary(found, measures, listing.scale)]))

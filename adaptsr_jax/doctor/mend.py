@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adaptsr_jax import checkpoint, files, image
+from adaptsr_jax import files, image
 from adaptsr_jax.data.folders import Pair
 from adaptsr_jax.doctor.examine import Measures, Tone
 from adaptsr_jax.doctor.findings import FAULT, Finding
@@ -88,7 +88,7 @@ def mend(
       (aside / side).mkdir()
     done = {pair.name: _mend_pair(aside, pair, measures[pair.name], found, scale, light) for pair in kept}
     content = {'scale': scale, 'pairs': done, 'left_out': left_out}
-    checkpoint.write_json(aside / 'mended.json', content)
+    files.write_json(aside / 'mended.json', content)
   return content
 
 

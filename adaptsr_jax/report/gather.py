@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from adaptsr_jax import checkpoint, log, statistics
 from adaptsr_jax import config as config_lib
+from adaptsr_jax import statistics
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.folder import Folder
 
 Scores = dict[str, dict[str, float]]  # picture -> metric -> value
 
@@ -116,46 +117,34 @@ def gains(system: System, reference: System, metric: str) -> dict[str, float]:
 
 def _read(folder: Path) -> Run:
   folder = folder.absolute()
-  config_file, results_file = folder / 'config.json', folder / 'results.json'
-  if not config_file.is_file():
+  run = Folder(folder)
+  kept, results = run.read('config'), run.read('results') or {}
+  if kept is None:
     what = 'has no config.json' if folder.is_dir() else 'is not there'
     raise UserError(f'{folder} {what}, so it is no run; give the --workdir of adaptsr_jax.main.')
-  done = checkpoint.latest_step(folder / 'checkpoints')
-  results = checkpoint.read_json(results_file) if results_file.is_file() else {}
-  if not results or done > results.get('steps', done):
-    steps = checkpoint.read_json(config_file)['steps']
+  if not results or run.done > results.get('steps', run.done):
     raise UserError(
-      f'The run in {folder} is not finished ({done} of {steps} steps are saved); '
+      f'The run in {folder} is not finished ({run.done} of {kept["steps"]} steps are saved); '
       'start it again by the same command, which continues from there.'
     )
   lacking = [name for name in _NEEDED if name not in results]
   if lacking:
-    raise UserError(f'{results_file} has no {lacking[0]!r}: it was not written by a run of this package.')
+    raise UserError(f'{folder / "results.json"} has no {lacking[0]!r}: it was not written by a run of this package.')
   if not results['base']:
     raise UserError(
       f'The run in {folder} measured nothing, because it had no validation pictures; '
       'give some by --config.data.valid.hr in a new run.'
     )
-  ranks, material = folder / 'ranks.json', folder / 'material.json'
   return Run(
     folder=folder,
     label='adapted',
     results=results,
-    config=ConfigDict(_over(config_lib.default().to_dict(), results['config'])),
-    material=checkpoint.read_json(material) if material.is_file() else {},
-    ranks=checkpoint.read_json(ranks) if ranks.is_file() else {},
-    history=log.read_metrics(folder),
-    date=datetime.datetime.fromtimestamp(results_file.stat().st_mtime),
+    config=config_lib.restored(results['config']),
+    material=run.read('material') or {},
+    ranks=run.read('ranks') or {},
+    history=run.history(),
+    date=datetime.datetime.fromtimestamp((folder / 'results.json').stat().st_mtime),
   )
-
-
-def _over(defaults: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns nested dicts with the values of `given` over those of `defaults`."""
-  both = dict(defaults)
-  for key, value in given.items():
-    inner = isinstance(value, Mapping) and isinstance(both.get(key), Mapping)
-    both[key] = _over(both[key], value) if inner else value
-  return both
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptsr_jax import base as base_lib
-from adaptsr_jax import bicubic, data, image, infer, measures, metrics, prepare, statistics, tables
-from adaptsr_jax.adapters import file as adapter_file
+from adaptsr_jax import bicubic, data, image, infer, measures, metrics, prepare, statistics, tables, tree
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.log import say
 from adaptsr_jax.metrics.table import names_of
@@ -184,7 +183,7 @@ def _network(system: System) -> infer.Network:
     loaded = base_lib.load(run.folder / 'merged')
   else:
     loaded = prepare.choose_base(run.config)
-    if adapter_file.fingerprint(loaded.params) != run.results['base_fingerprint']:
+    if tree.fingerprint(loaded.params) != run.results['base_fingerprint']:
       raise UserError(f'{run.config.base} holds other weights now than the base of {run.folder}.')
   return infer.network(loaded.model(dtype=jnp.dtype(run.config.dtype)), loaded.params, run.config.eval_tile)
 

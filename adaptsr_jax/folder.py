@@ -1,0 +1,154 @@
+"""The folder of a run as one subject: who works in it, what an earlier start left, and one reader of each file.
+
+What is in it:
+
+  config.json, material.json     what the run is: its fields, and what tells its base and pictures from others
+  method.json, constants.safetensors     what was decided before training (`methods.Plan`)
+  ranks.json, ranks.png          of methods with ranks: scores, ranks, and a map of them
+  base.json, bicubic.json        measurements before training
+  metrics.jsonl, tensorboard/, checkpoints/     what was logged, and the states that are kept
+  results.json, merged/, merged.pth, adapter.safetensors, compare.png, curve.png     what came out
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.numpy
+from ml_collections import ConfigDict
+
+from adaptsr_jax import checkpoint, files, log, methods
+from adaptsr_jax import config as config_lib
+from adaptsr_jax.errors import UserError
+
+try:
+  import fcntl
+except ImportError:  # on Windows
+  fcntl = None
+
+# What may differ between two starts in one folder: how long, how often, and where things lie; not what is computed.
+_FREE_FIELDS = (
+  *('steps', 'export', 'log_every', 'eval_every', 'save_every', 'tensorboard', 'data.cache_gb', 'data.workers'),
+  *('metric_weights', 'remat'),
+  # A moved folder is no other folder: `material` tells what is in it.
+  *(f'data.{part}.{field}' for part in ('train', 'valid') for field in ('lr', 'hr', 'root', 'packed')),
+)
+# What a start leaves before its first save.
+_EARLY = ('base.json', 'bicubic.json', 'ranks.json', 'ranks.png', 'method.json', 'constants.safetensors')
+
+
+class Folder(NamedTuple):
+  """The folder of a run."""
+
+  path: Path
+
+  @property
+  def done(self) -> int:
+    """Steps of the newest state that is kept."""
+    return checkpoint.latest_step(self.path / 'checkpoints')
+
+  def read(self, name: str) -> Any:
+    """Returns the content of NAME.json; None where there is none."""
+    path = self.path / f'{name}.json'
+    return files.read_json(path) if path.is_file() else None
+
+  def write(self, name: str, content: Any) -> None:
+    """Writes NAME.json."""
+    files.write_json(self.path / f'{name}.json', content)
+
+  def history(self) -> list[dict[str, float]]:
+    """Returns what was logged, a row for each time."""
+    return log.read_metrics(self.path)
+
+  def method(self) -> methods.Method | None:
+    """Returns the method as an earlier start planned it; None where it left no plan."""
+    spec, constants = self.read('method'), self.path / 'constants.safetensors'
+    if spec is None:
+      return None
+    return methods.from_spec(spec, safetensors.numpy.load_file(constants) if constants.is_file() else {})
+
+  def keep_method(self, method: methods.Method) -> None:
+    """Writes what `method` reads."""
+    if method.constants:
+      files.write(self.path / 'constants.safetensors', safetensors.numpy.save(dict(method.constants)))
+    self.write('method', method.spec)
+
+  def measured_once(
+    self, label: str, measure: Callable[[], dict[str, Any]], protocol: dict[str, str]
+  ) -> dict[str, Any]:
+    """Returns what an earlier start measured; measures where none did, or by other metrics."""
+    earlier = self.read(label)
+    if earlier is None or earlier['protocol'] != protocol:
+      self.write(label, {**measure(), 'protocol': protocol})
+    return self.read(label)
+
+  def changed_fields(self, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Returns the fields that make `config` another run than the one that is here: {field: (here, in config)}."""
+    kept = self.read('config')
+    if kept is None:
+      return {}
+    ours, theirs = config_lib.flat(config), config_lib.kept(kept)
+    pairs = {field: (theirs.get(field), ours.get(field)) for field in sorted(ours | theirs)}
+    return {field: pair for field, pair in pairs.items() if pair[0] != pair[1] and field not in _FREE_FIELDS}
+
+  def changed_material(self, material: dict[str, str]) -> list[str]:
+    """Returns what of `material` is other than that of the run that is here."""
+    return [name for name, value in (self.read('material') or {}).items() if material[name] != value]
+
+  def is_free(self) -> bool:
+    """Tells whether the start that left its config ended before its first save, for lack of memory perhaps."""
+    return not self.done and self.read('material') is not None and self.read('results') is None
+
+  def check_config(self, config: ConfigDict) -> None:
+    """Raises UserError where the run that is here is longer, or computes something else."""
+    if self.done > config.steps:
+      raise UserError(
+        f'{self.path} holds a run of {self.done} steps, more than config.steps={config.steps}; give another --workdir.'
+      )
+    changed = self.changed_fields(config)
+    if changed and not self.is_free():
+      name, (theirs, ours) = next(iter(changed.items()))
+      more = f' (and {len(changed) - 1} more differences)' if len(changed) > 1 else ''
+      raise UserError(
+        f'{self.path} holds a run with config.{name}={theirs!r}, not {ours!r}{more}; '
+        "give that run's config to continue it, or another --workdir."
+      )
+
+  def check_material(self, material: dict[str, str]) -> None:
+    """Raises UserError where the run that is here has another base or other pictures."""
+    changed = self.changed_material(material)
+    if changed and not self.is_free():
+      raise UserError(f'The {" and the ".join(changed)} of the run in {self.path} were others; give another --workdir.')
+
+  def take(self, config: ConfigDict, material: dict[str, str]) -> None:
+    """Makes this the folder of a run; what another one left that ended before its first save is deleted."""
+    if self.changed_fields(config) or self.changed_material(material):
+      for name in (*_EARLY, 'metrics.jsonl'):
+        (self.path / name).unlink(missing_ok=True)
+    self.write('config', config.to_dict())
+    self.write('material', material)
+
+
+@contextlib.contextmanager
+def alone(path: str | os.PathLike) -> Iterator[Folder]:
+  """Makes the folder of a run; refuses one that cannot be written, or in which a run is going on."""
+  path = Path(path).absolute()
+  path.mkdir(parents=True, exist_ok=True)
+  if not os.access(path, os.W_OK):
+    raise UserError(f'{path} cannot be written; give another --workdir.')
+  if fcntl is None:
+    yield Folder(path)
+    return
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise UserError(f'A run is going on in {path}; wait for its end, or give another --workdir.') from error
+    except OSError:
+      pass  # Not every file system knows locks.
+    yield Folder(path)
+  finally:
+    os.close(descriptor)
