@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+PATHS = ('merged', 'factored', 'hybrid')  # of adapters in a step, see config.lora.path
 DTYPES = ('float32', 'bfloat16')
 # Calls of one turn last at least this long (seconds): one call on a CPU, as many as it takes on a GPU.
 _TURN = 0.2
@@ -78,7 +79,7 @@ def plan(
   for dtype in dtypes:
     for remat in remats:
       rows.append(Row('step', 'full', remat=remat, dtype=dtype))
-      rows += [Row('step', 'lora', path, form, remat, dtype) for form in forms for path in ('merged', 'factored')]
+      rows += [Row('step', 'lora', path, form, remat, dtype) for form in forms for path in PATHS]
   # Without gradients there is nothing to compute again.
   rows += [Row('inference', method, dtype=dtype) for dtype in dtypes for method in ('base', 'merged')]
   chosen = [row for row in rows if re.search(pattern, row.name)]

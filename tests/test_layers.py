@@ -55,6 +55,28 @@ def test_pointwise_convolution_is_a_convolution(features):
   assert site.shape == (1, 1, 3, 8)
 
 
+@pytest.mark.parametrize(('inputs', 'outputs', 'window'), [(12, 3, (3, 3)), (3, 12, (3, 5)), (12, 12, (1, 3))])
+def test_thin_convolution_has_the_gradients_of_a_convolution(features, inputs, outputs, window):
+  x, conv = features[..., :inputs], nn.Conv(outputs, window, padding='SAME')
+  thin = layers.thin(conv)
+  assert thin != conv
+  params = conv.init(jax.random.key(0), x)
+
+  def results(module):
+    return jax.jit(jax.value_and_grad(lambda p, x: jnp.sum(jnp.sin(module.apply(p, x))), argnums=(0, 1)))(params, x)
+
+  for ours, theirs in zip(jax.tree.leaves(results(thin)), jax.tree.leaves(results(conv)), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(
+  'fields', [{'strides': 2}, {'padding': 'REFLECT'}, {'kernel_dilation': 2}, {'kernel_size': (2, 2)}], ids=str
+)
+def test_other_convolutions_keep_their_gradients(fields):
+  conv = nn.Conv(3, **{'kernel_size': (3, 3), **fields})
+  assert layers.thin(conv) is conv
+
+
 class _Network(nn.Module):
   @nn.compact
   def __call__(self, x):

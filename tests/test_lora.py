@@ -87,6 +87,10 @@ def factored_forward(model, params, adapters, sites, alpha, form, rslora=False):
   return lora.factored.forward(model.apply, params, adapters, sites, alpha, form, X, rslora)
 
 
+def hybrid_forward(model, params, adapters, sites, alpha, form, rslora=False):
+  return lora.factored.forward(model.apply, params, adapters, sites, alpha, form, X, rslora, hybrid=True)
+
+
 def compiled(forward, model, sites, alpha, form, rslora=False):
   return jax.jit(lambda adapters, params: forward(model, params, adapters, sites, alpha, form, rslora))
 
@@ -467,6 +471,7 @@ def test_factored_equals_merged(form, style, split):
   merged = compiled(merged_forward, model, sites, 4.0, form, rslora)(adapters, params)
   y = compiled(factored_forward, model, sites, 4.0, form, rslora)(adapters, params)
   assert np.abs(y - merged).max() <= 1e-5 * np.abs(merged).max()
+  np.testing.assert_array_equal(compiled(hybrid_forward, model, sites, 4.0, form, rslora)(adapters, params), merged)
   assert np.abs(merged - model.apply({'params': params}, X)).max() > 0.01 * np.abs(merged).max()
 
 
@@ -486,7 +491,7 @@ def test_factored_keeps_dtype_and_base(form):
 
 
 @pytest.mark.parametrize('form', lora.FORMS)
-def test_gradients_of_both_paths_reach_every_a_and_b(form):
+def test_gradients_of_all_paths_reach_every_a_and_b(form):
   model = Compact(nn.remat(Block))
   params, sites = params_of(model), lora.find_sites(model, split_qkv=True)
   adapters = trained(sites, {s.name: 2 for s in sites}, form)
@@ -495,12 +500,13 @@ def test_gradients_of_both_paths_reach_every_a_and_b(form):
     run = compiled(forward, model, sites, 4.0, form)
     return jax.jit(jax.grad(lambda ad: jnp.mean(run(ad, params) ** 2)))(adapters)
 
-  merged, factored = gradient(merged_forward), gradient(factored_forward)
+  merged, *others = map(gradient, (merged_forward, factored_forward, hybrid_forward))
   for name, ab in merged.items():
     for leaf, expected in ab.items():
       size = np.abs(expected).max()
       assert size > 0, (name, leaf)
-      np.testing.assert_allclose(factored[name][leaf], expected, rtol=1e-4, atol=1e-4 * size)
+      for other in others:
+        np.testing.assert_allclose(other[name][leaf], expected, rtol=1e-4, atol=1e-4 * size)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ CASES = {
   'lora kxk_1x1': {'method': 'lora', 'lora.form': 'kxk_1x1'},
   'lora loralib': {'method': 'lora', 'lora.form': 'loralib'},
   'lora factored': {'method': 'lora', 'lora.path': 'factored'},
+  'lora hybrid': {'method': 'lora', 'lora.path': 'hybrid'},
   'lora without biases': {'method': 'lora', 'lora.biases': False},
   'rslora': {'method': 'lora', 'lora.rslora': True},
   'full': {'method': 'full'},

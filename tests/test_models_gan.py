@@ -306,6 +306,14 @@ def test_update_of_all_experts_is_exact_and_counts_by_the_sum_of_the_mixture(for
   y = jax.jit(model.apply)({'params': merged}, x)
   factored = jax.jit(lambda p, a: lora.factored.forward(model.apply, p, a, sites, 1.0, form, x))(params, adapters)
   np.testing.assert_allclose(factored, y, rtol=0, atol=1e-5)
+
+  def gradient(forward):
+    return jax.jit(jax.grad(lambda a: jnp.sum(jnp.sin(forward(a)))))(adapters)
+
+  by_merging = gradient(lambda a: model.apply({'params': lora.merge(params, a, sites, 1.0, form)}, x))
+  hybrid = gradient(lambda a: lora.factored.forward(model.apply, params, a, sites, 1.0, form, x, hybrid=True))
+  for expected, found in zip(jax.tree.leaves(by_merging), jax.tree.leaves(hybrid), strict=True):
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
   # By hand: the mixed kernel, and the update times the sum of the weights, which is far from 1.
   picture = x[:1]
   mixture = model.once(params, picture)['mixture'][0]

@@ -2,18 +2,22 @@
 
 Equal to the pass with merged kernels up to rounding. What it saves is the gradient of the full kernels, which merging
 needs on its way to 'a' and 'b'; what it costs is r (cin + kh kw cout) more multiplications per pixel for '1x1_kxk', or
-r (kh kw cin + cout) for 'kxk_1x1'. 'loralib' mixes channels with positions and is no sequence of thin layers: its
-convolutions form the merged kernel here as well, layer by layer, and save nothing.
+r (kh kw cin + cout) for 'kxk_1x1', forward and in each of two gradients. The hybrid pays for two of these three: it
+computes through merged kernels, and gradients alone pass through the thin layers. 'loralib' mixes channels with
+positions and is no sequence of thin layers: its convolutions form the merged kernel here as well, layer by layer, and
+save nothing.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
 
 from adaptsr_jax import tree
-from adaptsr_jax.lora.adapters import by_kernel, delta, in_columns, rank_of, scaling
+from adaptsr_jax.lora.adapters import by_kernel, delta, in_columns, merge, rank_of, scaling
 from adaptsr_jax.lora.sites import Site
+from adaptsr_jax.models import layers
 
 
 def forward(
@@ -25,8 +29,9 @@ def forward(
   form: str,
   x: jax.Array,
   rslora: bool = False,
+  hybrid: bool = False,
 ) -> jax.Array:
-  """Returns `apply_fn({'params': merge(params, adapters, ...)}, x)` without merging.
+  """Returns `apply_fn({'params': merge(params, adapters, ...)}, x)` without the gradient of merged kernels.
 
   Args:
     apply_fn: `model.apply`, not compiled by itself: a cached compilation would not see the adapters.
@@ -37,6 +42,7 @@ def forward(
     form: one of FORMS.
     x: (B, h, w, 3).
     rslora: scale by alpha / sqrt(r) instead of alpha / r.
+    hybrid: compute through merged kernels, and only the gradients of 'a' and 'b' beside the layers.
 
   Raises:
     UserError: `adapters` names a site that is not among `sites`.
@@ -52,19 +58,24 @@ def forward(
     reached.add(module.path)
     group = groups[module.path]
     inputs, *mixture = (*args, *kwargs.values())
-    if group[0].kind == 'conv' and form == 'loralib':
+    if not hybrid and _loralib(group[0], form):
       (site,) = group
       return _with_delta(module, delta(site, adapters[site.name], alpha, form, rslora), inputs, *mixture)
     y = call(*args, **kwargs)
     if mixture:  # what is added to all experts counts as often as the weights of the mixture sum up to
       inputs = inputs * mixture[0].sum(-1)[:, None, None, None].astype(inputs.dtype)
       module = module.plain()
-    update = sum(
-      in_columns(_low_rank(module, site, adapters[site.name], alpha, form, rslora, inputs), site.part, y.shape[-1])
-      for site in group
-    )
-    return (y + update).astype(y.dtype)
+    layer, width, dtype = module.clone(parent=None), y.shape[-1], y.dtype
 
+    def update(own: Mapping, inputs: jax.Array) -> jax.Array:
+      thin = (_low_rank(layer, site, own[site.name], alpha, form, rslora, inputs) for site in group)
+      return sum(in_columns(part, site.part, width) for part, site in zip(thin, group, strict=True)).astype(dtype)
+
+    own = {site.name: adapters[site.name] for site in group}
+    return _with_gradient(update, own, jax.lax.stop_gradient(inputs), y) if hybrid else y + update(own, inputs)
+
+  if hybrid:
+    params = merge(params, jax.lax.stop_gradient(adapters), sites, alpha, form, rslora)
   with nn.intercept_methods(adapt):
     y = apply_fn({'params': params}, x)
   missed = ['/'.join(path) for path in groups if path not in reached]
@@ -75,13 +86,39 @@ def forward(
   return y
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _with_gradient(update: Callable, adapters: Mapping, x: jax.Array, y: jax.Array) -> jax.Array:
+  """Returns `y`, which has `update(adapters, x)` in it, with the gradient of that with respect to the adapters.
+
+  That with respect to what the layer is given comes with `y` already.
+  """
+  del update, adapters, x
+  return y
+
+
+def _keep(update, adapters, x, y):
+  del update
+  return y, (adapters, x)
+
+
+def _gradient(update, kept, gradient):
+  adapters, x = kept
+  return *jax.vjp(lambda own: update(own, x), adapters)[1](gradient), None, gradient
+
+
+_with_gradient.defvjp(_keep, _gradient)
+
+
 def _low_rank(
   module: nn.Module, site: Site, ab: Mapping, alpha: float, form: str, rslora: bool, x: jax.Array
 ) -> jax.Array:
   """Returns scale * up(down(x)) with the settings (padding, strides, dilation, dtype, precision) of `module`."""
+  if _loralib(site, form):
+    kernel = delta(site, ab, alpha, form, rslora)
+    return module.clone(use_bias=False).apply({'params': {'kernel': kernel}}, x)
   a, b = ab['a'], scaling(alpha, rank_of(site, ab, form), rslora) * ab['b']
   pointwise = nn.Dense(b.shape[-1], use_bias=False, dtype=module.dtype, precision=module.precision, parent=None)
-  window = module.clone(parent=None, use_bias=False, features=b.shape[-1]) if site.kind == 'conv' else pointwise
+  window = layers.thin(module.clone(use_bias=False, features=b.shape[-1])) if site.kind == 'conv' else pointwise
   # Zero, mirrored and periodic padding commute with a map of single pixels that has no bias, so the thin convolution
   # may stand on either side of it.
   if form == 'kxk_1x1':
@@ -89,6 +126,10 @@ def _low_rank(
   else:
     down, up = pointwise.clone(parent=None, features=a.shape[-1]), window
   return up.apply({'params': {'kernel': b}}, down.apply({'params': {'kernel': a}}, x))
+
+
+def _loralib(site: Site, form: str) -> bool:
+  return site.kind == 'conv' and form == 'loralib'
 
 
 def _with_delta(module: nn.Module, update: jax.Array, *inputs: jax.Array) -> jax.Array:

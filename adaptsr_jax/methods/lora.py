@@ -22,7 +22,7 @@ CHOICES = {
   'form': lora.FORMS,
   'rule': ranks.RULES,
   'unit': ranks.UNITS,
-  'path': ('auto', 'merged', 'factored'),
+  'path': ('auto', 'merged', 'factored', 'hybrid'),
 }
 LEAST = {'rank': 1, 'budget': 0, 'r_min': 0}
 SPEC = {
@@ -57,7 +57,8 @@ def fields() -> ConfigDict:
   c.cap_at_kernel_width = True
   # Train the biases of adapted sites too (outside the budget, as in the paper's counts).
   c.biases = True
-  # 'merged' differentiates through W + BA, 'factored' computes x W + (x A) B; same result. 'auto' takes the faster.
+  # 'merged' differentiates through W + BA, 'factored' computes x W + (x A) B, 'hybrid' forward like the first and the
+  # gradients of A and B like the second; same result. 'auto' takes the fastest.
   c.path = 'auto'
   return c
 
@@ -160,11 +161,15 @@ def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Metho
     base = tree.overlay(frozen, trainable['biases'])
     return lora.merge(base, trainable['adapters'], sites, alpha, form, rslora)
 
+  path = spec.get('path', 'merged')
+
   def factored(apply_fn, frozen: Params, trainable: Params, x):
     base = tree.overlay(frozen, trainable['biases'])
-    return lora.factored.forward(apply_fn, base, trainable['adapters'], sites, alpha, form, x, rslora)
+    return lora.factored.forward(
+      apply_fn, base, trainable['adapters'], sites, alpha, form, x, rslora, hybrid=path == 'hybrid'
+    )
 
-  forward = factored if spec.get('path') == 'factored' else through_merge(merge)
+  forward = through_merge(merge) if path == 'merged' else factored
   labels = {'adapters': 'train', 'biases': 'bias'}
   return Method(init, merge, lambda trainable: labels, forward, spec)
 

@@ -72,8 +72,7 @@ class EDSR(nn.Module):
       # The shuffles between the convolutions have no parameters but take up the odd indices.
       x = nn.Conv(self.num_feat * factor**2, (3, 3), dtype=self.dtype, name=f'upsample_{2 * i}')(x)
       x = layers.pixel_shuffle(x, factor)
-    # The picture itself stays float32: bfloat16 would round it to 8 bits of mantissa.
-    x = nn.Conv(self.num_in_ch, (3, 3), dtype=jnp.float32, name='conv_last')(x)
+    x = layers.to_picture(self.num_in_ch, name='conv_last')(x)
     return x / self.img_range + mean
 
 

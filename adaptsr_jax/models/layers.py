@@ -140,6 +140,84 @@ class Pointwise:
     return jnp.matmul(x, kernel[0, 0], precision=precision)
 
 
+def to_picture(channels: int, name: str) -> nn.Conv:
+  """Returns the 3x3 convolution that ends a network; float32, as bfloat16 would round the picture to 8 bits."""
+  return nn.Conv(channels, (3, 3), conv_general_dilated_cls=_thin_if(channels), dtype=jnp.float32, name=name)
+
+
+def _thin_if(channels: int) -> type | None:
+  """Returns what an `nn.Conv` with so many outputs, stride 1 and zero padding is computed by."""
+  return Thin if channels < 16 else None
+
+
+def thin(conv: nn.Conv) -> nn.Conv:
+  """Returns `conv` with the gradient of `thin_convolution`, where that is defined for it."""
+  steps = (conv.strides, conv.kernel_dilation, conv.input_dilation)
+  around = tuple((side // 2, side // 2) for side in conv.kernel_size)
+  plain = conv.padding in ('SAME', around) and all(step in (1, None, (1, 1)) for step in steps)
+  ours = plain and all(side % 2 for side in conv.kernel_size) and conv.feature_group_count == 1
+  return conv.clone(conv_general_dilated_cls=Thin) if ours and conv.conv_general_dilated_cls is None else conv
+
+
+class Thin:
+  """Stands in for `lax.conv_general_dilated` in an `nn.Conv` with few inputs or outputs (see `thin_convolution`)."""
+
+  def __call__(self, x: Array, kernel: Array, strides: Any, padding: Any, precision: Any = None, **_: Any) -> Array:
+    return thin_convolution(precision, x, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def thin_convolution(precision: Any, x: Array, kernel: Array) -> Array:
+  """Convolves (b, h, w, cin) with (kh, kw, cin, cout), odd sizes, zero padding, stride 1.
+
+  On CPUs the gradient of the kernel is a single matrix product of one side with the neighbourhoods of the other, of
+  which that with fewer channels is taken. For 64 channels and a colour picture it took a tenth of the time that it
+  takes as the convolution which automatic differentiation makes of it.
+  """
+  numbers = ('NHWC', 'HWIO', 'NHWC')
+  return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=numbers, precision=precision)
+
+
+def _thin_convolution(precision, x, kernel):
+  return thin_convolution(precision, x, kernel), (x, kernel)
+
+
+def _thin_gradient(precision, kept, gradient):
+  x, kernel = kept
+  convolve = functools.partial(thin_convolution.fun, precision)
+
+  def automatic(x, gradient):
+    return jax.vjp(lambda kernel: convolve(x, kernel), kernel)[1](gradient)[0]
+
+  def product(x, gradient):
+    return _kernel_gradient(x, gradient, *kernel.shape[:2], precision)
+
+  to_kernel = jax.lax.platform_dependent(x, gradient, cpu=product, default=automatic)
+  return jax.vjp(lambda x: convolve(x, kernel), x)[1](gradient)[0], to_kernel
+
+
+thin_convolution.defvjp(_thin_convolution, _thin_gradient)
+
+
+def _kernel_gradient(x: Array, gradient: Array, kh: int, kw: int, precision: Any) -> Array:
+  (*_, cin), (*_, cout) = x.shape, gradient.shape
+  if cin <= cout:
+    columns, rows = _neighbourhoods(x, kh, kw), gradient
+  else:
+    columns, rows = _neighbourhoods(gradient, kh, kw), x
+  product = jnp.einsum('bhwkc,bhwd->kcd', columns, rows, precision=precision, preferred_element_type=x.dtype)
+  if cin > cout:  # seen from the output, the kernel is upside down
+    product = product[::-1].transpose(0, 2, 1)
+  return product.reshape(kh, kw, cin, cout)
+
+
+def _neighbourhoods(x: Array, kh: int, kw: int) -> Array:
+  """Returns (b, h, w, kh * kw, c): what a kernel sees from each pixel."""
+  _, h, w, _ = x.shape
+  x = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
+  return jnp.stack([x[:, i : i + h, j : j + w] for i in range(kh) for j in range(kw)], axis=3)
+
+
 class Depthwise:
   """Stands in for `lax.conv_general_dilated` in an `nn.Conv` with one input per output channel (see `shifted_sum`)."""
 
@@ -176,7 +254,9 @@ def torch_conv(features: int, inputs: int, name: str, dtype: Any = jnp.float32, 
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
   around = ((size // 2, size // 2),) * 2
-  return nn.Conv(features, (size, size), stride, around, kernel_init=uniform, bias_init=uniform, dtype=dtype, name=name)
+  fields = {'kernel_init': uniform, 'bias_init': uniform, 'dtype': dtype, 'name': name}
+  own = _thin_if(features) if stride == 1 and size % 2 else None
+  return nn.Conv(features, (size, size), stride, around, conv_general_dilated_cls=own, **fields)
 
 
 # Of residual branches in networks without normalisation: Kaiming's, a tenth as large.
@@ -185,7 +265,8 @@ SMALL_INIT = nn.initializers.variance_scaling(2 * 0.1**2, 'fan_in', 'normal')
 
 def small_conv(features: int, name: str, dtype: Any = jnp.float32) -> nn.Conv:
   """Returns a 3x3 convolution with `SMALL_INIT`."""
-  return nn.Conv(features, (3, 3), kernel_init=SMALL_INIT, dtype=dtype, name=name)
+  own = _thin_if(features)
+  return nn.Conv(features, (3, 3), kernel_init=SMALL_INIT, conv_general_dilated_cls=own, dtype=dtype, name=name)
 
 
 def in_colours(model: nn.Module, x: Array, network: Callable[[Array], Array]) -> Array:

@@ -125,11 +125,11 @@ class SwinIR(nn.Module):
     if self.upsampler == 'pixelshuffle':
       return window.shuffle_head(self, features)
     if self.upsampler == 'pixelshuffledirect':
-      y = window.to_picture(features, 'upsample_0', colours * self.upscale**2)
+      y = layers.to_picture(colours * self.upscale**2, name='upsample_0')(features)
       return layers.pixel_shuffle(y, self.upscale)
     if self.upsampler == 'nearest+conv':
       return self._nearest_head(features)
-    return x + window.to_picture(features, 'conv_last', colours)
+    return x + layers.to_picture(colours, name='conv_last')(features)
 
   def _nearest_head(self, x: Array) -> Array:
     def conv(x, name):
@@ -139,7 +139,7 @@ class SwinIR(nn.Module):
     for name in ('conv_up1', 'conv_up2')[: 2 if self.upscale == 4 else 1]:
       _, h, w, _ = x.shape
       x = nn.leaky_relu(conv(layers.resize_nearest(x, (2 * h, 2 * w)), name), 0.2)
-    return window.to_picture(nn.leaky_relu(conv(x, 'conv_hr'), 0.2), 'conv_last', len(self.rgb_mean))
+    return layers.to_picture(len(self.rgb_mean), name='conv_last')(nn.leaky_relu(conv(x, 'conv_hr'), 0.2))
 
 
 def residual_conv(x: Array, resi_connection: str, dtype: Any, name: str) -> Array:

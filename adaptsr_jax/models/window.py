@@ -118,12 +118,7 @@ def shuffle_head(model: nn.Module, x: Array) -> Array:
     # The shuffles between the convolutions have no parameters but take up the odd indices.
     x = nn.Conv(model.num_feat * factor**2, (3, 3), dtype=model.dtype, name=f'upsample_{2 * i}')(x)
     x = layers.pixel_shuffle(x, factor)
-  return to_picture(x, 'conv_last', len(model.rgb_mean))
-
-
-def to_picture(x: Array, name: str, channels: int) -> Array:
-  """The last convolution; float32, because bfloat16 would round the picture to 8 bits of mantissa."""
-  return nn.Conv(channels, (3, 3), dtype=jnp.float32, name=name)(x)
+  return layers.to_picture(len(model.rgb_mean), name='conv_last')(x)
 
 
 def restore(model: nn.Module, x: Array, network: Callable[[Array], Array]) -> Array:
