@@ -1,5 +1,7 @@
 """The published numbers of trainable parameters of SwinIR-M x4, computed by the code that trains them."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -192,3 +194,23 @@ def test_table_3_rasa_of_all_layers(swinir_m, base, form, split, number):
 def test_rasa_of_shared_ranks_only(sites, base):
   plan = planned('rasa', sites, form='loralib', groups='shapes', rank=64, shared=64)
   assert count(plan, base) + 46_867 == 7_094_675  # with the biases of Table 2
+
+
+@pytest.mark.parametrize(('place', 'preset'), [(0, 'swinir_classical_x4'), (1, 'safmn_ntire2023_x4')])
+def test_numbers_of_the_page_on_methods(place, preset):
+  page = (Path(__file__).parents[1] / 'docs' / 'methods.md').read_text()
+  rows = re.findall(r'^\| `(\w+)` \|.*?\| ([\d,]+) \| ([\d,]+) \|', page, re.MULTILINE)
+  written = {method: int(numbers[place].replace(',', '')) for method, *numbers in rows}
+  name, fields = models.PRESETS[preset]
+  model = models.build(name, **fields)
+  x = jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), x)['params']
+  base = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+  scores = SimpleNamespace(available=False, params=base)
+  found = {}
+  for method in methods.METHODS:
+    config = config_lib.default()
+    config.method = method
+    plan = methods.plan(config, lora.find_sites(model), scores)
+    found[method] = count(plan, base)
+  assert written == found
