@@ -230,10 +230,10 @@ def _export(workdir: Path, base: base_lib.Base, params: Params, method, trained:
     return
   path = workdir / f'merged.{"safetensors" if (base.source or {}).get("format") == "safetensors" else "pth"}'
   try:
-    base_lib.export(path, base, params)
+    base_lib.export(path, base, params, like_source=results['config']['like_source'])
   except UserError as error:
     say(f'{error} Writing float32 instead.')
-    base_lib.export(path, base, params, 'float32')
+    base_lib.export(path, base, params, 'float32', results['config']['like_source'])
 
 
 def peak_memory_bytes() -> int:

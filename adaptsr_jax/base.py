@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from adaptsr_jax import checkpoint, convert, models, tree, zoo
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, shown
 from adaptsr_jax.tree import Params
 
 _FILES = ('.pth', '.pt', '.safetensors')
@@ -25,7 +25,9 @@ class Base(NamedTuple):
     fields: hyper-parameters, as `models.build` takes them.
     params: float32 numpy arrays.
     assumed: field -> why its value is an assumption.
-    source: layout of the PyTorch file that it came from (see `convert.read_source`), or None.
+    source: layout of the PyTorch file that it came from, or None: that of `convert.read_source`, and 'dtype' of its
+      learned floating tensors with 'dtypes' of those that differ, by path among the parameters or else by key.
+    notes: sentences on the file that a user should know.
   """
 
   name: str
@@ -33,6 +35,7 @@ class Base(NamedTuple):
   params: Params
   assumed: dict[str, str]
   source: dict[str, Any] | None
+  notes: tuple[str, ...] = ()
 
   def model(self, **options) -> nn.Module:
     """Builds the network; `options` such as dtype come on top of the fields."""
@@ -43,42 +46,116 @@ class Base(NamedTuple):
     return {'model': self.name, 'fields': self.fields, 'assumed': self.assumed, 'source': self.source}
 
 
-def load(spec: str | os.PathLike, fields: Mapping[str, Any] | None = None, key: str | None = None) -> Base:
+def load(
+  spec: str | os.PathLike,
+  fields: Mapping[str, Any] | None = None,
+  key: str | None = None,
+  as_stored: bool = False,
+) -> Base:
   """Reads a .pth, .pt or .safetensors file of PyTorch weights, or a params folder.
 
   Args:
-    spec: the path, a name of `zoo.ZOO` (downloaded once), or 'bundled:NAME'.
+    spec: the path, a name of `zoo.ZOO` (downloaded once), or 'bundled:NAME'; 'FILE::NAME' for one of several networks.
     fields: hyper-parameters that win over detected ones, such as res_scale.
-    key: which weights of a file with several, e.g. 'params'; by default the averaged ones.
+    key: which network of a file with several, e.g. 'params'; by default the averaged one.
+    as_stored: keep the types of the file, not float32.
 
   Raises:
-    UserError: where there is no such file, or it is not a backbone that is known here.
+    UserError: where there is no such file, or it is not a backbone that is known here, or has values that are not
+      finite or that float32 cannot hold.
   """
-  path = zoo.locate(spec)
+  where, name = place(os.fspath(spec))
+  key = name or key
+  path = zoo.locate(where)
   if path.is_dir():
-    loaded = _load_folder(path)
+    if key:
+      raise UserError(f'{path} is a params folder, which has one network: there is no {shown(key)} to choose.')
+    loaded = _load_folder(path, as_stored)
   elif path.is_file():
-    loaded = _load_file(path, key)
+    loaded = _load_file(path, key, as_stored)
   else:
     raise UserError(f'{spec} is neither a file nor a folder; give {", ".join(_FILES)} or a params folder.')
   if str(spec).startswith(zoo.BUNDLED):
     # Half precision saves space in the package; what is trained from it is written in full.
-    loaded = loaded._replace(source={**loaded.source, 'dtype': 'float32'})
-  return _with_fields(loaded, fields or {}, spec)
+    loaded = loaded._replace(source={**loaded.source, 'dtype': 'float32', 'dtypes': {}})
+  return _with_fields(loaded, fields or {}, spec, as_stored)
 
 
-def _load_folder(path: Path) -> Base:
+def place(spec: str) -> tuple[str, str]:
+  """Returns file and network of 'FILE::NAME'."""
+  where, joined, name = spec.rpartition('::')
+  return (where, name) if joined and where and not os.path.exists(spec) else (spec, '')
+
+
+def _load_folder(path: Path, as_stored: bool) -> Base:
+  if not checkpoint.is_params_folder(path):
+    raise UserError(f'{path} is not a params folder{_instead(path)}.')
   params, info = checkpoint.load_params(path)
+  _check_values(path, tree.flatten(params), as_stored)
   return Base(info['model'], dict(info['fields']), params, info.get('assumed') or {}, info.get('source'))
 
 
-def _load_file(path: Path, key: str | None) -> Base:
+def _instead(path: Path) -> str:
+  """Returns the end of the sentence on a folder that holds no parameters: what is meant, as far as can be told."""
+  if checkpoint.is_params_folder(path / 'merged'):
+    return f' but that of a run; its network is {path / "merged"}'
+  if checkpoint.is_params_folder(path.parent):
+    return f' but a part of one: give {path.parent}'
+  if (path / 'config.json').is_file():
+    return ' but that of a run without a result: it has to be finished first'
+  files = sorted(file.name for file in path.iterdir() if is_file(file))
+  return f': give one of its files ({", ".join(map(shown, files[:5]))})' if files else ': it has no model.json'
+
+
+def _load_file(path: Path, key: str | None, as_stored: bool) -> Base:
   source = convert.parts.read(path, key)
   try:
-    name, fields, assumed = convert.detect(source.weights)
+    with convert.faults(path):
+      name, fields, assumed = convert.detect(source.weights)
+      learned = convert.learned(name, fields, source.weights)
+      layout = {**source.layout, **convert.types(name, fields, source.weights)}
+      params = convert.to_flax(name, source.weights)
   except UserError as error:
-    raise UserError(f'{path}: {error}') from error
-  return Base(name, fields, convert.to_flax(name, source.weights), assumed, source.layout)
+    raise error if str(path) in str(error) else UserError(f'{path}: {error}') from error
+  _check_values(path, learned, as_stored)
+  return Base(name, fields, params, assumed, layout, source.notes)
+
+
+def _check_values(path: Path, arrays: Mapping[str, np.ndarray], as_stored: bool) -> None:
+  """Raises a UserError for values that are not finite, and for those of float64 that float32 cannot hold."""
+  bad = {name: count for name, array in arrays.items() if (count := np.size(array) - int(np.isfinite(array).sum()))}
+  if bad:
+    name, count = next(iter(bad.items()))
+    more = f', and {sum(bad.values()) - count} in {len(bad) - 1} other tensors' if len(bad) > 1 else ''
+    raise UserError(
+      f"{path} is damaged: {count} of {np.size(arrays[name])} values of '{shown(name)}' are NaN or infinite{more}."
+    )
+  with np.errstate(over='ignore'):
+    finer = [name for name, a in arrays.items() if a.dtype == np.float64 and (a != a.astype(np.float32)).any()]
+  if finer and not as_stored:
+    raise UserError(
+      f"{path} has float64 digits that float32 cannot hold ({len(finer)} tensors, the first is '{shown(finer[0])}'); "
+      f'round them first: python -m adaptsr_jax.convert {path} OUT.pth --dtype float32'
+    )
+
+
+def remarks(base: Base, flag: str) -> list[str]:
+  """Returns what a command tells of a base: what was taken of its file, and what was assumed.
+
+  Args:
+    base: from `load`.
+    flag: how the command sets a field, e.g. '--fields='.
+  """
+  assumed = [
+    f'Assumed: {name} = {listed(base.fields[name])} ({why}); change it with {flag}{name}={listed(base.fields[name])}'
+    for name, why in base.assumed.items()
+  ]
+  return [*base.notes, *assumed]
+
+
+def listed(value: Any) -> str:
+  """Returns the value of a field as it is set: 6,6 for (6, 6)."""
+  return ','.join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def interpolated(bases: Sequence[Base], weights: Sequence[float], names: Sequence[str]) -> Base:
@@ -131,9 +208,9 @@ def random(preset: str, seed: int, fields: Mapping[str, Any] | None = None) -> B
   return Base(name, fields, jax.tree.map(np.asarray, params), {}, None)
 
 
-def _with_fields(base: Base, given: Mapping[str, Any], spec: str | os.PathLike) -> Base:
+def _with_fields(base: Base, given: Mapping[str, Any], spec: str | os.PathLike, as_stored: bool) -> Base:
   fields = {**base.fields, **given}
-  params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), base.params)
+  params = base.params if as_stored else jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), base.params)
   model = models.build(base.name, **fields)
   x = jax.ShapeDtypeStruct((1, model.minimum, model.minimum, 3), jnp.float32)
   expected = jax.eval_shape(model.init, jax.random.key(0), x)['params']
@@ -147,26 +224,26 @@ def _with_fields(base: Base, given: Mapping[str, Any], spec: str | os.PathLike) 
   return base._replace(fields=fields, params=params, assumed=assumed)
 
 
-def export(path: str | os.PathLike, base: Base, params: Params, dtype: str | None = None) -> None:
-  """Writes `params` with the key names of PyTorch, in the layout of the file that `base` came from.
+def export(
+  path: str | os.PathLike, base: Base, params: Params, dtype: str | None = None, like_source: bool = False
+) -> None:
+  """Writes `params` with the key names of PyTorch.
 
   Args:
     path: .pth, .pt or .safetensors.
-    dtype: of the weights in the file; by default as in the source, of each tensor (float32 where there was none).
+    base: its layout says what the weights lie in, see `convert.write`.
+    params: as those of `base`.
+    dtype: of the weights in the file; by default each as in the source (float32 where there was none).
+    like_source: see `convert.write`.
   """
   layout = base.source or {}
-  by_axes = {} if dtype else layout.get('dtypes') or {}
-  dtype = dtype or layout.get('dtype') or 'float32'
-
-  def cast(leaf: Any) -> np.ndarray:
-    wanted = jnp.dtype(by_axes.get(str(np.ndim(leaf)), dtype))
-    with np.errstate(over='ignore'):
-      value = np.asarray(leaf).astype(wanted)
-    if not np.isfinite(np.asarray(value, np.float32)).all():
-      raise UserError(f'{path} is not written: there are weights that {wanted.name} cannot hold; choose another dtype.')
-    return value
-
-  convert.parts.write(path, convert.to_torch(base.name, base.fields, jax.tree.map(cast, params)), layout or None)
+  weights = convert.cast(base.name, base.fields, convert.to_torch(base.name, base.fields, params), layout, dtype)
+  for key, array in weights.items():
+    if array.dtype.kind in 'fV' and not np.isfinite(array).all():
+      raise UserError(
+        f"{path} is not written: there are weights ('{key}') that {array.dtype.name} cannot hold; choose another dtype."
+      )
+  convert.parts.write(path, weights, layout, like_source)
 
 
 def is_file(path: str | os.PathLike) -> bool:

@@ -46,6 +46,10 @@ def default() -> ConfigDict:
   # What to adapt: a .pth, .pt or .safetensors file, a params folder written by this package, the name of published
   # weights or 'bundled:NAME' of those in the package (`python -m adaptsr_jax.zoo` lists both), or 'random'.
   c.base = ''
+  # Which network of a file with several, e.g. 'params'; default: the averaged one. As config.base=FILE::NAME.
+  c.key = ''
+  # Write merged.pth with the wrappers and prefixes of the base; default: plain keys, which all programs read.
+  c.like_source = False
   # The variant that base='random' builds: a name of adaptsr_jax.models.PRESETS, e.g. 'safmn_x4'.
   c.model = ''
   # Hyper-parameters that a checkpoint does not tell, as 'res_scale=0.1,img_range=255' or 'rgb_mean=0.5,0.5,0.5'; they

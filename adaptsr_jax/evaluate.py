@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument('--save', metavar='DIR', help='where to keep the enlarged pictures, as PNG')
   parser.add_argument('--scale', type=int, help='without a network; by default told from --lr and --hr')
+  parser.add_argument(
+    '--key', metavar='NAME', help='which network of a file with several; as X::NAME (default: the averaged one)'
+  )
   parser.add_argument('--fields', default='', help="what a checkpoint does not tell, e.g. 'res_scale=0.1'")
   parser.add_argument('--tile', type=int, default=-1, help='side of LR tiles, to save memory; default: whole pictures')
   parser.add_argument('--ensemble', action='store_true', help='average over the eight flips and turns')
@@ -170,14 +173,16 @@ def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, An
 
 def _load(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, Any]:
   """Returns the networks among the runs, and what they were loaded as: {label: (base, network)}."""
-  from adaptsr_jax import base, config, infer
+  from adaptsr_jax import base, config, infer, log
   from adaptsr_jax.adapters import operations
 
   fields = config.parse_fields(args.fields)
   named = [spec for spec in specs if spec.kind == 'params' and spec.where not in _KERNELS]
   loaded = {}
   for spec in named:
-    found = base.load(spec.where, fields)
+    found = base.load(spec.where, fields, args.key)
+    for remark in base.remarks(found, '--fields='):
+      log.say(f'{spec.label}: {remark}')
     if spec.adapters:
       found = found._replace(params=operations.folded(found.params, spec.adapters))
     loaded[spec.label] = found, infer.network(found.model(), found.params, args.tile, ensemble=args.ensemble)

@@ -61,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--context', type=int, default=64, help='side of what is cut out around the patch, in LR pixels (default 64)'
   )
+  parser.add_argument(
+    '--key', metavar='NAME', help='which network of a file with several; as X::NAME (default: the averaged one)'
+  )
   parser.add_argument('--fields', default='', help="what a checkpoint does not tell, e.g. 'res_scale=0.1'")
   parser.add_argument('--out', required=True, metavar='FILE', help='.png or .svg; numbers go into a .json beside it')
   return parser
@@ -78,7 +81,7 @@ def _run(args: argparse.Namespace) -> None:
 
   figures.check_path(args.out)
   specs = _specs(args.params)
-  networks = _load(specs, config.parse_fields(args.fields))
+  networks = _load(specs, config.parse_fields(args.fields), args.key)
   scale = next(iter(networks.values())).model.upscale
   lr, hr = _read(args.picture, args.hr, scale)
   box = _box(args, lr, hr, scale)
@@ -118,12 +121,14 @@ def _specs(texts: list[str]) -> dict[str, str]:
   return specs
 
 
-def _load(specs: Mapping[str, str], fields: dict[str, Any]) -> dict[str, _Network]:
-  from adaptsr_jax import base
+def _load(specs: Mapping[str, str], fields: dict[str, Any], key: str | None) -> dict[str, _Network]:
+  from adaptsr_jax import base, log
 
   networks, models = {}, {}
   for label, where in specs.items():
-    loaded = base.load(where, fields)
+    loaded = base.load(where, fields, key)
+    for remark in base.remarks(loaded, '--fields='):
+      log.say(f'{label}: {remark}')
     model = loaded.model()
     # One object for equal models: the gradient is compiled once.
     networks[label] = _Network(models.setdefault(model, model), loaded.params)

@@ -48,7 +48,7 @@ def choose_base(config: ConfigDict) -> base_lib.Base:
   fields = config_lib.parse_fields(config.fields)
   if config.base == 'random':
     return base_lib.random(config.model, config.seed, fields)
-  return base_lib.load(config.base, fields)
+  return base_lib.load(config.base, fields, config.get('key'))
 
 
 def find_sites(config: ConfigDict, model: nn.Module) -> tuple[lora.Site, ...]:
@@ -95,8 +95,7 @@ def describe(config: ConfigDict, setup: Setup) -> str:
   base = setup.base
   fields = ', '.join(f'{key}={value}' for key, value in base.fields.items())
   lines = [f'Base: {base.name} ({fields}), {tree.count(base.params):,} parameters.']
-  for field, why in base.assumed.items():
-    lines.append(f'  assumed {field}={base.fields[field]}: {why} (set it with --config.fields={field}=VALUE)')
+  lines += [f'  {remark}' for remark in base_lib.remarks(base, '--config.fields=')]
   canvas = degrade.canvas(config.patch, setup.model.upscale)
   for label, source in (('Training', setup.train), ('Validation', setup.valid)):
     lines.append(f'{label}: {source.describe(canvas) if source else "none"}')

@@ -42,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     metavar='FILE[:WEIGHT]',
     help='adapter file of these params, folded in while enlarging; repeatable, e.g. --adapter=A:0.6 --adapter=B:0.4',
   )
+  parser.add_argument(
+    '--key', metavar='NAME', help='which network of a file with several; as X::NAME (default: the averaged one)'
+  )
   parser.add_argument('--fields', default='', help="what a checkpoint does not tell, e.g. 'res_scale=0.1'")
   parser.add_argument('--format', choices=('png', 'jpg', 'webp', 'tif'), help='of the results; default: as each input')
   parser.add_argument('--suffix', default='', help="added to the names in a folder, e.g. '_x4'")
@@ -146,7 +149,9 @@ def _enlarger(args: argparse.Namespace) -> Any:
   from adaptsr_jax import base, config, infer
   from adaptsr_jax.adapters import operations
 
-  loaded = base.load(args.params, config.parse_fields(args.fields))
+  loaded = base.load(args.params, config.parse_fields(args.fields), args.key)
+  for remark in base.remarks(loaded, '--fields='):
+    print(remark)
   model = loaded.model()
   tile = args.tile
   if not model.tileable:

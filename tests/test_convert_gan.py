@@ -125,7 +125,7 @@ def test_names_of_old_files_lie_behind_other_prefixes(tmp_path):
   weights = random_weights(*SMALL['rrdb_esrgan x1'])
   convert.write(tmp_path / 'x.safetensors', {f'module.{key}': value for key, value in weights.items()})
   source = convert.read_source(tmp_path / 'x.safetensors')
-  assert source.layout['prefix'] == 'module.'
+  assert source.layout['places'] == [[[], 'module.']]
   assert_same(source.weights, weights, order=False)
 
 
@@ -148,7 +148,7 @@ def test_the_weights_that_the_authors_use_are_taken(fixture, taken):
     np.testing.assert_allclose(z, arrays['output_ema'].transpose(0, 2, 3, 1), rtol=0, atol=TOLERANCE)
   code, out, _ = run(path, '--detect')
   assert code == 0
-  assert f'Taken from {taken}; the file also has {other}: choose with --key' in out
+  assert f'Taken from {taken}; the file also has {other}: choose with {path}::{other}' in out
 
 
 # Refused by name.
@@ -255,7 +255,7 @@ def test_two_files_are_one_network_and_come_back_bit_for_bit(tmp_path):
   assert run(GOLDEN / 'dasr_x4/net_p.pth', tmp_path / 'joined.safetensors')[0] == 0
   for part in ('net_g', 'net_p'):
     written = convert.read_source(tmp_path / f'{part}_mine.pth')
-    assert written.layout['wrappers'] == []
+    assert written.layout['places'] == [[[], '']]
     assert_same(written.weights, convert.read(GOLDEN / f'dasr_x4/{part}.pth'))
   joined = convert.read(tmp_path / 'joined.safetensors')
   assert_same(joined, convert.read(GOLDEN / 'dasr_x4/weights.safetensors'), order=False)
@@ -284,7 +284,8 @@ def test_interpolation_is_the_weighted_sum_and_keeps_types_and_layout(tmp_path):
   assert (code, err) == (0, '')
   assert 'Note' not in out
   mixed = convert.read_source(tmp_path / 'out.pth')
-  assert (mixed.layout['dtype'], mixed.layout['wrappers']) == ('float16', ['params'])
+  assert mixed.layout['places'] == [[['params'], '']]
+  assert {array.dtype.name for array in mixed.weights.values()} == {'float16'}
   for key, value in mixed.weights.items():
     expected = 0.25 * np.float64(one[key].astype('float16')) + 0.75 * np.float64(other[key].astype('float16'))
     np.testing.assert_array_equal(value, expected.astype(np.float32).astype(np.float16), err_msg=key)

@@ -184,15 +184,14 @@ def test_options_run_and_learn(folders, tmp_path, fields):
   assert (tmp_path / 'run' / 'adapter.safetensors').exists() == (results['method'] == 'lora')
 
 
-def test_a_published_file_comes_back_in_its_own_layout(folders, tmp_path):
+def test_a_published_file_comes_back_under_its_wrapper_and_without_its_prefix(folders, tmp_path):
   start_base = base.random('edsr_baseline_x2', 0, {'num_feat': 8, 'num_block': 2})
   weights = convert.to_torch(start_base.name, start_base.fields, start_base.params)
-  layout = {'format': 'pth', 'wrappers': ['params'], 'prefix': 'module.', 'dtype': 'float32'}
-  convert.write(tmp_path / 'edsr.pth', weights, layout)
+  layout = {'format': 'pth', 'places': [[['params_ema'], 'module.']]}
+  convert.write(tmp_path / 'edsr.pth', weights, layout, like_source=True)
   adapt.run(settings(folders, base=str(tmp_path / 'edsr.pth'), model='', fields='', steps=2), tmp_path / 'run')
   source = convert.read_source(tmp_path / 'run' / 'merged.pth')
-  assert source.layout['wrappers'] == ['params']
-  assert source.layout['prefix'] == 'module.'
+  assert source.layout['places'] == [[['params_ema'], '']]
   assert {key: value.shape for key, value in source.weights.items()} == {k: v.shape for k, v in weights.items()}
 
 

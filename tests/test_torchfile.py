@@ -294,15 +294,15 @@ def test_a_bare_harmful_pickle_is_refused(tmp_path):
     (b'\x80\x02(cos\nsystem\nS"touch ran"\no.', r"'os\.system'"),  # OBJ
     (b'\x80\x04\x8c\x02os\x8c\x06system\x93.', r"'os\.system'"),  # STACK_GLOBAL
     (b'\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.fromkeys\x93.', r"'collections\.OrderedDict\.fromkeys'"),
-    (b'\x80\x02ctorch\nload\n.', r"'torch\.load'"),
-    (b'\x80\x02ctorch.storage\n_load_from_bytes\n.', '_load_from_bytes'),
+    (b'\x80\x02ctorch\nload\n)R.', r"'torch\.load'"),
+    (b'\x80\x02ctorch.storage\n_load_from_bytes\n)R.', '_load_from_bytes'),
     (b'\x80\x02X\x01\x00\x00\x00a)R.', 'not a function'),  # calls a string
     (b'\x80\x02ctorch\nfloat32\n)R.', 'not a function'),  # calls a type
     (b'\x80\x02ccollections\nOrderedDict\n}b.', 'state'),  # sets attributes of a function
     (b'\x80\x02\x82\x01.', 'EXT1'),
     (b'\x80\x02Phttp://x\n.', 'PERSID'),
-    (b'\x80\x02(X\x06\x00\x00\x00modulectorch\nTensor\nX\x01\x00\x00\x00aNK\x01tQ.', 'outside'),
-    (b'\x80\x04\x8c\x01a)}\x92.', 'NEWOBJ_EX'),
+    (b'\x80\x02(X\x05\x00\x00\x00thingctorch\nTensor\nX\x01\x00\x00\x00aNK\x01tQ.', 'outside'),
+    (b'\x80\x04\x8c\x01a)}\x92.', 'not a function'),  # NEWOBJ_EX of a string
     (b'\x80\x02]X\x01\x00\x00\x00aK\x01s.', 'not a dict'),
     (b'\x80\x02}K\x01a.', 'not a list'),
   ],

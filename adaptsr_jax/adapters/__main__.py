@@ -3,6 +3,7 @@
 python -m adaptsr_jax.adapters inspect runs/realsr/adapter.safetensors
 python -m adaptsr_jax.adapters merge base.pth runs/realsr/adapter.safetensors adapted.pth --strength 0.8
 python -m adaptsr_jax.adapters sweep base.pth faithful.safetensors sharp.safetensors --lr LR --hr HR --out sweep
+python -m adaptsr_jax.adapters merge gan_training.pth::g_ema runs/realsr/adapter.safetensors adapted.pth
 python -m adaptsr_jax.adapters mix canon.safetensors nikon.safetensors both.safetensors --weights 0.5,0.5
 """
 
@@ -16,6 +17,9 @@ from adaptsr_jax import command
 from adaptsr_jax.errors import UserError
 
 # What needs jax is imported where it is used: help and usage errors come at once.
+
+
+_KEY = 'which network of a BASE with several; as BASE::NAME (default: the averaged one)'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
   merge.add_argument('base', metavar='BASE', help='.pth or .safetensors weights, or a params folder')
   merge.add_argument('file', metavar='FILE', help='.safetensors file of an adapter trained on BASE')
   merge.add_argument('out', metavar='OUT', help='.pth or .safetensors with key names of PyTorch, else a params folder')
+  merge.add_argument('--key', metavar='NAME', help=_KEY)
+  merge.add_argument('--like_source', action='store_true', help='OUT with the wrappers and prefixes of BASE')
   merge.add_argument('--strength', type=float, default=1.0, help='0: the base, 1: the adapted model (default)')
   merge.set_defaults(run=_merge)
 
@@ -49,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     '--weights', required=True, help='one number per FILE, e.g. 0.5,0.5; --weights=-1,1 where one is negative'
   )
   mix.add_argument('--base', help='their base; needed where trained biases are mixed with weights that do not sum to 1')
+  mix.add_argument('--key', metavar='NAME', help=_KEY)
   mix.set_defaults(run=_mix)
 
   sweep = commands.add_parser('sweep', help='measure a row of strengths of one adapter, or mixtures of two')
@@ -58,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   sweep.add_argument('--lr', default='', metavar='DIR', help='LR pictures; without: HR shrunk by the bicubic kernel')
   sweep.add_argument('--hr', required=True, metavar='DIR', help='HR pictures')
+  sweep.add_argument('--key', metavar='NAME', help=_KEY)
   sweep.add_argument('--names', default='', help="only these pictures: 'a,b,c' or a text file with one name a line")
   sweep.add_argument('--points', type=int, default=11, help='mixtures, both ends among them (default 11)')
   sweep.add_argument('--metrics', default='psnr,ssim,lpips', help='as of evaluate (default psnr,ssim,lpips)')
@@ -101,15 +109,17 @@ def _merge(options: argparse.Namespace) -> None:
   if Path(options.out).is_dir() and not checkpoint.is_params_folder(options.out):
     raise UserError(f'{options.out} is a folder with other content; choose another OUT.')
   adapter = file.load(options.file)
-  base = base_lib.load(options.base)
+  base = base_lib.load(options.base, key=options.key)
   file.check_base(adapter.meta, base.params)
   merged = operations.apply(adapter, base.params, options.strength)
   change, name = _largest_change(base.params, merged)
   if base_lib.is_file(options.out):
-    base_lib.export(options.out, base, merged)
+    base_lib.export(options.out, base, merged, like_source=options.like_source)
   else:
     info = {'adapter': {'file': Path(options.file).name, 'strength': options.strength}}
     checkpoint.save_params(options.out, merged, {**base.info(), **info})
+  for remark in base.notes:
+    print(remark)
   print(f'{options.out}: largest change {change:.3g}, in {name}')
 
 
@@ -125,7 +135,7 @@ def _mix(options: argparse.Namespace) -> None:
   loaded = [file.load(path) for path in options.files]
   params = None
   if options.base:
-    params = base_lib.load(options.base).params
+    params = base_lib.load(options.base, key=options.key).params
     file.check_base(loaded[0].meta, params)
   mixed = operations.mix(loaded, weights, [Path(path).name for path in options.files], params)
   file.save(options.out, mixed)
@@ -139,7 +149,9 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def _check_out(out: str, inputs: Sequence[str]) -> None:
-  for given in map(Path, inputs):
+  from adaptsr_jax import base
+
+  for given in (Path(base.place(spec)[0]) for spec in inputs):
     if given.exists() and Path(out).exists() and given.samefile(out):
       raise UserError(f'{out} is one of the inputs; choose another OUT.')
 

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     raise UserError(f'--points is {options.points}; give 2 or more.')
   if len(options.files) > 2:
     raise UserError(f'{len(options.files)} adapters are given; a sweep goes to one, or from one to another.')
-  base = base_lib.load(options.base)
+  base = base_lib.load(options.base, key=options.key)
   adapters = [file.load(path) for path in options.files]
   for adapter in adapters:
     file.check_base(adapter.meta, base.params)

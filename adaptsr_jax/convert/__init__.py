@@ -8,6 +8,7 @@
 No PyTorch is needed, and nothing that a file holds is executed.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +17,15 @@ import numpy as np
 from adaptsr_jax.convert import architectures, names, parts
 from adaptsr_jax.convert.detect import detect
 from adaptsr_jax.convert.source import Source, read, read_source, write
+from adaptsr_jax.convert.torchfile import faults
 from adaptsr_jax.errors import UserError
 
 # What needs jax (tree, models) is imported where it is used: the help of the command comes at once.
 
-__all__ = ['Source', 'detect', 'parts', 'read', 'read_source', 'to_flax', 'to_torch', 'write']
+__all__ = [
+  'Source', 'cast', 'detect', 'faults', 'learned', 'parts', 'read', 'read_source', 'to_flax', 'to_torch', 'types',
+  'write',
+]  # fmt: skip
 
 
 def to_flax(name: str, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -70,3 +75,41 @@ def to_torch(name: str, fields: Mapping[str, Any], params: Mapping[str, Any]) ->
 def _buffer(entry: names.Entry, dtype: np.dtype) -> np.ndarray:
   value = entry.value()
   return value.copy() if entry.kind == 'constant' else value.astype(dtype)
+
+
+def learned(name: str, fields: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the weights that are learned, without buffers, by PyTorch key."""
+  return {entry.key: weights[entry.key] for entry in architectures.entries(name, fields) if entry.path}
+
+
+def types(name: str, fields: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """Returns what a layout notes of the types of a file's tensors, for `cast`.
+
+  Returns:
+    'dtype': that of most learned tensors; 'dtypes': those that differ from it, by Flax path, or by key for buffers
+    (which differ where it is not int64 or float32 either).
+  """
+  entries = [entry for entry in architectures.entries(name, fields) if entry.key in weights]
+  found = {entry: weights[entry.key].dtype.name for entry in entries}
+  ((usual, _),) = Counter(found[entry] for entry in entries if entry.path).most_common(1)
+  differing = {
+    entry.path or entry.key: dtype
+    for entry, dtype in found.items()
+    if dtype != usual and (entry.kind != 'constant' or dtype not in ('int64', 'float32'))
+  }
+  constants = {entry.key: usual for entry, dtype in found.items() if entry.kind == 'constant' and dtype == usual}
+  return {'dtype': usual, 'dtypes': differing | (constants if usual != 'float32' else {})}
+
+
+def cast(
+  name: str, fields: Mapping[str, Any], weights: Mapping[str, Any], layout: Mapping[str, Any], dtype: str | None = None
+) -> dict[str, np.ndarray]:
+  """Returns weights of `to_torch` in the types that `types` found in a file, or all learned ones in `dtype`."""
+  dtypes = {} if dtype else layout.get('dtypes', {})
+  usual = dtype or layout.get('dtype') or 'float32'
+  wanted = {
+    entry.key: dtypes.get(entry.path or entry.key, weights[entry.key].dtype if entry.kind == 'constant' else usual)
+    for entry in architectures.entries(name, fields)
+  }
+  with np.errstate(over='ignore'):
+    return {key: np.asarray(array).astype(wanted[key], copy=False) for key, array in weights.items()}

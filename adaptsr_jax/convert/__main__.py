@@ -4,6 +4,7 @@ python -m adaptsr_jax.convert SAFMN_DF2K_x2.pth --detect
 python -m adaptsr_jax.convert swinir_light_x4 params_swinir
 python -m adaptsr_jax.convert edsr_x4.pt edsr_x4.safetensors --dtype float16
 python -m adaptsr_jax.convert edsr.pth params_edsr --set res_scale=0.1
+python -m adaptsr_jax.convert gan_training.pth::g_ema generator.pth
 python -m adaptsr_jax.convert runs/camera/merged camera.pth
 python -m adaptsr_jax.convert realesr_general_x4v3 realesr_general_wdn_x4v3 between.pth --weights 0.5,0.5
 """
@@ -63,7 +64,14 @@ def _parser() -> argparse.ArgumentParser:
     help='one number per IN: their weighted sum is written, e.g. 0.5,0.5 (between two networks of one architecture, '
     'where one was trained on from the other); --weights=-1,2 where one is negative',
   )
-  parser.add_argument('--key', help='which weights of a file with several, e.g. params (default: the averaged ones)')
+  parser.add_argument(
+    '--key', metavar='NAME', help='which network of a file with several; as IN::NAME (default: the averaged one)'
+  )
+  parser.add_argument(
+    '--like_source',
+    action='store_true',
+    help='put the weights where the source had them, behind its prefix (default: plain keys, which all programs read)',
+  )
   parser.add_argument('--name', help='write the key names of this model: edsr and edsr_official are the same network')
   parser.add_argument(
     '--dtype', choices=('float32', 'float16', 'bfloat16'), help='of OUT (default: of IN; a folder: float32)'
@@ -72,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-  from adaptsr_jax import config
+  from adaptsr_jax import base, config
 
   settings = config.parse_fields(','.join(options.set), '--set')
   if options.out:
@@ -86,9 +94,10 @@ def _run(options: argparse.Namespace) -> None:
     loaded, notes = _interpolated(loaded, config.numbers(options.weights, len(loaded), '--weights'), options.sources)
   named = _renamed(loaded, options.name) if options.name else loaded
   if options.out:
-    _write(options.out, named, options.dtype)
+    _write(options.out, named, options.dtype, options.like_source)
   report = _report(options, loaded)
-  print(json.dumps(report, indent=1) if options.json else '\n'.join([_text(report), *notes]))
+  remarks = [*base.remarks(loaded, '--set '), *notes]
+  print(json.dumps(report, indent=1) if options.json else _text(report, remarks))
 
 
 def _load(source: str, settings: dict[str, Any], key: str | None) -> Any:
@@ -96,7 +105,7 @@ def _load(source: str, settings: dict[str, Any], key: str | None) -> Any:
   from adaptsr_jax import base
 
   try:
-    return base.load(source, settings, key)
+    return base.load(source, settings, key, as_stored=True)
   except UserError as error:
     raise error if source in str(error) else UserError(f'{source}: {error}') from error
 
@@ -120,8 +129,8 @@ def _check_out(source: str, out: str) -> None:
   """Refuses what must not be overwritten."""
   from adaptsr_jax import base, checkpoint
 
-  path = Path(out)
-  if path.exists() and Path(source).exists() and path.samefile(source):
+  path, given = Path(out), Path(base.place(source)[0])
+  if path.exists() and given.exists() and path.samefile(given):
     raise UserError(f'{out} is the input; choose another OUT.')
   if base.is_file(out) and path.is_dir():
     raise UserError(f'{out} is a folder; choose another OUT.')
@@ -134,7 +143,7 @@ def _check_out(source: str, out: str) -> None:
 
 
 def _renamed(loaded: Any, name: str) -> Any:
-  """Returns the base under another name of the same network, without the layout of its old file but for the dtype."""
+  """Returns the base under another name of the same network, without the layout of its old file but for the types."""
   from adaptsr_jax import models
 
   if models.MODELS.get(name) is not models.MODELS[loaded.name]:
@@ -142,30 +151,34 @@ def _renamed(loaded: Any, name: str) -> Any:
     raise UserError(f'--name is {name!r}; a network of {loaded.name} can be written as {" or ".join(same)}.')
   if name == loaded.name:
     return loaded
-  return loaded._replace(name=name, source=None)
+  source = loaded.source or {}
+  return loaded._replace(name=name, source={key: source[key] for key in ('dtype', 'dtypes') if key in source})
 
 
-def _write(out: str, loaded: Any, dtype: str | None) -> None:
+def _write(out: str, loaded: Any, dtype: str | None, like_source: bool) -> None:
   import jax
   import jax.numpy as jnp
   import numpy as np
 
   from adaptsr_jax import base, checkpoint, tree
 
-  is_file = base.is_file(out)
-  if is_file and not dtype:
-    base.export(out, loaded, loaded.params)
-    return
-  dtype = jnp.dtype(dtype or 'float32')
-  for name, leaf in tree.flatten(loaded.params).items():
+  for name, leaf in tree.flatten(loaded.params).items() if dtype else ():
     if leaf.size and np.abs(leaf).max() > float(jnp.finfo(dtype).max):
       raise UserError(
         f'{name} has values up to {np.abs(leaf).max():.3g}, too large for {dtype}; choose another --dtype.'
       )
-  if is_file:
-    base.export(out, loaded, loaded.params, str(dtype))
+  if base.is_file(out):
+    base.export(out, loaded, loaded.params, dtype, like_source)
   else:
-    checkpoint.save_params(out, jax.tree.map(lambda leaf: leaf.astype(dtype), loaded.params), loaded.info())
+    checkpoint.save_params(out, jax.tree.map(lambda leaf: _stored(leaf, dtype), loaded.params), loaded.info())
+
+
+def _stored(leaf: Any, dtype: str | None) -> Any:
+  """Returns a leaf as a params folder holds it: float32, unless that loses digits."""
+  import numpy as np
+
+  rounded = leaf.astype(np.float32)
+  return leaf.astype(dtype) if dtype else leaf if (rounded != leaf).any() else rounded
 
 
 def _report(options: argparse.Namespace, loaded: Any) -> dict[str, Any]:
@@ -183,25 +196,14 @@ def _report(options: argparse.Namespace, loaded: Any) -> dict[str, Any]:
   }
 
 
-def _text(report: dict[str, Any]) -> str:
-  fields, source = report['fields'], report['source'] or {}
-  lines = [
-    f'{report["file"]}: {report["model"]}, {report["parameters"]:,} parameters, '
-    + (source.get('dtype') or ' and '.join(sorted(set((source.get('dtypes') or {'': 'float32'}).values()))))
-  ]
-  lines += [f'  {name:10} {_shown(value)}' for name, value in fields.items()]
-  for name, why in report['assumed'].items():
-    lines.append(
-      f'Assumed: {name} = {_shown(fields[name])} ({why}); change it with --set {name}={_shown(fields[name])}'
-    )
-  others = [name for name in source.get('wrappers', ()) if name != source.get('key')]
-  if others:
-    lines.append(f'Taken from {source["key"]}; the file also has {", ".join(others)}: choose with --key')
-  return '\n'.join(lines + ([f'Written: {report["written"]}'] if report['written'] else []))
+def _text(report: dict[str, Any], remarks: Sequence[str]) -> str:
+  from adaptsr_jax import base
 
-
-def _shown(value: Any) -> str:
-  return ','.join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+  source = report['source'] or {}
+  types = sorted({source.get('dtype') or 'float32', *source.get('dtypes', {}).values()})
+  lines = [f'{report["file"]}: {report["model"]}, {report["parameters"]:,} parameters, {", ".join(types)}']
+  lines += [f'  {name:10} {base.listed(value)}' for name, value in report['fields'].items()]
+  return '\n'.join([*lines, *remarks] + ([f'Written: {report["written"]}'] if report['written'] else []))
 
 
 if __name__ == '__main__':

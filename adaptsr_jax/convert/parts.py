@@ -31,18 +31,20 @@ def read(path: str | Path, key: str | None = None) -> source.Source:
   sources = {part: found, other: source.read_source(beside)}
   joined = {f'{name}.{key}': value for name in PARTS for key, value in sources[name].weights.items()}
   layouts = {name: sources[name].layout for name in PARTS}
-  return source.Source(joined, {**layouts['net_g'], 'wrappers': [], 'key': None, 'prefix': '', 'parts': layouts})
+  return source.Source(joined, {**layouts['net_g'], 'places': [[[], '']], 'key': '', 'parts': layouts}, found.notes)
 
 
-def write(path: str | Path, weights: Mapping[str, Any], layout: Mapping[str, Any] | None = None) -> None:
+def write(
+  path: str | Path, weights: Mapping[str, Any], layout: Mapping[str, Any] | None = None, like_source: bool = False
+) -> None:
   """Writes weights as `source.write` does; those of DASR as two files if the name of `path` contains 'net_g'."""
   path = Path(path)
   if 'net_g' not in path.name or not any(key.startswith('net_p.') for key in weights):
-    source.write(path, weights, layout)
+    source.write(path, weights, layout, like_source)
     return
   format = 'safetensors' if path.suffix.lower() == '.safetensors' else 'pth'
   for part in PARTS:
     own = {key.removeprefix(f'{part}.'): value for key, value in weights.items() if key.startswith(f'{part}.')}
-    bare = {'format': format, 'wrappers': []}
+    bare = {'format': format, 'places': [[[], '']]}
     known = (layout or {}).get('parts', {}).get(part)
-    source.write(path.with_name(path.name.replace('net_g', part)), own, known or bare)
+    source.write(path.with_name(path.name.replace('net_g', part)), own, known or bare, like_source)

@@ -13,9 +13,10 @@ from typing import BinaryIO
 import ml_dtypes
 import numpy as np
 
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, shown
 
 MAX_HEADER = 100_000_000  # bytes, as in the format's own reader
+MAX_AXES = 64  # as in numpy
 
 _DTYPES = {
   'F64': np.dtype('<f8'),
@@ -56,17 +57,19 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     content = data[8 + length :]
     return {name: _tensor(content, **entry) for name, entry in header.items()}, metadata
   except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = shown(error, 200) or type(error).__name__
     raise UserError(f'{path} has a damaged safetensors header or is cut short ({reason}).') from error
 
 
 def _tensor(content: memoryview, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
   start, stop = data_offsets
   if dtype not in _DTYPES:
-    raise ValueError(f'type {dtype} is not known')
+    raise ValueError(f'type {shown(dtype)} is not known')
+  if len(shape) > MAX_AXES or not all(isinstance(n, int) and 0 <= n < 2**63 for n in shape):
+    raise ValueError('a shape is not a list of a few sizes')
   size = math.prod(shape) * _DTYPES[dtype].itemsize
-  if not 0 <= start <= stop <= len(content) or stop - start != size or min(shape, default=0) < 0:
-    raise ValueError(f'{size} bytes are not at {data_offsets}')
+  if not 0 <= start <= stop <= len(content) or stop - start != size:
+    raise ValueError(f'{shown(size)} bytes are not at {shown(data_offsets)}')
   return np.frombuffer(content[start:stop], _DTYPES[dtype]).reshape(shape).copy()
 
 

@@ -3,43 +3,39 @@
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from adaptsr_jax.convert import safefile, tensors, torchfile
-from adaptsr_jax.convert.architectures import safmn
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.convert import architectures, networks, safefile, tensors, torchfile
+from adaptsr_jax.errors import UserError, shown
 
 SUFFIXES = ('.pth', '.pt', '.safetensors')
 
-# Names under which training programs put the weights, the wanted one first: an average of the weights is preferred.
-WRAPPERS = (
-  'params_ema', 'params', 'state_dict_ema', 'model_ema', 'state_dict', 'model_state_dict', 'model', 'net_g', 'netG',
-  'generator', 'net', 'network', 'weights',
-)  # fmt: skip
+# Names under which the programs of the authors look for weights; others are not written unless asked for.
+_WRAPPERS = ('params', 'params_ema')
 
-# What wrappers such as DataParallel and torch.compile put before every key.
-PREFIXES = ('module.', '_orig_mod.', 'params_ema.', 'params.', 'model.', 'net_g.', 'netG.', 'generator.', 'net.')
+_QUANTISED = re.compile(r'(zero_points?|qweight|qzeros|weight_scale|absmax|quant_map)$')
 
 
 class Source(NamedTuple):
-  """Weights of a file, and its layout: what is needed to write others in the same way.
+  """Weights of a file, its layout (what is needed to write others in the same way), and what a user should know.
 
-  layout (JSON): file, sha256, format ('pth' or 'safetensors'), wrappers (names under which the same network is stored),
-  key (the wrapper the weights were taken from, or None), prefix, dtype (of all floating tensors; None if they differ),
-  dtypes (where they differ by number of axes, as half kernels and whole biases do: {'4': 'float16', ...}; else None),
+  layout (JSON): file, sha256, format ('pth' or 'safetensors'), networks (the names of all in the file), key (the name
+  of that which was taken), places ([[keys of the dicts around it], prefix] of it and of those with the same shapes),
   metadata (of a safetensors file).
   """
 
   weights: dict[str, np.ndarray]
   layout: dict[str, Any]
+  notes: tuple[str, ...] = ()
 
 
 def read(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
-  """Returns the weights of a file by PyTorch key, without wrapper and prefix, in the types of the file.
+  """Returns the weights of a network by PyTorch key, without wrapper and prefix, in the types of the file.
 
   See `read_source` for arguments and errors.
   """
@@ -51,10 +47,10 @@ def read_source(path: str | Path, key: str | None = None) -> Source:
 
   Args:
     path: the file.
-    key: the wrapper to take ('params', 'params_ema'); by default the first of `WRAPPERS` that is there.
+    key: the network to take ('params', 'state_dict.net_g'); by default what `networks.choose` takes to be meant.
 
   Raises:
-    UserError: the file is absent, foreign, damaged, would execute code, or has no such wrapper.
+    UserError: the file is absent, foreign, damaged, quantised, would execute code, or has no such network.
   """
   path = Path(path)
   with torchfile.faults(path), open(path, 'rb') as file:
@@ -66,35 +62,65 @@ def read_source(path: str | Path, key: str | None = None) -> Source:
   else:
     tree, metadata = torchfile.load(path), {}
   with torchfile.faults(path):
-    key, wrappers, found = _unwrapped(path, tree, key)
-    prefix, found = _without_prefix(found)
-    weights = {name: item.numpy() if isinstance(item, tensors.Tensor) else item for name, item in found.items()}
-  types = {array.dtype.name for array in weights.values() if 'float' in array.dtype.name}
-  by_axes = {str(array.ndim): array.dtype.name for array in weights.values()}
-  told = all(array.dtype.name == by_axes[str(array.ndim)] for array in weights.values())
+    found = networks.find(path, tree)
+    chosen = networks.choose(path, found, key)
+    arrays = {name: item.numpy() if isinstance(item, tensors.Tensor) else item for name, item in chosen.weights.items()}
+    _refuse_quantised(path, arrays)
+    weights, beside = networks.stripped(chosen, architectures.rrdb.with_model(arrays))
+  same = [other for other in found if all(_shape(other, name) == array.shape for name, array in weights.items())]
   layout = {
     'file': path.name,
     'sha256': digest,
     'format': 'safetensors' if is_safe else 'pth',
-    'wrappers': wrappers,
-    'key': key,
-    'prefix': prefix,
-    'dtype': types.pop() if len(types) == 1 else None,
-    'dtypes': by_axes if len(types) > 1 and told else None,
+    'networks': [network.name for network in found],
+    'key': chosen.name,
+    'places': [[list(network.path), network.prefix] for network in same],
     'metadata': metadata,
   }
-  return Source(weights, layout)
+  return Source(weights, layout, tuple(_notes(path, found, chosen, beside)))
 
 
-def write(path: str | Path, weights: Mapping[str, Any], layout: Mapping[str, Any] | None = None) -> None:
+def _shape(network: networks.Network, name: str) -> tuple[int, ...] | None:
+  return network.weights[name].shape if name in network.weights else None
+
+
+def _notes(
+  path: Path, found: list[networks.Network], chosen: networks.Network, beside: tuple[str, ...]
+) -> Iterator[str]:
+  others = [network for network in found if network is not chosen]
+  if others:
+    name = shown(chosen.name) or 'the bare weights'
+    yield (
+      f'Taken from {name}; the file also has {networks.listed(others)}: choose with {networks.address(path, others[0])}'
+    )
+  if beside:
+    roots = [shown(root) for root in dict.fromkeys(key.split('.')[0] for key in beside)]
+    more = f' and {len(roots) - 5} more' if len(roots) > 5 else ''
+    yield f'Left aside in {path.name}: {", ".join(roots[:5])}{more} ({len(beside)} tensors)'
+
+
+def _refuse_quantised(path: Path, weights: Mapping[str, np.ndarray]) -> None:
+  named = [key for key in weights if _QUANTISED.search(key)]
+  whole = [key for key, array in weights.items() if key.endswith(('weight', 'bias')) and array.dtype.kind in 'iub']
+  if bad := whole or named:
+    raise UserError(
+      f"{path} holds quantised weights ({len(bad)} tensors, the first is '{shown(bad[0])}' in "
+      f'{weights[bad[0]].dtype.name}): give the network as it was before it was quantised.'
+    )
+
+
+def write(
+  path: str | Path, weights: Mapping[str, Any], layout: Mapping[str, Any] | None = None, like_source: bool = False
+) -> None:
   """Writes weights as .pth, .pt or .safetensors, by the suffix; the file appears whole or not at all.
 
   Args:
     path: the file to write.
     weights: arrays by PyTorch key; they are written in the types that they have.
-    layout: of a `Source`; if `path` has the same format, its wrappers, prefix and metadata are reproduced. Otherwise a
-      .pth has the keys of the official EDSR bare and all others under 'params', where the original programs look for
-      them.
+    layout: of a `Source`. A .pth has the weights under 'params' and 'params_ema' or bare if the source had them so.
+      Otherwise the keys of the official EDSR lie bare and all others under 'params', where the original programs look
+      for them.
+    like_source: put them wherever the source had this network, behind its prefix.
 
   Raises:
     UserError: unknown suffix, no such folder, or a type the format cannot hold.
@@ -103,63 +129,29 @@ def write(path: str | Path, weights: Mapping[str, Any], layout: Mapping[str, Any
   if path.suffix.lower() not in SUFFIXES:
     raise UserError(f'{path}: weights are written as {", ".join(SUFFIXES)}; choose one of these endings.')
   is_safe = path.suffix.lower() == '.safetensors'
-  if not layout or (layout.get('format') == 'safetensors') != is_safe:
-    layout = {'wrappers': [] if 'head.0.weight' in weights else ['params']}
-  prefix, wrappers = layout.get('prefix', ''), layout.get('wrappers', ())
-  flat = {prefix + key: np.asarray(value) for key, value in weights.items()}
+  layout = layout or {}
+  arrays = {key: np.asarray(value) for key, value in weights.items()}
+  places = layout.get('places', []) if like_source else _plain_places(arrays, layout)
+  tree: dict[str, Any] = {}
+  for where, prefix in places or [[[], '']]:
+    node = tree
+    for key in () if is_safe else where:
+      node = node.setdefault(key, {})
+    node.update({prefix + key: array for key, array in arrays.items()})
   with _replacing(path) as file:
     if is_safe:
-      safefile.save(file, flat, {'format': 'pt'} | layout.get('metadata', {}))
+      same_format = layout.get('format') == 'safetensors'
+      safefile.save(file, tree, {'format': 'pt'} | (layout['metadata'] if same_format else {}))
     else:
-      torchfile.save(file, {wrapper: flat for wrapper in wrappers} if wrappers else flat)
+      torchfile.save(file, tree)
 
 
-def _unwrapped(path: Path, tree: Any, key: str | None) -> tuple[str | None, list[str], dict[str, Any]]:
-  """Returns the chosen wrapper, all wrappers that hold the same network, and the tensors."""
-  items = tree.items() if isinstance(tree, dict) else ()
-  networks = {name: found for name, value in items if isinstance(name, str) and (found := _network(value))}
-  if key is not None:
-    if key not in networks:
-      there = ', '.join(networks) or 'none, the weights lie bare'
-      raise UserError(f"{path} has no weights under '{key}'; what it has: {there}.")
-    chosen = key
-  elif networks:
-    known = [name for name in WRAPPERS if name in networks]
-    if {'params', 'params_ema'} <= networks.keys() and safmn.takes_plain(networks['params']):
-      known.insert(0, 'params')
-    if not known and len(networks) > 1:
-      raise UserError(f'{path} holds several networks ({", ".join(networks)}): choose one with the key.')
-    chosen = (known or list(networks))[0]
-  elif bare := _network(tree):
-    return None, [], bare
-  else:
-    raise UserError(f'{path} holds no weights of a network (no tensor with two or four axes).')
-  shapes = {name: {k: v.shape for k, v in items.items()} for name, items in networks.items()}
-  same = [name for name in networks if name == chosen or (name in WRAPPERS and shapes[name] == shapes[chosen])]
-  return chosen, same, networks[chosen]
-
-
-def _network(value: Any) -> dict[str, Any]:
-  """Returns the tensors of a state dict by key; nothing if `value` is none."""
-  if not isinstance(value, dict):
-    return {}
-  found = {key: item for key, item in value.items() if isinstance(item, tensors.Tensor | np.ndarray)}
-  has_layers = any(len(item.shape) in (2, 4) for item in found.values())
-  return found if has_layers and all(isinstance(key, str) for key in found) else {}
-
-
-def _without_prefix(weights: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-  """Returns what stands before all keys ('module.', also several in a row), and the weights without it."""
-  removed = ''
-  while prefix := next((p for p in PREFIXES if all(_stands_before(p, key) for key in weights)), ''):
-    removed += prefix
-    weights = {key.removeprefix(prefix): item for key, item in weights.items()}
-  return removed, weights
-
-
-def _stands_before(prefix: str, key: str) -> bool:
-  # In the names of old ESRGAN, model.0 and model.1.sub.0, it is a part and no prefix.
-  return key.startswith(prefix) and not key.removeprefix(prefix)[:1].isdigit()
+def _plain_places(weights: Mapping[str, Any], layout: Mapping[str, Any]) -> list[tuple[list[str], str]]:
+  """Returns where the original programs look for the weights in a .pth."""
+  places = layout.get('places', []) if layout.get('format') == 'pth' else []
+  usual = [(where, '') for where, _ in places if len(where) == 1 and where[0] in _WRAPPERS]
+  bare = any(not where for where, _ in places) or (not places and 'head.0.weight' in weights)
+  return usual or ([([], '')] if bare else [(['params'], '')])
 
 
 @contextlib.contextmanager

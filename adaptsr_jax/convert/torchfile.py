@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from adaptsr_jax.convert import tensors, unpickle
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, shown
 
 MAGIC = 0x1950A86A20F9469CFC6C
 ALIGNMENT = 64  # of storages in the file, so that they can be mapped into memory
@@ -76,8 +76,7 @@ def faults(path: Path):
   except tensors.Refused as error:
     raise UserError(f'{path} was refused: {error}.') from error
   except Exception as error:  # a damaged pickle or directory can raise nearly anything
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise UserError(f'{path} is damaged or cut short ({reason}).') from error
+    raise UserError(f'{path} is damaged or cut short ({shown(error, 200) or type(error).__name__}).') from error
 
 
 def _load_zip(path: Path, data: mmap.mmap) -> Any:
@@ -94,21 +93,21 @@ def _load_zip(path: Path, data: mmap.mmap) -> Any:
   swapped = order is not None and bytes(_record(data, order)).strip() == b'big'
   for key, storage in storages.items():
     if f'{root}data/{key}' not in entries:
-      raise ValueError(f'the entry data/{key} is missing')
+      raise ValueError(f'the entry data/{shown(key)} is missing')
     storage.data, storage.swapped = _record(data, entries[f'{root}data/{key}']), swapped
     if len(storage.data) < storage.nbytes:
-      raise ValueError(f'the entry data/{key} has {len(storage.data)} of {storage.nbytes} bytes')
+      raise ValueError(f'the entry data/{shown(key)} has {len(storage.data)} of {storage.nbytes} bytes')
   return value
 
 
 def _record(data: mmap.mmap, info: zipfile.ZipInfo) -> memoryview:
   """Returns the bytes of an entry where they lie. Its checksum is left alone: PyTorch can be told to write none."""
   if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-    raise ValueError(f'the entry {info.filename} is compressed or encrypted, which torch.save does not do')
+    raise ValueError(f'the entry {shown(info.filename)} is compressed or encrypted, which torch.save does not do')
   signature, name_length, extra_length = struct.unpack_from('<4s22xHH', data, info.header_offset)
   start = info.header_offset + 30 + name_length + extra_length
   if signature != b'PK\x03\x04' or start + info.file_size > len(data):
-    raise ValueError(f'the entry {info.filename} does not lie in the file')
+    raise ValueError(f'the entry {shown(info.filename)} does not lie in the file')
   return memoryview(data)[start : start + info.file_size]
 
 
@@ -142,12 +141,12 @@ def _load_stream(path: Path, data: mmap.mmap) -> Any:
     storage = storages[key]
     (count,) = struct.unpack('<q', reader.read(8))
     if count != storage.count:
-      raise ValueError(f'the storage {key} has {count} elements instead of {storage.count}')
+      raise ValueError(f'the storage {shown(key)} has {count} elements instead of {storage.count}')
     storage.data = reader.view[reader.position : reader.position + storage.nbytes]
     reader.position += storage.nbytes
   for key, storage in storages.items():
     if storage.data is None or len(storage.data) < storage.nbytes:
-      raise ValueError(f'the storage {key} is not all there')
+      raise ValueError(f'the storage {shown(key)} is not all there')
   return value
 
 

@@ -1,14 +1,16 @@
 """Reads the pickles of PyTorch files as data: nothing in them is ever imported or called.
 
-A pickle is a program for a small stack machine. This one knows the opcodes that build plain values, and a fixed list of
-names; any other name (`posix.system`, `builtins.eval`, a class of somebody's project) stops the reading. Opcodes are
-decoded by `pickletools` of the standard library; the forms of tensors and storages are those of `torch.save`.
+A pickle is a program for a small stack machine. This one knows the opcodes that build plain values, and the names of
+tensors and containers; an object of any other class (a config, a history) becomes a `tensors.Opaque`, and what is no
+data (`posix.system`, `builtins.eval`) stops the reading. Opcodes are decoded by `pickletools` of the standard library;
+the forms of tensors and storages are those of `torch.save`.
 """
 
 import pickletools
 from typing import Any, BinaryIO
 
 from adaptsr_jax.convert import tensors
+from adaptsr_jax.errors import shown
 
 MAX_OPCODES = 2_000_000  # of one pickle; a network of 1,000 tensors has 30,000
 
@@ -109,15 +111,23 @@ class _Machine:
         if not isinstance(module, str) or not isinstance(attribute, str):
           raise tensors.Refused('it names something other than by text')
         stack.append(tensors.find(f'{module}.{attribute}'))
-      case 'REDUCE' | 'NEWOBJ':
+      case 'REDUCE':
         arguments, function = stack.pop(), stack.pop()
         stack.append(tensors.call(function, arguments))
+      case 'NEWOBJ':
+        arguments, kind = stack.pop(), stack.pop()
+        stack.append(tensors.instance(kind, arguments))
+      case 'NEWOBJ_EX':
+        _, arguments, kind = stack.pop(), stack.pop(), stack.pop()
+        stack.append(tensors.instance(kind, arguments))
       case 'BUILD':
-        stack.pop()
-        if not isinstance(stack[-1], dict | tensors.Tensor | tensors.Opaque):
+        state = stack.pop()
+        if isinstance(stack[-1], tensors.Opaque):
+          stack[-1].build(state)
+        elif not isinstance(stack[-1], dict | tensors.Tensor):
           raise tensors.Refused('it sets the state of something that has none')
       case 'BINPERSID':
-        stack.append(self.storage(*stack.pop()))
+        stack.append(self.persistent(*stack.pop()))
       case 'INST':
         tensors.find(argument.replace(' ', '.', 1))
         raise tensors.Refused('it makes an object in a way that a weight file does not need')
@@ -132,14 +142,20 @@ class _Machine:
     values, self.stack = self.stack, self.below.pop()
     return values
 
-  def storage(self, kind: str, storage_type: Any, key: str, _location: str, count: int, view: Any = None) -> Any:
-    if kind != 'storage' or not isinstance(storage_type, tensors.StorageType):
+  def persistent(self, kind: str, what: Any, *rest: Any) -> Any:
+    """Returns a storage, or the class of a whole model, which the stream format writes with its source text."""
+    if kind == 'module' and isinstance(what, tensors.Name):
+      return what
+    if kind != 'storage' or not isinstance(what, tensors.StorageType):
       raise tensors.Refused('it refers to something outside the file that is not a storage of numbers')
-    if not isinstance(key, str) or not isinstance(count, int) or count < 0:
+    return self.storage(what, *rest)
+
+  def storage(self, storage_type: Any, key: str, _location: str, count: int, view: Any = None) -> Any:
+    if not isinstance(key, str) or not isinstance(count, int) or not 0 <= count < 2**63:
       raise tensors.Refused('it speaks of a storage without a proper name or size')
     storage = self.storages.setdefault(key, tensors.Storage(key, storage_type.dtype, count))
     if (storage.dtype, storage.count) != (storage_type.dtype, count):
-      raise tensors.Refused(f'it gives two types or sizes to the storage {key}')
+      raise tensors.Refused(f'it gives two types or sizes to the storage {shown(key)}')
     return storage if view is None else tensors.StorageView(storage, view[1])
 
 
@@ -148,10 +164,11 @@ def _pairs(flat: list[Any]) -> dict:
 
 
 def _update(target: Any, items: dict) -> None:
-  if isinstance(target, dict):
-    target.update(items)
-  elif not isinstance(target, tensors.Opaque):
+  if isinstance(target, tensors.Opaque):
+    target = target.items
+  if not isinstance(target, dict):
     raise tensors.Refused('it puts items into something that is not a dict')
+  target.update(items)
 
 
 def _extend(target: Any, items: list) -> None:

@@ -29,21 +29,23 @@ def _entries(model: Any, ntire2023: bool = False) -> Iterator[names.Entry]:
   yield from names.conv('to_feat', 'to_feat', 3, dim)
   for i in range(model.n_blocks):
     key, path = f'feats.{i}', f'feats_{i}'
-    if not ntire2023:
-      yield from names.layer_norm(f'{key}.norm1', f'{path}/norm1', dim)
+    for norm in () if ntire2023 else ('norm1', 'norm2'):
+      yield from names.layer_norm(f'{key}.{norm}', f'{path}/{norm}', dim)
     for level in range(4):
       yield from names.conv(f'{key}.safm.mfr.{level}', f'{path}/safm/mfr_{level}', 1, dim // 4, bias=bias)
     yield from names.conv(f'{key}.safm.aggr', f'{path}/safm/aggr', dim, dim, 1, bias)
-    if not ntire2023:
-      yield from names.layer_norm(f'{key}.norm2', f'{path}/norm2', dim)
     yield from names.conv(f'{key}.ccm.ccm.0', f'{path}/ccm/ccm_0', dim, hidden, 3, bias)
     yield from names.conv(f'{key}.ccm.ccm.2', f'{path}/ccm/ccm_2', hidden, dim, 1, bias)
   yield from names.conv('to_img.0', 'to_img_0', dim, 3 * model.upscale**2)
 
 
 def takes_plain(weights: shapes.Weights) -> bool:
-  """Tells whether the published programs take the plain weights ('params') although averaged ones are there, too."""
-  return 'feats.0.norm1.weight' in weights
+  """Tells whether the published programs take the plain weights ('params') although averaged ones are there, too.
+
+  The x4 file of real photographs, SAFMN_L_Real_LSDIR_x4, is the one that has both.
+  """
+  last = weights.get('to_img.0.weight')
+  return 'feats.0.norm1.weight' in weights and last is not None and last.shape[0] == 3 * 4**2
 
 
 def _hidden(model: Any) -> int:
