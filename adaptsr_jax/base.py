@@ -126,9 +126,9 @@ def _check_values(path: Path, arrays: Mapping[str, np.ndarray], as_stored: bool)
   bad = {name: count for name, array in arrays.items() if (count := np.size(array) - int(np.isfinite(array).sum()))}
   if bad:
     name, count = next(iter(bad.items()))
-    more = f', and {sum(bad.values()) - count} in {len(bad) - 1} other tensors' if len(bad) > 1 else ''
+    more = f', and {len(bad) - 1} other tensors have {sum(bad.values()) - count} more' if len(bad) > 1 else ''
     raise UserError(
-      f"{path} is damaged: {count} of {np.size(arrays[name])} values of '{shown(name)}' are NaN or infinite{more}."
+      f"{path} cannot be used: '{shown(name)}' has NaN or infinite values ({count} of {np.size(arrays[name])}){more}."
     )
   with np.errstate(over='ignore'):
     finer = [name for name, a in arrays.items() if a.dtype == np.float64 and (a != a.astype(np.float32)).any()]
