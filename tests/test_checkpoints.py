@@ -1,6 +1,6 @@
 """Weight files as they are met in the wild: what other programs wrote around a network, and what is none.
 
-Those in tests/cases were written by PyTorch; the network in all of them is one small SAFMN. The others are written here.
+Those in tests/cases were written by PyTorch, and have one small SAFMN in them. The others are written here.
 """
 
 import contextlib

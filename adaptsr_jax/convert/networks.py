@@ -95,11 +95,9 @@ def choose(path: Path, found: list[Network], key: str | None) -> Network:
       raise UserError(f'{path} has {many}; what it has: {listed(matching or found)}.')
     return matching[0]
   candidates = [network for network in found if network.known] or found
-  plain = next(
-    (n for n in candidates if n.path[-1:] == ('params',) and architectures.safmn.takes_plain(n.weights)), None
-  )
-  if plain and any(network.path == (*plain.path[:-1], 'params_ema') for network in candidates):
-    return plain
+  by_name = {network.name: network for network in candidates}
+  if {'params', 'params_ema'} <= by_name.keys() and architectures.safmn.takes_plain(by_name['params'].weights):
+    return by_name['params']
   best = min(map(_rank, candidates))
   chosen = [network for network in candidates if _rank(network) == best]
   if len(chosen) > 1:
@@ -192,7 +190,10 @@ def _known(where: tuple[str, ...], weights: dict[str, Any]) -> Iterator[Network]
   found = {prefix: known for prefix in ends if (known := _architecture(prefix, weights))}
   # What the names of one network begin with is no prefix of another: 'net_g.' of DASR, 'model.' of old ESRGAN.
   parts = {
-    other for other in found for prefix, known in found.items() if _begins_a_key(other.removeprefix(prefix), known)
+    other
+    for other in found
+    for prefix, known in found.items()
+    if other != prefix and other.startswith(prefix) and any((prefix + key).startswith(other) for key in known.keys)
   }
   prefixes = [prefix for prefix in found if prefix not in parts]
   for prefix in prefixes:
@@ -200,10 +201,6 @@ def _known(where: tuple[str, ...], weights: dict[str, Any]) -> Iterator[Network]
     inside = [key for key in weights if key.startswith(prefix) and not (deeper and key.startswith(deeper))]
     beside = [key for key, item in weights.items() if not (key.startswith(tuple(prefixes)) or _is_counter(key, item))]
     yield Network(where, prefix, {key.removeprefix(prefix): weights[key] for key in inside}, tuple(beside), True)
-
-
-def _begins_a_key(start: str, architecture: Any) -> bool:
-  return bool(start) and any(key.startswith(start) for key in architecture.keys)
 
 
 def _architecture(prefix: str, weights: Mapping[str, Any]) -> Any:
