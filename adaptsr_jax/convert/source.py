@@ -141,7 +141,7 @@ def write(
   with _replacing(path) as file:
     if is_safe:
       same_format = layout.get('format') == 'safetensors'
-      safefile.save(file, tree, {'format': 'pt'} | (layout['metadata'] if same_format else {}))
+      safefile.save(file, tree, {'format': 'pt'} | (layout.get('metadata', {}) if same_format else {}))
     else:
       torchfile.save(file, tree)
 
