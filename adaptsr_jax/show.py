@@ -89,10 +89,11 @@ def _verdict(results: dict[str, Any]) -> str:
   pictures = f'{count} {"pictures" if count > 1 else "picture"}'
   if np.isnan(gain):
     return 'The pictures come out without an error, so there is nothing to compare.'
+  word = 'better' if gain > 0 else 'worse' if gain < 0 else 'the same'
   if count < statistics.FEW:
-    word = 'better' if gain > 0 else 'worse' if gain < 0 else 'the same'
     return f'The adapted network is {word}: {gain:+.3f} dB (Y) over {pictures}, too few to speak for others.'
-  word = 'better' if low > 0 else 'worse' if high < 0 else 'no different beyond chance'
+  if not statistics.certain(low, high, count):
+    word = 'no different beyond chance'
   return f'The adapted network is {word}: {gain:+.3f} dB (Y) over {pictures}, 95 % interval {low:+.3f} to {high:+.3f}.'
 
 

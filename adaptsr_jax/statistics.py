@@ -41,6 +41,11 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float]:
   return float(low), float(high)
 
 
+def certain(low: float | None, high: float | None, pictures: int) -> bool:
+  """Tells whether an interval of differences over so many pictures leaves 0 out, and is not too rough to say so."""
+  return pictures >= FEW and low is not None and high is not None and low * high > 0
+
+
 def mean(values: Sequence[float]) -> float:
   """Returns the mean of the finite values; without any, what all together give: infinite or nan."""
   values = np.asarray(values, np.float64)

@@ -160,8 +160,7 @@ def _difference(key: str, difference: tuple[float | None, ...] | None, pictures:
     return ['', '']
   mean, low, high = difference
   interval = _interval(key, (low, high), '+')
-  certain = interval != '-' and low * high > 0 and pictures >= statistics.FEW
-  return [number(key, mean, '+'), interval + ' *' * certain]
+  return [number(key, mean, '+'), interval + ' *' * statistics.certain(low, high, pictures)]
 
 
 def _numeric_columns(rows: Rows) -> list[bool]:

@@ -11,6 +11,7 @@ import pytest
 
 from adaptsr_jax import bicubic, data, image, infer, measure, metrics, statistics, tables
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.report import gather
 from tests.pictures import scene, write_pairs
 
 
@@ -312,3 +313,25 @@ def test_absent_numbers_are_dashes():
   run = {'mean': {'psnr_y': None}, 'interval': {'psnr_y': [None, None]}, 'images': {'a': {'psnr_y': None}}}
   assert tables.comparison({'a': run})[1] == ['psnr_y', 'a', '-', '-']
   assert tables.number('psnr_y', math.inf) == 'inf'
+
+
+@pytest.mark.parametrize(
+  ('low', 'high', 'pictures', 'expected'),
+  [
+    (0.1, 0.3, 6, True),
+    (-0.3, -0.1, 6, True),
+    (-0.1, 0.3, 93, False),
+    (0.1, 0.3, 5, False),
+    (np.nan, np.nan, 9, False),
+  ],
+)
+def test_one_rule_for_certain_in_tables_summaries_and_reports(low, high, pictures, expected):
+  assert statistics.certain(low, high, pictures) == expected
+  assert gather.Interval(0.2, low, high, pictures).certain == expected
+  cells = tables.comparison(
+    {
+      label: {'mean': {'psnr_y': 1.0}, 'interval': {}, 'images': dict.fromkeys(range(pictures)), **more}
+      for label, more in (('a', {}), ('b', {'difference': {'psnr_y': (0.2, low, high)}}))
+    }
+  )
+  assert ('*' in cells[-1][-1]) == expected

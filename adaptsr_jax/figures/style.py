@@ -141,14 +141,12 @@ def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> np.nd
   They lie between `low` and `high`; where there are too many for that, from `low` upwards.
   """
   order = np.argsort(wanted, kind='stable')
-  # Without the gaps the places only have to rise: means over runs that would fall (pool adjacent violators).
-  runs: list[tuple[float, int]] = []
-  for value in np.asarray(wanted, float)[order] - gap * np.arange(len(order)):
-    runs.append((value, 1))
-    while len(runs) > 1 and runs[-2][0] > runs[-1][0]:
-      (a, n), (b, m) = runs[-2:]
-      runs[-2:] = [((a * n + b * m) / (n + m), n + m)]
-  rising = np.repeat([mean for mean, _ in runs], [n for _, n in runs])
+  if not len(order):
+    return np.empty(0)
+  from scipy import optimize  # slow to import, and few figures need it
+
+  # Without the gaps the places only have to rise.
+  rising = optimize.isotonic_regression(np.asarray(wanted, float)[order] - gap * np.arange(len(order))).x
   places = np.empty(len(order))
   places[order] = np.clip(rising, low, max(low, high - gap * (len(order) - 1))) + gap * np.arange(len(order))
   return places

@@ -15,9 +15,9 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 
 def average_ranks(values: np.ndarray) -> np.ndarray:
   """Returns the position of each value in rising order, from 1; equal values share the mean of their positions."""
-  _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-  last = np.cumsum(counts)
-  return (last - (counts - 1) / 2)[index]
+  from scipy import stats  # slow to import, and only agreement needs it
+
+  return stats.rankdata(values)
 
 
 def stability(table: np.ndarray, kinds: Sequence[str] | None = None) -> dict[str, Any]:

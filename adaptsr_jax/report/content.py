@@ -188,11 +188,11 @@ def _gain_cell(system: System, reference: System, key: str) -> str:
   if not all(key in gather.metrics_of(s) for s in (system, reference)):
     return '-'
   gain = gather.gain(system, reference, key)
-  return _cell(key, gain, '+') + ' *' * (gain.low > 0 or gain.high < 0)
+  return _cell(key, gain, '+') + ' *' * gain.certain
 
 
 def _cell(key: str, interval: Interval, sign: str) -> str:
-  mean, low, high = (_minus(number(key, value, sign)) for value in interval)
+  mean, low, high = (_minus(number(key, value, sign)) for value in interval[:3])
   return f'{mean} [{low}, {high}]' if math.isfinite(interval.low) else mean
 
 

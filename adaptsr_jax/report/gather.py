@@ -53,6 +53,12 @@ class Interval(NamedTuple):
   mean: float
   low: float
   high: float
+  pictures: int = 0  # of a difference, over how many
+
+  @property
+  def certain(self) -> bool:
+    """Whether a difference holds over the pictures."""
+    return statistics.certain(self.low, self.high, self.pictures)
 
 
 def read(folders: Sequence[str | os.PathLike]) -> list[Run]:
@@ -105,7 +111,8 @@ def mean(system: System, metric: str) -> Interval:
 def gain(system: System, reference: System, metric: str) -> Interval:
   """Returns the mean over pictures of the difference to `reference`."""
   names = list(reference.scores)
-  return Interval(*statistics.paired(*([s.scores[name][metric] for name in names] for s in (system, reference))))
+  values = [[s.scores[name][metric] for name in names] for s in (system, reference)]
+  return Interval(*statistics.paired(*values), len(gains(system, reference, metric)))
 
 
 def gains(system: System, reference: System, metric: str) -> dict[str, float]:

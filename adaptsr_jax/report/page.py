@@ -71,7 +71,7 @@ def _head(report: content.Report) -> str:
 
 def _facts(judged: Verdict) -> str:
   digits = 2 if abs(judged.gain.mean) >= 0.095 else 3
-  low, high = (signed(value, digits) for value in judged.gain[1:])
+  low, high = (signed(value, digits) for value in judged.gain[1:3])
   facts = {
     'Gain in PSNR (Y)': f'{signed(judged.gain.mean, digits)} dB',
     '95 % interval': f'{low} to {high}' if math.isfinite(judged.gain.low) else 'needs two pictures',

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from adaptsr_jax import optim, statistics
+from adaptsr_jax import optim
 from adaptsr_jax.log import clock
 from adaptsr_jax.report import gather
 from adaptsr_jax.report.gather import Interval, Run, System
@@ -55,9 +55,8 @@ def compare(system: System, first: System) -> str:
   words = f'{system.label} is {_amount(gain)} against {first.label}'
   if not math.isfinite(gain.low):
     return f'{words}.'
-  certain = gain.low > 0 or gain.high < 0
   return words + (
-    ', a difference that holds over the pictures.' if certain else ': no difference that these pictures show.'
+    ', a difference that holds over the pictures.' if gain.certain else ': no difference that these pictures show.'
   )
 
 
@@ -74,9 +73,9 @@ def plural(number: int, word: str) -> str:
 def _kind(run: Run, gain: Interval) -> str:
   if not run.results['steps']:
     return 'untrained'
-  if gain.low > 0:
-    return 'helped'
-  return 'hurt' if gain.high < 0 else 'unclear'
+  if not gain.certain:
+    return 'unclear'
+  return 'helped' if gain.mean > 0 else 'hurt'
 
 
 def _headline(kind: str, gain: Interval) -> str:
@@ -94,12 +93,12 @@ def _detail(kind: str, gain: Interval, better: int, number: int) -> str:
     return f'Measured on {plural(number, "picture")}.'
   if not math.isfinite(gain.low):
     return 'Measured on one picture, which says nothing about others: an interval needs two.'
-  low, high = (signed(value, _digits(gain)) for value in gain[1:])
-  says = {
-    'helped': ', without 0' if number >= statistics.FEW else ', but from too few pictures to speak for others',
-    'hurt': ', without 0',
-    'unclear': ', which includes 0: more or other pictures may turn it round',
-  }[kind]
+  low, high = (signed(value, _digits(gain)) for value in gain[1:3])
+  says = ', without 0'
+  if kind == 'unclear' and gain.low * gain.high > 0:
+    says = ', but from too few pictures to speak for others'
+  elif kind == 'unclear':
+    says = ', which includes 0: more or other pictures may turn it round'
   return f'Better on {better} of {plural(number, "picture")}. The 95 % interval is {low} to {high} dB{says}.'
 
 
@@ -152,9 +151,8 @@ def _disagreements(system: System, base: System) -> list[str]:
   remarks = []
   for metric in set(gather.metrics_of(system)) & set(gather.metrics_of(base)) - {METRIC}:
     gain = gather.gain(system, base, metric)
-    certain = gain.low > 0 or gain.high < 0
     improved = (gain.mean < 0) == lower_is_better(metric)
-    if certain and improved != (direction > 0):
+    if gain.certain and improved != (direction > 0):
       remarks.append(
         f'{NAMES.get(metric, metric.upper())} disagrees: by it the adapted pictures are '
         f'{"better" if improved else "worse"} ({signed(gain.mean, 4)}).'
