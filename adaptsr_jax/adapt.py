@@ -20,6 +20,7 @@ from adaptsr_jax import (
   data,
   figures,
   files,
+  gan,
   infer,
   losses,
   measure,
@@ -95,6 +96,9 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
       f'Nothing is left to train by {config.method}: no site of the kinds asked for, or no budget for it.'
     )
 
+  make_training = gan.two_players if config.loss.adversarial else step.plain
+  training = make_training(config, setup.model.apply, method, frozen, trainable, criterion)
+
   # The folder is taken now that nothing that was given can be wrong any more.
   folder.take(config, material)
   overview = parameter_overview.get_parameter_overview(base.params, include_stats=False)
@@ -129,7 +133,6 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     enlarged, reference = once('bicubic', bicubic.imresize), once('base', networks['base'])
   trained = train.Trained(trainable, 0.0, None, None, None)
   if config.steps:
-    training = step.plain(config, setup.model.apply, method, frozen, trainable, criterion)
     watch = (lambda leaves: measured(network(params_of(frozen, leaves)), watched)) if setup.valid else None
     with enough_memory(prepare.memory_advice(config, setup.model)):
       trained = train.train(config, training, batches, watch, workdir)

@@ -14,13 +14,15 @@ from adaptsr_jax import tree
 from adaptsr_jax.errors import UserError
 
 KINDS = ('conv', 'mlp', 'attn')
-LOSSES = ('l1', 'charbonnier', 'mse', 'colour', 'perceptual', 'lpips', 'dists')
+LOSSES = ('l1', 'charbonnier', 'mse', 'colour', 'perceptual', 'lpips', 'dists', 'adversarial')
 # The fields that say where pictures come from.
 SOURCES = ('hr', 'root', 'tfds', 'packed', 'mix')
 CHOICES = {
   'dtype': ('float32', 'bfloat16'),
   'export': ('last', 'best'),
   'data.train.degrade': ('none', 'bicubic', 'stablesr', 'realesrgan'),
+  'gan.discriminator': ('patch', 'unet'),
+  'gan.kind': ('vanilla', 'hinge', 'relativistic'),
   'score.kind': ('gradient', 'fisher', 'activation', 'random'),
   'score.normalise': ('none', 'sqrt_size', 'per_cost'),
   'score.reduce': ('norm_of_mean', 'mean_of_norms'),
@@ -129,6 +131,25 @@ def default() -> ConfigDict:
   c.loss.perceptual = 0.0
   c.loss.lpips = 0.0
   c.loss.dists = 0.0
+  # By a discriminator that is trained beside; see `gan`.
+  c.loss.adversarial = 0.0
+
+  c.gan = ConfigDict()
+  # 'patch' judges patches of 26 pixels, for 0.1 M parameters; 'unet', of Real-ESRGAN, every pixel, for 4.4 M.
+  c.gan.discriminator = 'patch'
+  # Channels of its first layer; 0: 32 of 'patch', 64 of 'unet'.
+  c.gan.width = 0
+  # Published weights of a U-Net to start from (a file, or 'realesrgan_x4plus_netd'); empty: random.
+  c.gan.init_from = ''
+  # 'vanilla' (binary cross-entropy), 'hinge', or 'relativistic' (average, as in ESRGAN).
+  c.gan.kind = 'vanilla'
+  # Adam's learning rate of the discriminator, without a schedule.
+  c.gan.lr = 1e-4
+  # Steps in which the adversarial term is left out: the discriminator learns, what is adapted follows the other terms.
+  c.gan.warmup = 0
+  # Largest norm of the gradient of the adversarial term at the enlarged pictures, in norms of that of L1 (of weight 1).
+  # 0: none.
+  c.gan.ceiling = 0.0
 
   c.optim = ConfigDict()
   # Adam's learning rate; 0: the preset of the method (lora 1e-3, full 2e-4).
@@ -199,6 +220,22 @@ def as_in_paper(c: ConfigDict) -> None:
   c.optim.clip = 0.0
   c.optim.ema = 0.0
   c.score.batches = 1
+
+
+def as_real_esrgan(c: ConfigDict) -> None:
+  """Sets the adversarial stage of Real-ESRGAN; its weights of VGG19 must be had (see `metric_weights`)."""
+  c.loss.l1 = 1.0
+  c.loss.perceptual = 1.0
+  c.loss.adversarial = 0.1
+  c.gan.discriminator = 'unet'
+  c.gan.kind = 'vanilla'
+  c.gan.lr = 1e-4
+  c.optim.lr = 1e-4
+  c.optim.bias_lr_scale = 1.0
+  c.optim.schedule = 'constant'
+  c.optim.clip = 0.0
+  c.optim.ema = 0.999
+  c.patch = 256
 
 
 def _pictures() -> ConfigDict:
@@ -295,6 +332,10 @@ _LEAST = {
   'data.cache_gb': 0,
   'score.batches': 1,
   **{f'loss.{term}': 0 for term in LOSSES},
+  'gan.width': 0,
+  'gan.lr': 0,
+  'gan.warmup': 0,
+  'gan.ceiling': 0,
   'optim.lr': 0,
   'optim.warmup': 0,
   'optim.clip': 0,

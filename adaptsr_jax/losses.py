@@ -116,11 +116,16 @@ class Criterion(NamedTuple):
   factors: dict[str, float]
   weights: dict[str, Any]
 
-  def __call__(self, prediction: Array, target: Array, weights: Mapping[str, Any]) -> tuple[Array, dict[str, Array]]:
-    """Returns (weighted sum, what to log beside it: the terms by themselves, where there are several)."""
+  def terms(self, prediction: Array, target: Array, weights: Mapping[str, Any]) -> tuple[Array, dict[str, Array]]:
+    """Returns (weighted sum, {'loss/NAME': the term by itself})."""
     values = {name: TERMS[name].fn(weights, prediction, target) for name in self.factors}
     total = sum(factor * values[name] for name, factor in self.factors.items())
-    return total, {f'loss/{name}': value for name, value in values.items()} if len(values) > 1 else {}
+    return total, {f'loss/{name}': value for name, value in values.items()}
+
+  def __call__(self, prediction: Array, target: Array, weights: Mapping[str, Any]) -> tuple[Array, dict[str, Array]]:
+    """Returns `terms`, without a single term that would say again what the sum does."""
+    total, values = self.terms(prediction, target, weights)
+    return total, values if len(values) > 1 else {}
 
 
 def make(config: ConfigDict) -> Criterion:

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
 from adaptsr_jax import methods
+from adaptsr_jax.tree import Params
 
 # Where in a run the learning rate is halved. 'halvings': full fine-tuning in the paper, 250k, 400k, 450k and 475k of
 # 500k steps.
@@ -33,6 +35,16 @@ def make(config: ConfigDict, labels: Callable[[Any], Any]) -> tuple[optax.Gradie
   if o.accumulate > 1:
     tx = optax.MultiSteps(tx, o.accumulate)
   return tx, rate
+
+
+def averaged(average: Params, current: Params, step: jax.Array, decay: float) -> Params:
+  """Returns the running average after `step`, its memory short at first: (1 + step) / (10 + step) up to `decay`.
+
+  Otherwise the start would weigh in for thousands of steps. `average` itself where `decay` is 0.
+  """
+  if not decay:
+    return average
+  return optax.incremental_update(current, average, 1 - jnp.minimum(decay, (1 + step) / (10 + step)))
 
 
 def schedule(config: ConfigDict) -> optax.Schedule:

@@ -21,12 +21,14 @@ class Training(NamedTuple):
     state: where training starts: any pytree of arrays.
     rates: number of steps taken -> {name: learning rate}, to be logged.
     trained: state -> what is measured and exported of it.
+    check: (number of the step, its scalars) -> None; raises UserError where training has gone astray.
   """
 
   step: Callable[[Any, Mapping[str, jax.Array]], tuple[Any, dict[str, jax.Array]]]
   state: Any
   rates: Callable[[int], dict[str, float]]
   trained: Callable[[Any], Params]
+  check: Callable[[int, Mapping[str, float]], None] = lambda step, row: None
 
 
 class TrainState(NamedTuple):
@@ -84,7 +86,7 @@ def make_step(
     method: what is trained, and how it reaches the network.
     tx: from `optim.make`.
     loss_fn: (prediction, hr, **arrays) -> scalar, or (scalar, {name: scalar to log}).
-    ema: decay of the average of what is trained, reached from below as (1 + step) / (10 + step); 0 for none.
+    ema: decay of the average of what is trained (see `optim.averaged`); 0 for none.
     arrays: further arguments of `loss_fn`, too large for constants of the program.
   """
 
@@ -96,9 +98,7 @@ def make_step(
     (value, logged), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
     updates, opt_state = tx.update(gradient, state.opt_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
-    # Short memory at first, or the start would weigh in for thousands of steps.
-    decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
-    average = optax.incremental_update(trainable, state.ema, 1 - decay) if ema else state.ema
+    average = optim.averaged(state.ema, trainable, state.step, ema)
     scalars = {'loss': value, **logged, 'grad_norm': optax.tree.norm(gradient)}
     return TrainState(state.step + 1, trainable, opt_state, average), scalars
 

@@ -82,7 +82,7 @@ def train(
       to_measure = measure is not None and (step % every['eval'] == 0 or last)
       to_save = step % every['save'] == 0 or to_measure or last or stop
       if step % every['log'] == 0 or to_save:
-        values = {**_checked(pending, workdir), **training.rates(step - 1)}
+        values = {**_checked(pending, training.check, workdir), **training.rates(step - 1)}
         progress.waited = batches.waited
         log.scalars(step, {**values, 'data_wait': progress.waited / max(progress.seconds(), 1e-9)})
         say(progress.line(step, {'loss': values['loss']}))
@@ -103,8 +103,10 @@ def train(
   return Trained(trained, notes['seconds'], notes['joules'], notes['best'], measured)
 
 
-def _checked(pending: list[tuple[int, dict[str, jax.Array]]], workdir: Path) -> dict[str, float]:
-  """Returns the mean scalars of the steps in `pending`; fails on the first that is not finite."""
+def _checked(
+  pending: list[tuple[int, dict[str, jax.Array]]], check: Callable[[int, dict[str, float]], None], workdir: Path
+) -> dict[str, float]:
+  """Returns the mean scalars of the steps in `pending`; fails on the first that is not finite or fails `check`."""
   rows = [(step, jax.device_get(scalars)) for step, scalars in pending]
   for step, row in rows:
     bad = [name for name, value in row.items() if not np.isfinite(value)]
@@ -113,6 +115,7 @@ def _checked(pending: list[tuple[int, dict[str, jax.Array]]], workdir: Path) -> 
         f'{" and ".join(bad)} of step {step} is not a finite number; the last good state is in {workdir}/checkpoints. '
         'Lower config.optim.lr or config.optim.clip in a new --workdir, or look for broken training pictures.'
       )
+    check(step, row)
   return {name: float(np.mean([row[name] for _, row in rows])) for name in rows[0][1]}
 
 

@@ -21,7 +21,7 @@ FLOORS = [
   ['config', 'optim', 'adapters', 'checkpoint', 'tables', 'zoo'],
   ['base', 'measures', 'losses'],
   ['prepare', 'measure', 'step', 'folder'],
-  ['show', 'train'],
+  ['show', 'train', 'gan'],
   ['adapt'],
   [
     *('main', 'evaluate', 'upscale', 'stability', 'degrade', 'pack', 'doctor', 'lam', 'report'),

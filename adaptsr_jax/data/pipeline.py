@@ -185,7 +185,10 @@ class Simulation(NamedTuple):
   seed: int
 
   def __call__(self, batch: dict[str, Any], number: int) -> dict[str, Any]:
-    """Returns {'lr', 'hr'} of the pairs in `batch` and those made from its raw crops; does not wait for them."""
+    """Returns {'lr', 'hr'} of the pairs in `batch` and those made from its raw crops; does not wait for them.
+
+    Where any camera gives 'plain', the unsharpened 'hr', the batch has it too.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -195,9 +198,9 @@ class Simulation(NamedTuple):
       # Sent as integers, a quarter of the bytes, and divided over there.
       canvas = jnp.asarray(raw) / np.float32(np.iinfo(raw.dtype).max)
       made.append(self.presets[preset](jax.random.fold_in(key, number), canvas))
-    if len(made) == 1:
-      return {key: made[0][key] for key in ('lr', 'hr')}
-    return {key: jnp.concatenate([pairs[key] for pairs in made]) for key in ('lr', 'hr')}
+    if any('plain' in pairs for pairs in made):
+      made = [{'plain': pairs['hr'], **pairs} for pairs in made]
+    return made[0] if len(made) == 1 else {key: jnp.concatenate([pairs[key] for pairs in made]) for key in made[0]}
 
 
 class Batches(grain.DatasetIterator):

@@ -124,7 +124,11 @@ def _slice(x: jax.Array, start: int, stop: int, axis: int) -> jax.Array:
 
 
 def from_torch(weights: Mapping[str, np.ndarray]) -> tuple[Params, Params]:
-  """Returns ('params', 'spectral') by PyTorch's keys: 'conv1.weight_orig' (out, in, k, k), '.weight_u', '.weight_v'."""
+  """Returns ('params', 'spectral') by PyTorch's keys: 'conv1.weight_orig' (out, in, k, k), '.weight_u', '.weight_v'.
+
+  Raises:
+    KeyError, ValueError: they are not those of a discriminator.
+  """
   params: Params = {}
   spectral: Params = {}
   for key, array in weights.items():

@@ -42,23 +42,26 @@ def make(
     options: of the degradation.
     scale: HR pixels per LR pixel and axis.
     patch: side of the HR patches in pixels, a multiple of `scale`.
-    usm: whether to sharpen what LR is compared with; LR is then made of the same sharpened pictures.
+    usm: whether to sharpen what LR is compared with; LR is then made of the same sharpened pictures, and 'plain' has
+      them as they were, which is what a discriminator is shown.
   """
   if patch % scale:
     raise ValueError(f'the patch, {patch}, is no multiple of the scale, {scale}')
 
   @jax.jit
   def pairs(key: jax.Array, hr: jax.Array) -> dict[str, jax.Array]:
-    hr = planes.of_pictures(hr)
-    hr = filters.usm(hr) if usm else hr
+    plain = planes.of_pictures(hr)
+    hr = filters.usm(plain) if usm else plain
     key_lr, key_place = jax.random.split(key)
     lr = _shrunk(key_lr, hr, scale, options._replace(source_usm=options.source_usm and not usm))
     side = patch // scale
     places = jnp.asarray(lr.shape[2:]) - side + 1
     top, left = jax.random.randint(key_place, (2,), 0, places)
     lr = lax.dynamic_slice(lr, (0, 0, top, left), (*lr.shape[:2], side, side))
-    hr = lax.dynamic_slice(hr, (0, 0, scale * top, scale * left), (*hr.shape[:2], patch, patch))
-    return {'lr': planes.to_pictures(lr), 'hr': planes.to_pictures(hr)}
+    large = {'hr': hr, 'plain': plain} if usm else {'hr': hr}
+    corner = (0, 0, scale * top, scale * left)
+    pair = {key: lax.dynamic_slice(x, corner, (*x.shape[:2], patch, patch)) for key, x in large.items()}
+    return {key: planes.to_pictures(x) for key, x in {'lr': lr, **pair}.items()}
 
   return pairs
 
