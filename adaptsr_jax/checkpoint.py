@@ -96,6 +96,7 @@ class RunStore:
           ]
         ),
         enable_async_checkpointing=False,
+        cleanup_tmp_directories=True,  # of a start that was killed
       ),
     )
 
@@ -114,7 +115,8 @@ class RunStore:
 
       items['data'] = grain.checkpoint.CheckpointSave(iterator)
     metrics = {self._metric: notes[self._metric]} if self._metric in notes else None
-    self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+    with files.room(self._manager.directory.parent, sum(leaf.nbytes for leaf in jax.tree.leaves(state))):
+      self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
 
   def restore(self, step: int, target: Any, iterator: Any = None) -> tuple[Any, dict[str, Any]]:
     """Returns (state, notes) of `step` and moves `iterator` to where it was.

@@ -4,12 +4,14 @@ code 130, and what a user can mend in one sentence and code 2."""
 import contextlib
 import errno
 import io
+import multiprocessing
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from typing import Any, NoReturn, TextIO
 
 from adaptsr_jax import files
@@ -49,6 +51,8 @@ def start(main: Callable[[], int | None]) -> NoReturn:
   sys.stdout, sys.stderr = _Steady(sys.stdout), _Steady(sys.stderr)
   _end_at_second_interrupt()
   sys.argv[1:] = arguments()  # config_flags looks there too
+  # multiprocessing's cleaner, a process of its own, would complain of what is left after the second Ctrl-C.
+  sys.warnoptions.append('ignore:resource_tracker')
   try:
     code = ended(main)
   except SystemExit as end:  # of argparse and absl
@@ -91,10 +95,42 @@ def sentence(error: BaseException) -> str:
   return f'{where} cannot be used: {reason}.' if where else f'{escaped(error.strerror)}.'
 
 
+def follow_parent() -> None:
+  """Makes this process, started by another, leave Ctrl-C to that one, and end as soon as it is gone."""
+  with contextlib.suppress(ValueError):  # only the main thread may say so
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+  parent = multiprocessing.parent_process()
+
+  def watch() -> None:
+    parent.join()
+    os._exit(1)
+
+  if parent is not None:
+    threading.Thread(target=watch, daemon=True, name='follow-parent').start()
+
+
+@contextlib.contextmanager
+def deaf_children() -> Iterator[None]:
+  """Processes that are started meanwhile never hear of Ctrl-C, from their first moment on."""
+  resource_tracker.ensure_running()  # to be started by the first of them, it would let the signal through again
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def arguments(argv: Sequence[str] | None = None) -> list[str]:
   """Returns the arguments of a command (by default of this process) with ~ written out wherever a path may begin."""
   given = sys.argv[1:] if argv is None else argv
   return [_HOME.sub(lambda match: os.path.expanduser(match[0]), argument) for argument in given]
+
+
+def _end_at_once() -> NoReturn:
+  with _last_word as first:
+    if first:
+      os.write(2, b'Stopped at once; what was saved is whole.\n')
+    os._exit(INTERRUPTED)
 
 
 def _open_descriptors() -> None:
@@ -148,7 +184,7 @@ class _Steady(io.TextIOBase):
       self._stream.flush()
 
   @contextlib.contextmanager
-  def _dropping(self) -> Any:
+  def _dropping(self) -> Iterator[None]:
     try:
       yield
     except (OSError, ValueError) as error:
@@ -175,9 +211,12 @@ def _end_at_second_interrupt() -> None:
     while number := os.read(reader, 1):
       count += number[0] == signal.SIGINT
       if count == 2:
-        with _last_word as first:
-          if first:
-            os.write(2, b'Stopped at once; what was saved is whole.\n')
-          os._exit(INTERRUPTED)
+        _end_at_once()
 
+  def swallowed(ignored: Any) -> None:
+    if issubclass(ignored.exc_type, KeyboardInterrupt):  # it came up in a callback, whose caller goes on without it
+      _end_at_once()
+    told(ignored)
+
+  told, sys.unraisablehook = sys.unraisablehook, swallowed
   threading.Thread(target=watch, daemon=True, name='second-interrupt').start()

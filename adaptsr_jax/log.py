@@ -1,5 +1,7 @@
 """What a run says while it goes: lines on the terminal, metrics.jsonl, TensorBoard events."""
 
+import contextlib
+import errno
 import json
 import os
 import sys
@@ -24,26 +26,52 @@ class RunLog:
     """Opens the log at `step`; what an earlier start wrote past it is dropped, since those steps are done again."""
     self._path = folder / 'metrics.jsonl'
     _drop_after(self._path, step)
-    self._file = self._path.open('a')
-    self._events = None
-    if tensorboard:
-      from tensorboardX import SummaryWriter  # Slow to import, and not everybody wants it.
-
-      self._events = SummaryWriter(str(folder / 'tensorboard'), purge_step=step + 1, flush_secs=10)
+    self._file = self._path.open('ab', buffering=0)
+    self._events = _Events(folder / 'tensorboard', step + 1) if tensorboard else None
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Records `values` as of `step`."""
-    self._file.write(json.dumps({'step': step, **values}) + '\n')
-    self._file.flush()
-    if self._events:
-      for name, value in values.items():
-        self._events.add_scalar(name, value, step)
+    """Records `values` as of `step`; the line is there whole or, where the disk is full, not at all."""
+    line, end = (json.dumps({'step': step, **values}) + '\n').encode(), self._path.stat().st_size
+    with files.room(self._path.parent, len(line)):
+      if self._file.write(line) < len(line):
+        self._file.truncate(end)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+      if self._events:
+        self._events.write(step, values)
 
   def close(self) -> None:
     """Flushes and closes the files."""
     self._file.close()
     if self._events:
       self._events.close()
+
+
+class _Events:
+  """Events for TensorBoard, written at once: a writer of its own thread would die there where the disk is full."""
+
+  def __init__(self, folder: Path, step: int):
+    # Slow to import, and not everybody wants it.
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.summary import scalar
+
+    folder.mkdir(exist_ok=True)
+    self._event, self._scalar = Event, scalar
+    with files.room(folder):
+      self._writer = EventsWriter(str(folder / 'events'))
+      # What an earlier start wrote from `step` on is not shown.
+      self._writer.write_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+      self._writer.flush()
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+      event = self._event(wall_time=time.time(), step=step, summary=self._scalar(name, value))
+      self._writer.write_event(event)
+    self._writer.flush()
+
+  def close(self) -> None:
+    with contextlib.suppress(OSError):
+      self._writer.close()
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict[str, float]]:

@@ -62,6 +62,9 @@ def parse(argv: list[str]) -> list[str]:
   sys.exit(2)
 
 
+if __name__ == '__mp_main__':  # imported by a reader, long before it reads
+  command.follow_parent()
+
 if __name__ == '__main__':
   flags.mark_flags_as_required(['config', 'workdir'])
   command.start(lambda: app.run(main, flags_parser=parse))

@@ -20,6 +20,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from adaptsr_jax import command
 from adaptsr_jax.data.sources import Source
 from adaptsr_jax.errors import UserError
 
@@ -227,7 +228,8 @@ class Batches(grain.DatasetIterator):
     self._assert_not_closed()
     self.start_prefetch()
     start = time.perf_counter()
-    batch, number = next(self._reader), self._next_batch
+    with command.deaf_children():  # grain starts some of its processes late
+      batch, number = next(self._reader), self._next_batch
     self.waited += time.perf_counter() - start
     self._next_batch += 1
     return self._simulation(batch, number) if self._simulation else batch
@@ -253,10 +255,11 @@ class Batches(grain.DatasetIterator):
   def start_prefetch(self) -> None:
     # Readers start here, not at creation: restoring a state would start them twice.
     if self._reader is None:
-      self._reader = _read(self._dataset[self._next_batch :], self._workers)
-      # Also at the end of the program: processes that are left to the interpreter's own end complain.
-      self._close_reader = weakref.finalize(self, self._reader.close)
-      self._reader.start_prefetch()
+      with command.deaf_children():
+        self._reader = _read(self._dataset[self._next_batch :], self._workers)
+        # Also at the end of the program: processes that are left to the interpreter's own end complain.
+        self._close_reader = weakref.finalize(self, self._reader.close)
+        self._reader.start_prefetch()
 
   def close(self) -> None:
     self._stop()
@@ -275,12 +278,13 @@ def _read(dataset: grain.MapDataset, workers: int) -> grain.DatasetIterator:
     flags.FLAGS.mark_as_parsed()
   options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD_IN_WORKER)
   in_worker = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD_IN_WORKER))
-  return iter(in_worker.mp_prefetch(options, worker_init_fn=_stay_on_cpu))
+  return iter(in_worker.mp_prefetch(options, worker_init_fn=_begin_worker))
 
 
-def _stay_on_cpu(worker: int, workers: int) -> None:
-  """Keeps a worker process off the accelerator, even though grain has imported jax there already."""
+def _begin_worker(worker: int, workers: int) -> None:
+  """Binds a worker process to its parent, and keeps it off the accelerator, as grain has imported jax there already."""
   del worker, workers
+  command.follow_parent()
   os.environ['JAX_PLATFORMS'] = 'cpu'
   if 'jax' in sys.modules:
     sys.modules['jax'].config.update('jax_platforms', 'cpu')

@@ -1,0 +1,103 @@
+"""Runs that are stopped, killed or out of room, with reading processes: what is left of them, and that they go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from adaptsr_jax import log
+from adaptsr_jax.errors import UserError
+from tests.pictures import write_pairs
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+  return write_pairs(tmp_path_factory.mktemp('pictures'), 4)
+
+
+def begin(folders, workdir, *flags):
+  """Starts a run of its own session in processes of its own."""
+  sides = dict(zip(('lr', 'hr'), folders, strict=True))
+  data = [f'--config.data.{part}.{side}={folder}' for part in ('train', 'valid') for side, folder in sides.items()]
+  call = [sys.executable, '-m', 'adaptsr_jax.main', '--config=configs/tiny.py', f'--workdir={workdir}', *data, *flags]
+  options = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True, 'start_new_session': True}
+  return subprocess.Popen(call, cwd=ROOT, env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, **options)
+
+
+def until(process, word):
+  for line in process.stdout:
+    if word in line:
+      return
+  raise AssertionError(process.stderr.read())
+
+
+def living(session: int) -> list[str]:
+  """Returns the processes of a session, from Linux's /proc."""
+  found = []
+  for path in Path('/proc').glob('[0-9]*/stat'):
+    try:
+      state, _, _, its_session = path.read_text().rpartition(')')[2].split()[:4]
+      if int(its_session) == session and state != 'Z':
+        found.append((path.parent / 'cmdline').read_text())
+    except OSError:
+      continue
+  return found
+
+
+FOREVER = ('--config.steps=100000', '--config.log_every=5', '--config.data.workers=2')
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/stat'), reason='processes are listed by /proc')
+def test_readers_end_with_the_run_that_is_killed(folders, tmp_path):
+  process = begin(folders, tmp_path / 'run', *FOREVER)
+  until(process, 'step 5/')
+  assert len(living(process.pid)) >= 3
+  process.kill()
+  process.wait()
+  deadline = time.monotonic() + 5
+  while living(process.pid) and time.monotonic() < deadline:
+    time.sleep(0.1)
+  assert living(process.pid) == []
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/stat'), reason='processes are listed by /proc')
+def test_interrupts_of_the_terminal_reach_all_processes_and_are_told_once(folders, tmp_path):
+  # A terminal sends them to the whole group.
+  process = begin(folders, tmp_path / 'run', *FOREVER)
+  until(process, 'step 5/')
+  os.killpg(process.pid, signal.SIGINT)
+  assert process.stderr.readline() == 'Stopping after this step; once more stops at once.\n'
+  os.killpg(process.pid, signal.SIGINT)
+  _, error = process.communicate(timeout=30)
+  # The step may have been over by then.
+  assert (process.returncode, error) in [(130, 'Stopped at once; what was saved is whole.\n'), (130, '')]
+  assert living(process.pid) == []
+
+
+def test_a_line_of_metrics_is_whole_or_absent(tmp_path, monkeypatch):
+  run = log.RunLog(tmp_path, 0, False)
+  run.scalars(1, {'loss': 0.5})
+  whole = (tmp_path / 'metrics.jsonl').read_bytes()
+
+  class Short:
+    def __init__(self, file):
+      self.file = file
+
+    def write(self, line):
+      return self.file.write(line[:7])
+
+    def truncate(self, size):
+      return self.file.truncate(size)
+
+  monkeypatch.setattr(run, '_file', Short(run._file))
+  with pytest.raises(UserError, match='No space left on '):
+    run.scalars(2, {'loss': 0.5})
+  assert (tmp_path / 'metrics.jsonl').read_bytes() == whole
+  assert [json.loads(line) for line in whole.splitlines()] == [{'step': 1, 'loss': 0.5}]
