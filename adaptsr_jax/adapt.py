@@ -99,6 +99,10 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   make_training = gan.two_players if config.loss.adversarial else step.plain
   training = make_training(config, setup.model.apply, method, frozen, trainable, criterion)
 
+  if not done:
+    # Two states are kept while a third is written, each of parameters, two moments and an average; the network twice.
+    size = [sum(leaf.nbytes for leaf in jax.tree.leaves(part)) for part in (trainable, base.params)]
+    files.check_room(folder.path, 12 * size[0] + 2 * size[1])
   # The folder is taken now that nothing that was given can be wrong any more.
   folder.take(config, material)
   overview = parameter_overview.get_parameter_overview(base.params, include_stats=False)

@@ -6,6 +6,7 @@ architecture, 'fields': its hyper-parameters, 'assumed', 'source': layout of the
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,13 @@ class RunStore:
 
       items['data'] = grain.checkpoint.CheckpointSave(iterator)
     metrics = {self._metric: notes[self._metric]} if self._metric in notes else None
-    with files.room(self._manager.directory.parent, sum(leaf.nbytes for leaf in jax.tree.leaves(state))):
-      self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+    try:
+      with files.room(self._manager.directory.parent, sum(leaf.nbytes for leaf in jax.tree.leaves(state))):
+        self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+    except BaseException:
+      for half in self._manager.directory.glob('*.orbax-checkpoint-tmp*'):
+        shutil.rmtree(half, ignore_errors=True)
+      raise
 
   def restore(self, step: int, target: Any, iterator: Any = None) -> tuple[Any, dict[str, Any]]:
     """Returns (state, notes) of `step` and moves `iterator` to where it was.

@@ -4,12 +4,14 @@ code 130, and what a user can mend in one sentence and code 2."""
 import contextlib
 import errno
 import io
+import logging
 import multiprocessing
 import os
 import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from typing import Any, NoReturn, TextIO
@@ -51,6 +53,7 @@ def start(main: Callable[[], int | None]) -> NoReturn:
   sys.stdout, sys.stderr = _Steady(sys.stdout), _Steady(sys.stderr)
   _end_at_second_interrupt()
   sys.argv[1:] = arguments()  # config_flags looks there too
+  _hush()
   # multiprocessing's cleaner, a process of its own, would complain of what is left after the second Ctrl-C.
   sys.warnoptions.append('ignore:resource_tracker')
   try:
@@ -124,6 +127,20 @@ def arguments(argv: Sequence[str] | None = None) -> list[str]:
   """Returns the arguments of a command (by default of this process) with ~ written out wherever a path may begin."""
   given = sys.argv[1:] if argv is None else argv
   return [_HOME.sub(lambda match: os.path.expanduser(match[0]), argument) for argument in given]
+
+
+def _hush() -> None:
+  """Keeps what libraries log and warn of to themselves: what went wrong is told by the error that ends the command."""
+  logging.disable(logging.CRITICAL)
+  if not sys.warnoptions:
+    warnings.simplefilter('ignore')
+  shown = sys.excepthook
+
+  def of_main(*error: Any) -> None:
+    if threading.current_thread() is threading.main_thread():  # of others come callbacks that were too late
+      shown(*error)
+
+  sys.excepthook = of_main
 
 
 def _end_at_once() -> NoReturn:

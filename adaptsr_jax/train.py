@@ -149,9 +149,9 @@ class _Interrupts:
   def _ask(self, number, frame):
     del frame
     self.asked = True
+    signal.signal(number, self._old[number] or signal.SIG_DFL)
     # Not by print, which may have been interrupted itself.
     os.write(2, b'Stopping after this step; once more stops at once.\n')
-    signal.signal(number, self._old[number] or signal.SIG_DFL)
 
   def __exit__(self, *exception):
     for number, handler in self._old.items():

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from adaptsr_jax import log
+from adaptsr_jax import adapt, command, log
 from adaptsr_jax.errors import UserError
+from configs import tiny
 from tests.pictures import write_pairs
 
 ROOT = Path(__file__).parents[1]
@@ -101,3 +102,56 @@ def test_a_line_of_metrics_is_whole_or_absent(tmp_path, monkeypatch):
     run.scalars(2, {'loss': 0.5})
   assert (tmp_path / 'metrics.jsonl').read_bytes() == whole
   assert [json.loads(line) for line in whole.splitlines()] == [{'step': 1, 'loss': 0.5}]
+
+
+@pytest.fixture
+def disk(tmp_path):
+  """Returns (kilobytes) -> a folder that holds no more, or more than before."""
+  folder, mounted = tmp_path / 'disk', []
+  folder.mkdir()
+
+  def resize(kilobytes):
+    size = f'{"remount," if mounted else ""}size={kilobytes}k'
+    call = ['mount', '-t', 'tmpfs', '-o', size, 'tmpfs', str(folder)]
+    if subprocess.run(call, capture_output=True).returncode:
+      pytest.skip('only root can make small disks')
+    mounted.append(size)
+    return folder
+
+  yield resize
+  if mounted:
+    subprocess.run(['umount', '-l', str(folder)], check=True)
+
+
+def short_run(folders):
+  c = tiny.get_config()
+  c.steps, c.save_every, c.eval_every, c.log_every, c.tensorboard = 4, 2, 4, 1, True
+  for part in (c.data.train, c.data.valid):
+    part.lr, part.hr = map(str, folders)
+  return c
+
+
+@pytest.fixture(scope='module')
+def whole(folders, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  adapt.run(short_run(folders), workdir)
+  return workdir
+
+
+@pytest.mark.parametrize('kilobytes', [12, 40, 120, 200, 280, 360, 420, 440])
+def test_a_full_disk_is_one_sentence_and_with_room_the_run_goes_on(folders, whole, disk, capsys, kilobytes):
+  workdir = disk(kilobytes) / 'run'
+
+  def run():
+    adapt.run(short_run(folders), workdir)
+
+  if command.ended(run):
+    error = capsys.readouterr().err.splitlines()
+    assert error[-1].startswith('Error: No space left on ')
+    names = [path.name for path in workdir.parent.rglob('*')]
+    assert not [name for name in names if name.endswith('.part') or 'checkpoint-tmp' in name]
+    for path in workdir.rglob('*.json'):
+      json.loads(path.read_text())
+    disk(64 * 1024)
+    assert command.ended(run) == 0
+  assert (workdir / 'merged.pth').read_bytes() == (whole / 'merged.pth').read_bytes()
