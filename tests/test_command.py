@@ -13,7 +13,7 @@ from adaptsr_jax import command
 from adaptsr_jax.errors import UserError
 from tests.test_floors import FLOORS
 
-COMMANDS = [name.removesuffix('.__main__') for name in FLOORS[-1]]
+COMMANDS = [name.removesuffix('.__main__') for name in FLOORS[-1] if '.' not in name or name.endswith('.__main__')]
 
 
 def program(tmp_path, work: str) -> list[str]:
