@@ -36,7 +36,9 @@ def run(tmp_path, work, **options):
     # In what follows the first, in a step that Python cannot leave, and where the first is swallowed.
     'try:\n  print("ready", flush=True)\n  time.sleep(60)\nfinally:\n  time.sleep(60)',
     'import hashlib\nprint("ready", flush=True)\nhashlib.pbkdf2_hmac("sha512", b"a", b"b", 200_000_000)',
-    'print("ready", flush=True)\nfor _ in range(60):\n  try:\n    time.sleep(1)\n  except BaseException:\n    pass',
+    # By the time that the thread speaks, the main one is where it swallows everything.
+    'import threading\nthreading.Timer(1, print, ["ready"], {"flush": True}).start()\n'
+    'for _ in range(60):\n  try:\n    time.sleep(60)\n  except BaseException:\n    pass',
   ],
   ids=['cleaning up', 'compiled', 'deaf'],
 )
