@@ -88,8 +88,8 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     prepare.check_pixels(setup)
 
   # 3., 4. and 5. Method: what is decided before training, what is frozen, what is trained.
-  method, ranks = _method_of_run(config, setup, folder)
-  frozen, trainable = method.init(jax.random.key(config.seed), base.params)
+  method, ranks, tensors = _method_of_run(config, setup, folder)
+  frozen, trainable = methods.restore(method, base.params, tensors, jax.random.key(config.seed))
   trainable_parameters, total_parameters = tree.count(trainable), tree.count(base.params)
   if config.steps and not trainable_parameters:
     raise UserError(
@@ -190,14 +190,21 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
 
 def _method_of_run(
   config: ConfigDict, setup: prepare.Setup, folder: Folder
-) -> tuple[methods.Method, Mapping[str, Any]]:
-  """Returns the method and the content of ranks.json: as an earlier start of the run planned them, if there was one."""
-  if not folder.done:
+) -> tuple[methods.Method, Mapping[str, Any], methods.Tensors]:
+  """Returns the method, the content of ranks.json, and what is trained already: as an earlier start had it, if any."""
+  tensors: methods.Tensors = {}
+  if folder.done:
+    ranks = folder.read('ranks') or {}
+    # Versions before this one kept ranks only.
+    return folder.method() or methods.make(config, setup.sites, ranks.get('ranks')), ranks, tensors
+  if config.init_from:
+    adapter = adapter_file.load(config.init_from)
+    adapter_file.check_base(adapter.meta, setup.base.params)
+    spec = adapter_file.spec_of(adapter)
+    plan, tensors = methods.grow(config, setup.sites, spec, adapter.tensors, adapter.constants)
+  else:
     plan = methods.plan(config, setup.sites, prepare.Scores(config, setup))
-    return methods.from_spec(plan.spec, plan.constants), plan.ranks
-  ranks = folder.read('ranks') or {}
-  # Versions before this one kept ranks only.
-  return folder.method() or methods.make(config, setup.sites, ranks.get('ranks')), ranks
+  return methods.from_spec(plan.spec, plan.constants), plan.ranks, tensors
 
 
 def _material(setup: prepare.Setup) -> dict[str, str]:

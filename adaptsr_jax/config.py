@@ -60,6 +60,9 @@ def default() -> ConfigDict:
 
   # 'lora': adapters in the sites' kernels. 'full': the parameters themselves.
   c.method = 'lora'
+  # An adapter file that training starts from, of the same base and method; empty: from the base. Its ranks stay as
+  # they are, or grow to `lora.rank` under lora.rule='uniform'.
+  c.init_from = ''
   # Optimisation steps; 0 measures the base alone.
   c.steps = 2000
   # Seed of everything random: adapters, order and crops of the pictures, random scores.

@@ -217,6 +217,41 @@ def test_killed_and_continued_equals_never_stopped(done, folders, tmp_path):
   assert steps == list(range(1, 21))
 
 
+def test_training_goes_on_from_an_adapter(done, folders, tmp_path):
+  """A rate of nearly nothing shows where training starts: where the adapter left off, also with larger ranks."""
+  start = {'init_from': str(done[0] / 'adapter.safetensors'), 'optim.lr': 1e-12, 'steps': 1}
+  trained = done[1]['adapted']['mean']['psnr_y']
+  assert trained > done[1]['base']['mean']['psnr_y'] + 0.5
+  same = adapt.run(settings(folders, **start), tmp_path / 'same')
+  assert same['adapted']['mean']['psnr_y'] == pytest.approx(trained, abs=1e-3)
+  assert same['trainable_parameters'] == done[1]['trainable_parameters']
+  rank = max(json.loads((done[0] / 'ranks.json').read_text())['ranks'].values()) + 1
+  larger = {**start, 'lora.rule': 'uniform', 'lora.rank': rank}
+  grown = adapt.run(settings(folders, **larger), tmp_path / 'grown')
+  assert grown['adapted']['mean']['psnr_y'] == pytest.approx(trained, abs=1e-3)
+  assert grown['trainable_parameters'] > same['trainable_parameters']
+  again = adapt.run(settings(folders, **larger), tmp_path / 'grown')  # a second start takes its own state
+  assert again['adapted'] == grown['adapted']
+
+
+@pytest.mark.parametrize(
+  ('fields', 'said'),
+  [
+    ({'method': 'bitfit'}, 'of method lora; give --config.method=lora'),
+    ({'lora.rule': 'uniform', 'lora.rank': 1}, 'ranks can only grow'),
+    ({'lora.alpha': 7.0}, r'alpha = .*; give --config.lora.alpha='),
+    ({'seed': 1}, 'trained on another base'),
+    ({'init_from': 'missing.safetensors'}, 'missing.safetensors is not a file'),
+  ],
+  ids=str,
+)
+def test_an_adapter_that_training_cannot_start_from_is_refused(done, folders, tmp_path, fields, said):
+  fields = {'init_from': str(done[0] / 'adapter.safetensors'), **fields}
+  with pytest.raises(UserError, match=said):
+    adapt.run(settings(folders, **fields), tmp_path / 'run')
+  assert not (tmp_path / 'run' / 'config.json').exists()
+
+
 def read_weights(path):
   return load_file(path) if path.suffix == '.safetensors' else convert.read(path)
 

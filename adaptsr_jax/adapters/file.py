@@ -31,6 +31,7 @@ from adaptsr_jax.errors import UserError
 
 FORMAT, VERSION = 'adaptsr_jax adapter', 2
 _ENTRY = 'adaptsr_jax'  # A single entry: the order of several is not defined, and equal adapters shall be equal files.
+_OF_THE_FILE = ('format', 'version', 'model', 'fields', 'base_fingerprint', 'base_file', 'metrics', 'mixed_from')
 _FIELDS = {
   'model': (str, 'text'),
   'fields': (dict, 'a table'),
@@ -92,6 +93,11 @@ def load(path: str | os.PathLike) -> Adapter:
   trained, constants = methods.parted(tensors)
   _check(path, meta, trained)
   return Adapter(meta, trained, constants)
+
+
+def spec_of(adapter: Adapter) -> dict[str, Any]:
+  """Returns what of the meta is the method's."""
+  return {key: value for key, value in adapter.meta.items() if key not in _OF_THE_FILE}
 
 
 def _named_today(name: str) -> str:

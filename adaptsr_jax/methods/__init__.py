@@ -13,6 +13,8 @@ and, where they apply,
   with_ranks(config, sites, ranks)   -> `Plan` by ranks that are given (site name -> rank)
   SPEC                               entry of the spec -> (type, its name), checked when an adapter file is read
   check_tensors(spec, tensors)       raises UserError where an adapter file's tensors are not those of its spec
+  grow(config, sites, spec, tensors)   -> (`Plan`, tensors) of a run that starts from an adapter, where it may become
+                                     larger; by default the plan is the adapter's
   table(spec, tensors) -> str        what a run and `adapters inspect` print of a plan
   scale(spec, tensors, base, s)      -> tensors with s times the change: 0 is the base, 1 what was trained
   mix(specs, states, weights, names, base)   -> (spec, tensors) whose change is the weighted sum of all changes
@@ -43,6 +45,7 @@ __all__ = [
   'Scores',
   'deployed',
   'from_spec',
+  'grow',
   'make',
   'mix',
   'parted',
@@ -98,13 +101,33 @@ def module_of(spec: Mapping[str, Any]) -> Any:
   return METHODS[spec['method']]
 
 
-def restore(method: Method, base: Params, tensors: Tensors) -> tuple[Params, Params]:
+def grow(
+  config: ConfigDict,
+  sites: Sequence[Site],
+  spec: Mapping[str, Any],
+  tensors: Tensors,
+  constants: Mapping[str, np.ndarray],
+) -> tuple[Plan, Tensors]:
+  """Returns the plan of a run that goes on training what `spec` and `tensors` hold, and what it starts from.
+
+  Raises:
+    UserError: `config` asks for another method, or for what cannot come out of this one.
+  """
+  if spec['method'] != config.method:
+    raise UserError(f'The adapter is of method {spec["method"]}; give --config.method={spec["method"]} to train it on.')
+  module = module_of(spec)
+  return (
+    module.grow(config, tuple(sites), spec, tensors) if hasattr(module, 'grow') else (Plan(spec, constants), tensors)
+  )
+
+
+def restore(method: Method, base: Params, tensors: Tensors, key: Any = None) -> tuple[Params, Params]:
   """Returns (frozen, trainable) of `method` on `base` with the trained values `tensors`.
 
   Raises:
     UserError: a tensor that has no place there. One that is not given is left as it starts.
   """
-  frozen, trainable = method.init(jax.random.key(0), base)
+  frozen, trainable = method.init(jax.random.key(0) if key is None else key, base)
   start = tree.flatten(trainable)
   for name, tensor in tensors.items():
     if np.shape(start.get(name, ())) != np.shape(tensor) or name not in start:

@@ -123,6 +123,39 @@ def with_ranks(config: ConfigDict, sites: Sequence[Site], rank_map: Mapping[str,
   return Plan(spec)
 
 
+def grow(config: ConfigDict, sites: Sequence[Site], spec: Mapping[str, Any], tensors: Tensors) -> tuple[Plan, Tensors]:
+  """Returns the plan and the start of a run that goes on training an adapter, whose update is the same at first.
+
+  Its ranks stay as they are; under rule 'uniform' they grow to those of `config.lora`, by factors that add nothing yet.
+
+  Raises:
+    UserError: another form or scale, or ranks that would shrink.
+  """
+  for field in ('form', 'alpha', 'rslora'):
+    if spec[field] != config.lora[field]:
+      raise UserError(
+        f'The adapter has {field} = {spec[field]}; give --config.lora.{field}={spec[field]} to train it on.'
+      )
+  own, before = lora.from_json(spec['sites'])
+  if config.lora.rule == 'uniform':
+    planned = plan(config, sites, None)
+  else:
+    parameters = sum(before[site.name] * lora.cost(site, spec['form']) for site in own)
+    record = {'rule': 'adapter', 'form': spec['form'], 'parameters': parameters, 'ranks': before}
+    planned = with_ranks(config, own, before)._replace(ranks=record)
+  own, after = lora.from_json(planned.spec['sites'])
+  for name, rank in before.items():
+    if rank > after.get(name, 0):
+      raise UserError(
+        f'The adapter has rank {rank} at {name}, where config.lora leaves {after.get(name, 0)}; ranks can only grow.'
+      )
+  adapters, biases = _parted(tensors)
+  more = {name: rank - before.get(name, 0) for name, rank in after.items()}
+  fresh = lora.init(jax.random.key(config.seed), own, more, spec['form'])
+  grown = lora.combine([adapters, fresh], [1, 1], own, spec['form'], spec['rslora'])
+  return planned, _flat(grown, biases)
+
+
 def _faster(config: ConfigDict, sites: Sequence[Site], rank_map: Mapping[str, int]) -> str:
   """Returns the path, 'merged' or 'factored', that takes less time here."""
   # CPU time of a factored step over that of a merged one at rank 8 (benchmarks/README.md): '1x1_kxk' 0.66 to 1.06 for
