@@ -22,6 +22,7 @@ from adaptsr_jax import (
   files,
   gan,
   infer,
+  is_function,
   losses,
   measure,
   measures,
@@ -264,3 +265,6 @@ def versions() -> dict[str, str]:
   names = ('adaptsr-jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'grain', 'orbax-checkpoint', 'pillow')
   found = {distribution.metadata['Name']: distribution.version for distribution in metadata.distributions()}
   return {'python': platform.python_version()} | {name: found.get(name, 'not installed') for name in names}
+
+
+is_function(__name__)

@@ -246,6 +246,16 @@ def export(
   convert.parts.write(path, weights, layout, like_source)
 
 
+def save(
+  path: str | os.PathLike, base: Base, params: Params, info: Mapping[str, Any], like_source: bool = False
+) -> None:
+  """Writes `params` as `export` does, or as a params folder that notes `info`, by the ending of `path`."""
+  if is_file(path):
+    export(path, base, params, like_source=like_source)
+  else:
+    checkpoint.save_params(path, params, {**base.info(), **info})
+
+
 def is_file(path: str | os.PathLike) -> bool:
   """Tells by its ending whether `path` is a file of PyTorch weights, not a params folder."""
   return Path(path).suffix.lower() in _FILES

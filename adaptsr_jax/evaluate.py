@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from adaptsr_jax import command
+from adaptsr_jax import command, is_function
 from adaptsr_jax.errors import UserError
 
 _KERNELS = {'bicubic': 'bicubic kernel of MATLAB', 'bicubic_pil': 'bicubic kernel of Pillow, 8 bit'}
@@ -31,7 +31,11 @@ class _Spec(NamedTuple):
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(prog='python -m adaptsr_jax.evaluate', description=__doc__.split('\n')[0])
+  parser = argparse.ArgumentParser(
+    prog='python -m adaptsr_jax.evaluate',
+    usage='%(prog)s --params=X ... --lr=LR --hr=HR [options]',
+    description=__doc__.split('\n')[0],
+  )
   parser.add_argument(
     '--params',
     dest='specs',
@@ -274,3 +278,5 @@ def _write(path: Path, runs: dict[str, dict[str, Any]]) -> None:
 
 if __name__ == '__main__':
   command.start(main)
+else:
+  is_function(__name__)

@@ -113,11 +113,8 @@ def _merge(options: argparse.Namespace) -> None:
   file.check_base(adapter.meta, base.params)
   merged = operations.apply(adapter, base.params, options.strength)
   change, name = _largest_change(base.params, merged)
-  if base_lib.is_file(options.out):
-    base_lib.export(options.out, base, merged, like_source=options.like_source)
-  else:
-    info = {'adapter': {'file': Path(options.file).name, 'strength': options.strength}}
-    checkpoint.save_params(options.out, merged, {**base.info(), **info})
+  info = {'adapter': {'file': Path(options.file).name, 'strength': options.strength}}
+  base_lib.save(options.out, base, merged, info, options.like_source)
   for remark in base.notes:
     print(remark)
   print(f'{options.out}: largest change {change:.3g}, in {name}')

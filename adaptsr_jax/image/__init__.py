@@ -5,7 +5,16 @@ colour profile are treated once and alike. 8-bit files are decoded by Pillow. Pi
 a word, so 16-bit files are recognised by their headers, decoded by OpenCV and encoded here.
 """
 
-from adaptsr_jax.image.picture import SUFFIXES, WRITABLE, ImageError, Picture, check_format, to_float, to_uint8
+from adaptsr_jax.image.picture import (
+  SUFFIXES,
+  WRITABLE,
+  ImageError,
+  Picture,
+  check_format,
+  to_float,
+  to_levels,
+  to_uint8,
+)
 from adaptsr_jax.image.reading import list_images, read, read_array, size
 from adaptsr_jax.image.writing import write
 
@@ -20,6 +29,7 @@ __all__ = [
   'read_array',
   'size',
   'to_float',
+  'to_levels',
   'to_uint8',
   'write',
 ]

@@ -16,6 +16,7 @@ is the product for all of them. 'loralib' reads its product row by row as (cout,
 import math
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,11 +48,13 @@ def shapes(site: Site, rank: int, form: str) -> dict[str, tuple[int, ...]]:
   return {'a': (*window, cin, rank), 'b': (rank, cout)}
 
 
-def init(key: jax.Array, sites: Sequence[Site], ranks: Mapping[str, int], form: str) -> Adapters:
+def init(key: jax.Array | None, sites: Sequence[Site], ranks: Mapping[str, int], form: str) -> Adapters:
   """Returns fresh float32 adapters: b = 0, so that merging them gives the base; a uniform within 1 / sqrt(fan in).
 
   The fan in of 'a' is cin, kh kw cin or k cin, by form. A site of rank 0, or absent from `ranks`, has no entry. The
   values at a site depend on the key and the site's name only: adding a site leaves the others as they were.
+
+  Without a key all is 0, in numpy: for adapters whose values are yet to be filled in.
 
   Raises:
     UserError: `ranks` names a site that is not among `sites`, or the form does not fit.
@@ -62,6 +65,9 @@ def init(key: jax.Array, sites: Sequence[Site], ranks: Mapping[str, int], form: 
     rank = ranks.get(site.name, 0)
     if rank > 0:
       shape = shapes(site, rank, form)
+      if key is None:
+        adapters[site.name] = {name: np.zeros(size, np.float32) for name, size in shape.items()}
+        continue
       bound = 1 / math.sqrt(shape['a'][1] if _loralib(site, form) else math.prod(shape['a'][:-1]))
       site_key = jax.random.fold_in(key, np.uint32(zlib.crc32(site.name.encode())))
       adapters[site.name] = {
@@ -72,15 +78,25 @@ def init(key: jax.Array, sites: Sequence[Site], ranks: Mapping[str, int], form: 
 
 
 def delta(site: Site, ab: Mapping[str, jax.Array], alpha: float, form: str, rslora: bool = False) -> jax.Array:
-  """Returns the update of the kernel of `site`, float32, of shape `site.shape`."""
-  a, b = (jnp.asarray(ab[name], jnp.float32) for name in ('a', 'b'))
+  """Returns the update of the kernel of `site`, float32, of shape `site.shape`; numpy where the adapter is."""
+  a, b = (ab[name].astype(np.float32) for name in ('a', 'b'))
   factor = scaling(alpha, rank_of(site, ab, form), rslora)
-  # Full precision on every device: what is exported is what was trained, and the products are small.
   if not _loralib(site, form):
-    return factor * jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    return factor * _product(a, b)
   kh, kw, cin, cout = site.shape
-  product = jnp.matmul(b, a, precision=jax.lax.Precision.HIGHEST)
-  return factor * product.reshape(cout, cin, kh, kw).transpose(2, 3, 1, 0)
+  return factor * _product(b, a).reshape(cout, cin, kh, kw).transpose(2, 3, 1, 0)
+
+
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+  """Returns x @ y; of numpy in numpy, which has nothing to compile for every new rank."""
+  if _module(x, y) is np:
+    return np.matmul(x, y)
+  # Full precision on every device: what is exported is what was trained, and the products are small.
+  return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
+
+
+def _module(*arrays: jax.Array) -> Any:
+  return np if all(isinstance(array, np.ndarray) for array in arrays) else jnp
 
 
 def merge(
@@ -88,16 +104,17 @@ def merge(
 ) -> tree.Params:
   """Returns `params` with every adapter added to its kernel; pure, and differentiable in `adapters`.
 
+  Arrays of numpy are merged by numpy: the same result on every device, and nothing is compiled.
   The sum is taken in float32, then cast to the kernel's own dtype. Leaves without an adapter are the same objects.
 
   Raises:
     UserError: `adapters` names a site that is not among `sites`.
   """
   for path, group in by_kernel(adapters, sites).items():
-    base = jnp.asarray(tree.get(params, path)['kernel'])
-    kernel = base.astype(jnp.float32)
+    base = tree.get(params, path)['kernel']
+    kernel = base.astype(np.float32)
     for site in group:
-      kernel += in_columns(delta(site, adapters[site.name], alpha, form, rslora), site.part, base.shape[-1])
+      kernel = kernel + in_columns(delta(site, adapters[site.name], alpha, form, rslora), site.part, base.shape[-1])
     params = tree.replaced(params, (*path, 'kernel'), kernel.astype(base.dtype))
   return params
 
@@ -137,7 +154,10 @@ def combine(
 def concatenate(site: Site, members: Sequence[Mapping[str, jax.Array]], form: str) -> dict[str, jax.Array]:
   """Returns one adapter of `site` with the ranks of all `members` side by side: its product is the sum of theirs."""
   axis_a, axis_b = (0, 1) if _loralib(site, form) else (-1, -2)
-  return {name: jnp.concatenate([ab[name] for ab in members], axis) for name, axis in (('a', axis_a), ('b', axis_b))}
+  return {
+    name: _module(*(ab[name] for ab in members)).concatenate([ab[name] for ab in members], axis)
+    for name, axis in (('a', axis_a), ('b', axis_b))
+  }
 
 
 def weigh(site: Site, ab: Mapping[str, jax.Array], weights: jax.Array, form: str) -> dict[str, jax.Array]:
@@ -181,7 +201,7 @@ def in_columns(x: jax.Array, part: tuple[int, int] | None, width: int) -> jax.Ar
     return x
   start, stop = part
   # Padding, not a scatter: it fuses with the addition, and its gradient is a slice.
-  return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(start, width - stop)])
+  return _module(x).pad(x, [(0, 0)] * (x.ndim - 1) + [(start, width - stop)])
 
 
 def _loralib(site: Site, form: str) -> bool:

@@ -26,7 +26,6 @@ too (see `parted`). A method that cannot be scaled or mixed exactly raises a Use
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -127,7 +126,7 @@ def restore(method: Method, base: Params, tensors: Tensors, key: Any = None) -> 
   Raises:
     UserError: a tensor that has no place there. One that is not given is left as it starts.
   """
-  frozen, trainable = method.init(jax.random.key(0) if key is None else key, base)
+  frozen, trainable = method.init(key, base)
   start = tree.flatten(trainable)
   for name, tensor in tensors.items():
     if np.shape(start.get(name, ())) != np.shape(tensor) or name not in start:

@@ -85,10 +85,13 @@ def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Metho
   def init(key, base: Params) -> tuple[Params, Params]:
     flat = tree.flatten(base)
     xavier = nn.initializers.xavier_uniform()
-    keys = dict(zip(widths, jax.random.split(key, len(widths)), strict=True))
+    drawn = {name: np.zeros((width, rank), np.float32) for name, width in widths.items()}
+    if key is not None:
+      keys = jax.random.split(key, len(widths))
+      drawn = {name: xavier(each, leaf.shape) for each, (name, leaf) in zip(keys, drawn.items(), strict=True)}
     shifted = [path for path in branches if path in in_stream or f'{path}/bias' in flat]
     return base, {
-      'p': {name: xavier(keys[name], (width, rank)) for name, width in widths.items()},
+      'p': drawn,
       'c': {path: jnp.zeros(rank) for path in branches},
       'e': {path: jnp.zeros(widths[branches[path]]) for path in shifted},
     }

@@ -19,7 +19,8 @@ class Method(NamedTuple):
   """A choice of what is trained (`trainable`), what is not (`frozen`), and how both make a parameter tree.
 
   Attributes:
-    init: (key, base) -> (frozen, trainable); `merge` of them gives base exactly.
+    init: (key, base) -> (frozen, trainable); `merge` of them gives base exactly. Without a key (None) what it would
+      draw is 0: for values that are yet to be filled in.
     merge: (frozen, trainable) -> params with the names, shapes and dtypes of base. Pure.
     labels: (trainable) -> prefix tree of 'train' | 'bias' | 'frozen', read by `optim.make`.
     forward: (apply_fn, frozen, trainable, x) -> y, with apply_fn as `model.apply`.

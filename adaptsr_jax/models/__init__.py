@@ -16,6 +16,7 @@ and where they have a use
 """
 
 import dataclasses
+import functools
 import numbers
 from typing import Any
 
@@ -57,7 +58,8 @@ def build(name: str, /, **fields: Any) -> nn.Module:
   """Returns the model `name` (a key of MODELS) with `fields`, those not given at their defaults.
 
   Sequences become tuples, so fields may come from json, and where a tuple is due a number stands for one of one value.
-  An unknown name or field is a UserError.
+  An unknown name or field is a UserError. The same fields give the same object: what is compiled for a model serves all
+  parameters of its shape.
   """
   if name not in MODELS:
     raise UserError(f"There is no model '{name}'; there are {', '.join(MODELS)}.")
@@ -65,7 +67,13 @@ def build(name: str, /, **fields: Any) -> nn.Module:
   for field in fields:
     if field not in known:
       raise UserError(f"Model '{name}' has no field '{field}'; it has {', '.join(known)}.")
-  return MODELS[name](**{field: _fitting(name, field, value, known[field]) for field, value in fields.items()})
+  fitting = {field: _fitting(name, field, value, known[field]) for field, value in fields.items()}
+  return _built(MODELS[name], tuple(sorted(fitting.items())))
+
+
+@functools.lru_cache(maxsize=64)
+def _built(model: type[nn.Module], fields: tuple[tuple[str, Any], ...]) -> nn.Module:
+  return model(**dict(fields))
 
 
 def _fitting(name: str, field: str, value: Any, default: Any) -> Any:
