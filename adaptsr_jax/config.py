@@ -6,6 +6,7 @@
 import math
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -37,6 +38,24 @@ RENAMED = {
   'lora.split_qkv': 'sites.split_qkv',
   'full.kinds': 'sites.kinds',
 }
+
+
+def find(name: str) -> str:
+  """Returns the path of a config file; a word such as 'safmn' is one of those that come with the package.
+
+  Raises:
+    UserError: there is no such file.
+  """
+  if os.path.isfile(name) or not name:
+    return name
+  package = Path(__file__).parent
+  # In a clone they stand beside the package, where they are meant to be read; an installation has them inside.
+  folder = next((path for path in (package / 'configs', package.parent / 'configs') if path.is_dir()), package)
+  word = Path(name).name.removesuffix('.py')
+  if (folder / f'{word}.py').is_file() and name in (word, f'{word}.py', f'configs/{word}.py'):
+    return str(folder / f'{word}.py')
+  there = ', '.join(sorted(path.stem for path in folder.glob('*.py')))
+  raise UserError(f'There is no config {name}; give a file, or a name of those that come with the package: {there}.')
 
 
 def default() -> ConfigDict:

@@ -1,6 +1,6 @@
 """Adapts a super-resolution network to pairs of pictures.
 
-python -m adaptsr_jax.main --config=configs/safmn.py --config.base=safmn.pth --workdir=runs/camera
+python -m adaptsr_jax.main --config=safmn --config.base=safmn.pth --workdir=runs/camera
 """
 
 import os
@@ -11,9 +11,14 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from adaptsr_jax import command
-from adaptsr_jax.config import RENAMED, renamed
+from adaptsr_jax.config import RENAMED, find, renamed
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'File with get_config(); its fields are flags too.')
+_CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  None,
+  'File with get_config(), or the name of one that comes with the package: safmn, edsr, swinir, drct, rrdb, srvgg, '
+  'quickstart. Its fields are flags too, as --config.steps=300; adaptsr_jax/config.py tells them all.',
+)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; a second start in it continues.')
 
 
@@ -48,7 +53,7 @@ def parse(argv: list[str]) -> list[str]:
   try:
     for old in given & set(RENAMED):
       raise ValueError(renamed(old, RENAMED[old]))
-    rest = flags.FLAGS(argv)
+    rest = flags.FLAGS(_with_file(argv))
     _CONFIG.value.get('base')  # a file that cannot be loaded fails at its first use
     return rest
   except (AttributeError, KeyError) as error:
@@ -62,8 +67,21 @@ def parse(argv: list[str]) -> list[str]:
   sys.exit(2)
 
 
+def _with_file(argv: list[str]) -> list[str]:
+  """Returns `argv` with the file of the config in place of its name."""
+  found = list(argv)
+  for place, word in enumerate(argv):
+    flag, joined, name = word.partition('=')
+    if flag in ('--config', '-config') and joined:
+      found[place] = f'{flag}={find(name)}'
+    elif flag in ('--config', '-config') and place + 1 < len(argv):
+      found[place + 1] = find(argv[place + 1])
+  return found
+
+
 if __name__ == '__mp_main__':  # imported by a reader, long before it reads
   command.follow_parent()
+
 
 if __name__ == '__main__':
   flags.mark_flags_as_required(['config', 'workdir'])

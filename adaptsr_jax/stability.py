@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     epilog='Fields of the config are set as --config.name=value.',
     allow_abbrev=False,
   )
-  parser.add_argument('--config', required=True, metavar='FILE', help='file with get_config(), e.g. configs/safmn.py')
+  parser.add_argument('--config', required=True, metavar='FILE', help='file with get_config(), or a name as safmn')
   parser.add_argument('--batches', type=int, default=50, metavar='N', help='training batches to score (default 50)')
   parser.add_argument('--out', required=True, metavar='DIR', help='folder for stability.json and stability.png')
   return parser
@@ -71,10 +71,12 @@ def _read_config(path: str, overrides: Sequence[str]) -> Any:
   from absl import flags
   from ml_collections import config_flags
 
+  from adaptsr_jax.config import find
+
   values = flags.FlagValues()  # apart from absl's global flags, where other commands define theirs
   config_flags.DEFINE_config_file('config', flag_values=values)
   try:
-    rest = values([sys.argv[0], f'--config={path}', *overrides])[1:]
+    rest = values([sys.argv[0], f'--config={find(path)}', *overrides])[1:]
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
     raise UserError(f'{" ".join(overrides)} does not fit {path}: {error}') from error
   if rest:

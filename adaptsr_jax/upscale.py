@@ -29,6 +29,7 @@ class Job(NamedTuple):
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='python -m adaptsr_jax.upscale',
+    usage='%(prog)s --params=X [options] IN ... OUT',
     description='Enlarges pictures. 16 bit, gray, transparency, colour profile and EXIF are kept.',
   )
   parser.add_argument('inputs', nargs='+', metavar='IN', help='pictures, or folders of pictures')

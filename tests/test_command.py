@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from adaptsr_jax import command
+from adaptsr_jax.__main__ import COMMANDS as BY_NAME
 from adaptsr_jax.errors import UserError
-from tests.test_floors import FLOORS
 
-COMMANDS = [name.removesuffix('.__main__') for name in FLOORS[-1] if '.' not in name or name.endswith('.__main__')]
+COMMANDS = [module for module, _ in BY_NAME.values()]
 
 
 def program(tmp_path, work: str) -> list[str]:

@@ -76,8 +76,8 @@ def test_adapters_that_cannot_be_used(folder, capsys, before, adapter, message):
 
 
 def test_a_sweep_goes_from_one_adapter_to_the_other_and_goes_on_where_it_stopped(folder, capsys):
-  files = [f'{folder}/base', f'{folder}/a.safetensors', f'{folder}/b.safetensors']
-  command = ['sweep', *files, '--hr', f'{folder}/hr', '--metrics', 'psnr', '--points', '5', '--out', f'{folder}/sweep']
+  given = [f'{folder}/base', f'{folder}/a.safetensors', f'{folder}/b.safetensors']
+  command = ['sweep', *given, '--hr', f'{folder}/hr', '--metrics', 'psnr', '--points', '5', '--out', f'{folder}/sweep']
   assert adapters(command) == 0
   swept = json.loads((folder / 'sweep' / 'sweep.json').read_text())['runs']
   assert list(swept) == ['1 : 0', '0.75 : 0.25', '0.5 : 0.5', '0.25 : 0.75', '0 : 1']
