@@ -157,13 +157,16 @@ def load(spec: str | os.PathLike, fields: str = '') -> Net:
   """Returns the network in `spec`.
 
   Args:
-    spec: a .pth, .pt or .safetensors file of PyTorch weights, a params folder, 'bundled:NAME', or a name of the zoo.
+    spec: a .pth, .pt or .safetensors file of PyTorch weights ('FILE::NAME' for one of several networks), a params
+      folder, 'bundled:NAME', or a name of the zoo.
     fields: hyper-parameters that the file does not tell, as 'res_scale=0.1,img_range=255'.
 
   Raises:
     UserError: there is no such file, or it is not a backbone that is known here.
   """
   base = base_lib.load(spec, config_lib.parse_fields(fields, 'fields'))
+  for remark in base.notes:
+    log.say(remark)
   return Net(os.fspath(spec), fields, base, base.model(), base.params)
 
 
