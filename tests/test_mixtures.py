@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from adaptsr_jax import checkpoint, evaluate, image, upscale
+from adaptsr_jax import checkpoint, evaluate, files, image, upscale
 from adaptsr_jax.adapters.__main__ import main as adapters
 from tests.shared import shared
 from tests.test_adapter_file import FIELDS, make, random_params, save
