@@ -13,8 +13,8 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from adaptsr_jax import base as base_lib
 from adaptsr_jax import (
+  __version__,
   bicubic,
   checkpoint,
   data,
@@ -36,8 +36,10 @@ from adaptsr_jax import (
   train,
   tree,
 )
+from adaptsr_jax import base as base_lib
 from adaptsr_jax import config as config_lib
 from adaptsr_jax import folder as folder_lib
+from adaptsr_jax.adapters import card
 from adaptsr_jax.adapters import file as adapter_file
 from adaptsr_jax.errors import UserError, enough_memory
 from adaptsr_jax.folder import Folder
@@ -150,6 +152,7 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     adapted = {**adapted, 'difference': tables.differences(adapted, reference)}
 
   # 8. Export.
+  pictures = {'train': setup.train, 'valid': setup.valid}
   results = {
     'method': method.spec['method'],
     'steps': config.steps,
@@ -170,6 +173,7 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     },
     'base_file': str(config.base),
     'base_fingerprint': material['base'],
+    'data': {part: source.describe() for part, source in pictures.items() if source},
     'model': {'name': base.name, 'fields': base.fields, 'assumed': base.assumed},
     'adapter_parameters': ranks.get('parameters', 0),
     'versions': versions(),
@@ -225,19 +229,19 @@ def _told(label: str, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _export(workdir: Path, base: base_lib.Base, params: Params, method, trained: Params, results: dict) -> None:
-  scores = {'base': results['base'], 'adapted': results['adapted']}
-  means = {label: result['mean'] for label, result in scores.items() if result}
+  meta = {
+    **method.spec,
+    'model': base.name,
+    'fields': base.fields,
+    'base_fingerprint': results['base_fingerprint'],
+    'base_file': Path(results['base_file']).name,
+    'base_licence': base.licence,
+    **card.measured(results, results['data']),
+  }
+  base = base.with_origin(card.origin([card.Folded(meta, 1.0, 'adapter.safetensors')], base.licence))
   if not method.unmergeable:
-    checkpoint.save_params(workdir / 'merged', params, {**base.info(), 'metrics': means})
+    checkpoint.save_params(workdir / 'merged', params, {**base.info(), 'metrics': meta['metrics']})
   if results['trainable_parameters'] < results['total_parameters']:  # else it would be a second checkpoint
-    meta = {
-      **method.spec,
-      'model': base.name,
-      'fields': base.fields,
-      'base_fingerprint': results['base_fingerprint'],
-      'base_file': Path(results['base_file']).name,
-      'metrics': means,
-    }
     adapter = adapter_file.Adapter(meta, tree.flatten(trained), method.constants)
     adapter_file.save(workdir / 'adapter.safetensors', adapter)
   if method.unmergeable:
@@ -262,9 +266,10 @@ def peak_memory_bytes() -> int:
 
 def versions() -> dict[str, str]:
   """Returns name -> version of Python and of the packages that decide numbers."""
-  names = ('adaptsr-jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'grain', 'orbax-checkpoint', 'pillow')
+  names = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'grain', 'orbax-checkpoint', 'pillow')
   found = {distribution.metadata['Name']: distribution.version for distribution in metadata.distributions()}
-  return {'python': platform.python_version()} | {name: found.get(name, 'not installed') for name in names}
+  known = {'python': platform.python_version(), 'adaptsr-jax': __version__}
+  return known | {name: found.get(name, 'not installed') for name in names}
 
 
 is_function(__name__)

@@ -31,7 +31,7 @@ from adaptsr_jax import adapt as run_lib
 from adaptsr_jax import base as base_lib
 from adaptsr_jax import bicubic, checkpoint, data, image, infer, log, measure, measures, prepare, statistics, tables
 from adaptsr_jax import config as config_lib
-from adaptsr_jax.adapters import file, operations
+from adaptsr_jax.adapters import card, file, operations
 from adaptsr_jax.data import samples
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.tree import Params
@@ -52,7 +52,7 @@ class Net:
   """A network: a base, perhaps with adapters folded in.
 
   Attributes:
-    spec: what the base was loaded from.
+    spec: what the base was loaded from; '' where it is in no file.
     fields: what was given because the file does not tell, as 'res_scale=0.1'.
     base: the backbone as it was loaded.
     model: its linen module; one for all that comes of the base, so that all use what was compiled for one.
@@ -74,7 +74,7 @@ class Net:
 
   def __repr__(self) -> str:
     folded = ''.join(f' + {name} at {strength:g}' for _, strength, name in self.adapters)
-    return f'<{self.base.name} x{self.scale} from {self.spec}{folded}>'
+    return f'<{self.base.name} x{self.scale} from {self.spec or "an adaptation"}{folded}>'
 
   def enlarge(
     self,
@@ -143,10 +143,11 @@ class Net:
     Raises:
       UserError: it would overwrite the base, or cannot be written.
     """
-    if Path(path).exists() and Path(self.spec).exists() and Path(path).samefile(self.spec):
+    if self.spec and Path(path).exists() and Path(self.spec).exists() and Path(path).samefile(self.spec):
       raise UserError(f'{path} is the base; choose another name.')
-    folded = [{'file': Path(each.name).name, 'strength': each.strength} for each in self.adapters]
-    base_lib.save(path, self.base, self.params, {'adapters': folded} if folded else {})
+    folded = [card.Folded(each.adapter.meta, each.strength, Path(each.name).name) for each in self.adapters]
+    base = self.base.with_origin(card.origin(folded, self.base.licence)) if folded else self.base
+    base_lib.save(path, base, self.params)
 
   @functools.cached_property
   def _on_device(self) -> Params:
@@ -266,8 +267,8 @@ def adapt(
   Raises:
     UserError: bad input, or a loss that is not a number.
   """
-  if net.adapters:
-    raise UserError(f'{net!r} has an adapter folded in; save it, load that, and adapt the network so loaded.')
+  if net.adapters or not net.spec:
+    raise UserError(f'{net!r} is in no file; save it, load that, and adapt the network so loaded.')
   config = _config(net, pairs, valid, fields)
   config.tensorboard = fields.get('tensorboard', workdir is not None)
   with contextlib.ExitStack() as stack:
@@ -275,11 +276,18 @@ def adapt(
     results = run_lib.run(config, folder, 'adaptsr_jax.adapt')
     adapter, merged, picture = (folder / name for name in ('adapter.safetensors', 'merged', 'compare.png'))
     return Adapted(
-      dataclasses.replace(net, params=checkpoint.load_params(merged)[0]) if merged.is_dir() else None,
+      _merged(net, merged, bool(workdir)) if merged.is_dir() else None,
       file.load(adapter) if adapter.is_file() else None,
       results,
       picture.read_bytes() if picture.is_file() else None,
     )
+
+
+def _merged(net: Net, folder: Path, stays: bool) -> Net:
+  """Returns the network of a run, which uses what was compiled for its base."""
+  params, info = checkpoint.load_params(folder)
+  base = net.base._replace(params=params, source=info['source'])
+  return dataclasses.replace(net, spec=str(folder) if stays else '', base=base, params=params)
 
 
 def _config(net: Net, pairs: Pairs | None, valid: Pairs | None, fields: Mapping[str, Any]) -> Any:

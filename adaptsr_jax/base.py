@@ -1,5 +1,7 @@
 """The base: a backbone with its parameters, from whatever holds them, and back into the same kind of file."""
 
+import contextlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +43,24 @@ class Base(NamedTuple):
     """Builds the network; `options` such as dtype come on top of the fields."""
     return models.build(self.name, **self.fields, **options)
 
+  @property
+  def licence(self) -> str:
+    """Licence of the published weights that it is, or comes of; '' where that is not known."""
+    return (self.source or {}).get('licence', '')
+
+  @property
+  def origin(self) -> dict[str, Any]:
+    """What a merged network tells of where it comes from (`adapters.card`); {} where it does not."""
+    with contextlib.suppress(ValueError, KeyError):
+      return json.loads(self.source['metadata'][convert.ORIGIN]) if self.source else {}
+    return {}
+
+  def with_origin(self, origin: Mapping[str, Any]) -> 'Base':
+    """Returns this base as one whose files tell `origin`."""
+    source = self.source or {}
+    metadata = {**source.get('metadata', {}), convert.ORIGIN: json.dumps(origin)}
+    return self._replace(source={**source, 'metadata': metadata})
+
   def info(self) -> dict[str, Any]:
     """Returns what a params folder notes beside the parameters."""
     return {'model': self.name, 'fields': self.fields, 'assumed': self.assumed, 'source': self.source}
@@ -78,6 +98,8 @@ def load(
   if str(spec).startswith(zoo.BUNDLED):
     # Half precision saves space in the package; what is trained from it is written in full.
     loaded = loaded._replace(source={**loaded.source, 'dtype': 'float32', 'dtypes': {}})
+  if licence := zoo.licence((loaded.source or {}).get('sha256', '')):
+    loaded = loaded._replace(source={**loaded.source, 'licence': licence})
   return _with_fields(loaded, fields or {}, spec, as_stored)
 
 
@@ -246,14 +268,12 @@ def export(
   convert.parts.write(path, weights, layout, like_source)
 
 
-def save(
-  path: str | os.PathLike, base: Base, params: Params, info: Mapping[str, Any], like_source: bool = False
-) -> None:
-  """Writes `params` as `export` does, or as a params folder that notes `info`, by the ending of `path`."""
+def save(path: str | os.PathLike, base: Base, params: Params, like_source: bool = False) -> None:
+  """Writes `params` as `export` does, or as a params folder, by the ending of `path`."""
   if is_file(path):
     export(path, base, params, like_source=like_source)
   else:
-    checkpoint.save_params(path, params, {**base.info(), **info})
+    checkpoint.save_params(path, params, base.info())
 
 
 def is_file(path: str | os.PathLike) -> bool:

@@ -48,14 +48,15 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
   Numbers that are not finite become null: JSON has no word for them.
   """
   Path(path).parent.mkdir(parents=True, exist_ok=True)
-  write(path, json.dumps(_finite(content), indent=1, allow_nan=False) + '\n')
+  write(path, json.dumps(finite(content), indent=1, allow_nan=False) + '\n')
 
 
-def _finite(content: Any) -> Any:
+def finite(content: Any) -> Any:
+  """Returns `content` with None for numbers that are not finite, for which JSON has no word; tuples become lists."""
   if isinstance(content, dict):
-    return {key: _finite(value) for key, value in content.items()}
+    return {key: finite(value) for key, value in content.items()}
   if isinstance(content, list | tuple):
-    return [_finite(value) for value in content]
+    return [finite(value) for value in content]
   return None if isinstance(content, float) and not math.isfinite(content) else content
 
 

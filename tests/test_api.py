@@ -142,7 +142,8 @@ def test_mistakes_are_one_sentence(folder, net, page):
     lambda: sr.adapt(net, pairs, stepps=3): 'stepps',
     lambda: sr.adapt(net, pairs, lora={'rank': 'high'}): 'rank',
     lambda: sr.adapt(net, pairs, steps=-1): 'config.steps',
-    lambda: sr.adapt(soft, pairs): 'adapter folded in',
+    lambda: sr.adapt(soft, pairs): 'is in no file',
+    lambda: page['adapted'].net.with_adapter(there): 'another base',
     lambda: sr.evaluate(net, pairs, metrics=['sharpness']): 'sharpness',
     lambda: sr.evaluate('bilinear', pairs): 'bilinear',
   }

@@ -13,7 +13,7 @@ from adaptsr_jax.errors import UserError
 from tests.test_floors import FILES, PACKAGE
 
 ROOT = PACKAGE.parent
-SCREEN = {'COLUMNS': '100', 'LINES': '32'}
+SCREEN = {'COLUMNS': '100', 'LINES': '36'}
 
 
 def adaptsr(*words, **options):

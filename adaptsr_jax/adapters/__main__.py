@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _inspect(options: argparse.Namespace) -> None:
   from adaptsr_jax import methods, tree
-  from adaptsr_jax.adapters import file
+  from adaptsr_jax.adapters import card, file
 
   adapter = file.load(options.file)
   meta, total = adapter.meta, tree.count(adapter.tensors)
@@ -89,13 +89,7 @@ def _inspect(options: argparse.Namespace) -> None:
     counts = {g: tree.count([a for name, a in adapter.tensors.items() if name.startswith(f'{g}/')]) for g in groups}
     print(json.dumps({**meta, 'tensors': shapes, 'parameters': {**counts, 'total': total}}, indent=1))
     return
-  fields = ', '.join(f'{name}={value}' for name, value in meta['fields'].items())
-  print(f'{options.file}: {meta["method"]}, {Path(options.file).stat().st_size:,} bytes')
-  print(f'model    {meta["model"]} ({fields})')
-  print(f'base     {meta.get("base_file") or "not named"}, fingerprint {meta["base_fingerprint"][:12]}')
-  if meta.get('metrics'):
-    print('metrics  ' + ', '.join(f'{name} {value}' for name, value in meta['metrics'].items()))
-  print(f'trained  {total:,} parameters')
+  print(card.text(options.file, Path(options.file).stat().st_size, adapter))
   if table := methods.table(meta, adapter.tensors):
     print(f'\n{table}')
 
@@ -103,7 +97,7 @@ def _inspect(options: argparse.Namespace) -> None:
 def _merge(options: argparse.Namespace) -> None:
   from adaptsr_jax import base as base_lib
   from adaptsr_jax import checkpoint
-  from adaptsr_jax.adapters import file, operations
+  from adaptsr_jax.adapters import card, file, operations
 
   _check_out(options.out, [options.base, options.file])
   if Path(options.out).is_dir() and not checkpoint.is_params_folder(options.out):
@@ -113,8 +107,8 @@ def _merge(options: argparse.Namespace) -> None:
   file.check_base(adapter.meta, base.params)
   merged = operations.apply(adapter, base.params, options.strength)
   change, name = _largest_change(base.params, merged)
-  info = {'adapter': {'file': Path(options.file).name, 'strength': options.strength}}
-  base_lib.save(options.out, base, merged, info, options.like_source)
+  origin = card.origin([card.Folded(adapter.meta, options.strength, Path(options.file).name)], base.licence)
+  base_lib.save(options.out, base.with_origin(origin), merged, options.like_source)
   for remark in base.notes:
     print(remark)
   print(f'{options.out}: largest change {change:.3g}, in {name}')

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from adaptsr_jax import lora, methods, tree
-from adaptsr_jax.adapters import file
+from adaptsr_jax.adapters import card, file
 from adaptsr_jax.adapters.file import Adapter
 from adaptsr_jax.errors import UserError
 
@@ -92,6 +92,8 @@ def mix(
   spec, mixed = methods.mix([a.meta for a in adapters], states, weights, names, base)
   meta = {
     **{field: first.get(field) for field in ('model', 'fields', 'base_fingerprint', 'base_file')},
+    'base_licence': first.get('base_licence', ''),
+    'date': card.today(),
     **spec,
     'metrics': {},
     'mixed_from': [{'file': name, 'weight': weight} for name, weight in zip(names, weights, strict=True)],

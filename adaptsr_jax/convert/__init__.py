@@ -17,12 +17,13 @@ import numpy as np
 from adaptsr_jax.convert import architectures, names, parts
 from adaptsr_jax.convert.detect import detect
 from adaptsr_jax.convert.source import Source, read, read_source, write
-from adaptsr_jax.convert.torchfile import faults
+from adaptsr_jax.convert.torchfile import ORIGIN, faults
 from adaptsr_jax.errors import UserError
 
 # What needs jax (tree, models) is imported where it is used: the help of the command comes at once.
 
 __all__ = [
+  'ORIGIN',
   'Source', 'cast', 'detect', 'faults', 'learned', 'parts', 'read', 'read_source', 'to_flax', 'to_torch', 'types',
   'write',
 ]  # fmt: skip

@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='python -m adaptsr_jax.convert',
     usage='%(prog)s [options] IN OUT\n       %(prog)s [options] --weights W,W IN IN OUT\n       %(prog)s --detect IN',
-    description=__doc__,
+    description=__doc__.split('\n')[0],
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument(
@@ -183,6 +183,7 @@ def _stored(leaf: Any, dtype: str | None) -> Any:
 
 def _report(options: argparse.Namespace, loaded: Any) -> dict[str, Any]:
   from adaptsr_jax import tree
+  from adaptsr_jax.adapters import card
 
   return {
     'file': ' + '.join(options.sources),
@@ -192,6 +193,7 @@ def _report(options: argparse.Namespace, loaded: Any) -> dict[str, Any]:
     'parameters': tree.count(loaded.params),
     'weights': options.weights,
     'source': loaded.source,
+    'origin': card.sentence(loaded.origin) if loaded.origin else '',
     'written': options.out,
   }
 
@@ -203,6 +205,7 @@ def _text(report: dict[str, Any], remarks: Sequence[str]) -> str:
   types = sorted({source.get('dtype') or 'float32', *source.get('dtypes', {}).values()})
   lines = [f'{report["file"]}: {report["model"]}, {report["parameters"]:,} parameters, {", ".join(types)}']
   lines += [f'  {name:10} {base.listed(value)}' for name, value in report['fields'].items()]
+  lines += [f'Origin: {report["origin"]}'] if report['origin'] else []
   return '\n'.join([*lines, *remarks] + ([f'Written: {report["written"]}'] if report['written'] else []))
 
 

@@ -26,7 +26,7 @@ class Source(NamedTuple):
 
   layout (JSON): file, sha256, format ('pth' or 'safetensors'), networks (the names of all in the file), key (the name
   of that which was taken), places ([[keys of the dicts around it], prefix] of it and of those with the same shapes),
-  metadata (of a safetensors file).
+  metadata (of a safetensors file; of a .pth what `torchfile.extra` finds).
   """
 
   weights: dict[str, np.ndarray]
@@ -60,7 +60,7 @@ def read_source(path: str | Path, key: str | None = None) -> Source:
   if is_safe:
     tree, metadata = safefile.load(path)
   else:
-    tree, metadata = torchfile.load(path), {}
+    tree, metadata = torchfile.load(path), torchfile.extra(path)
   with torchfile.faults(path):
     found = networks.find(path, tree)
     chosen = networks.choose(path, found, key)
@@ -132,6 +132,8 @@ def write(
   layout = layout or {}
   arrays = {key: np.asarray(value) for key, value in weights.items()}
   places = layout.get('places', []) if like_source else _plain_places(arrays, layout)
+  metadata = layout.get('metadata', {})
+  origin = {name: text for name, text in metadata.items() if name == torchfile.ORIGIN}
   tree: dict[str, Any] = {}
   for where, prefix in places or [[[], '']]:
     node = tree
@@ -140,10 +142,9 @@ def write(
     node.update({prefix + key: array for key, array in arrays.items()})
   with _replacing(path) as file:
     if is_safe:
-      same_format = layout.get('format') == 'safetensors'
-      safefile.save(file, tree, {'format': 'pt'} | (layout.get('metadata', {}) if same_format else {}))
+      safefile.save(file, tree, {'format': 'pt'} | (metadata if layout.get('format') == 'safetensors' else origin))
     else:
-      torchfile.save(file, tree)
+      torchfile.save(file, tree, origin)
 
 
 def _plain_places(weights: Mapping[str, Any], layout: Mapping[str, Any]) -> list[tuple[list[str], str]]:

@@ -21,6 +21,7 @@ from adaptsr_jax.errors import UserError, shown
 
 MAGIC = 0x1950A86A20F9469CFC6C
 ALIGNMENT = 64  # of storages in the file, so that they can be mapped into memory
+ORIGIN = 'adaptsr_jax'  # what merged networks tell of themselves, in JSON: readers of PyTorch pass over the record
 MAX_LINE = 65536  # bytes of a name in a pickle
 
 _STORAGE_CLASS = {dtype: name for name, dtype in tensors.STORAGE_CLASSES.items()}
@@ -40,6 +41,16 @@ def load(path: str | Path) -> Any:
       raise UserError(f'{path} is {kind}, not a weight file that can be read.')
     data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return _load_zip(path, data) if kind == 'zip' else _load_stream(path, data)
+
+
+def extra(path: str | Path) -> dict[str, str]:
+  """Returns {ORIGIN: JSON} of a file that has such a record beside its weights, {} of any other."""
+  if not zipfile.is_zipfile(path):
+    return {}
+  with zipfile.ZipFile(path) as archive:
+    names = [name for name in archive.namelist() if name.split('/')[1:] == ['extra', f'{ORIGIN}.json']]
+    small = names and archive.getinfo(names[0]).file_size < MAX_LINE
+    return {ORIGIN: archive.read(names[0]).decode(errors='replace')} if small else {}
 
 
 def sniff(head: bytes) -> str:
@@ -150,8 +161,8 @@ def _load_stream(path: Path, data: mmap.mmap) -> Any:
   return value
 
 
-def save(file: BinaryIO, tree: Mapping[str, Any]) -> None:
-  """Writes a dict of arrays, or a dict of such dicts, as a zip file of `torch.save`.
+def save(file: BinaryIO, tree: Mapping[str, Any], extra: Mapping[str, str] | None = None) -> None:
+  """Writes a dict of arrays, or a dict of such dicts, as a zip file of `torch.save`; `extra` as that function has it.
 
   Dicts of arrays become OrderedDicts. An array that occurs twice is stored once.
 
@@ -166,6 +177,8 @@ def save(file: BinaryIO, tree: Mapping[str, Any]) -> None:
     for key, array in enumerate(arrays.values()):
       _entry(archive, file, f'data/{key}', _little_endian(array).tobytes())
     _entry(archive, file, 'version', b'3\n')
+    for name, text in (extra or {}).items():
+      _entry(archive, file, f'extra/{name}.json', text.encode())
 
 
 def _entry(archive: zipfile.ZipFile, file: BinaryIO, name: str, content: bytes) -> None:

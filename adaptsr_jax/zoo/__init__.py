@@ -26,7 +26,7 @@ from adaptsr_jax.zoo import cache
 from adaptsr_jax.zoo.cache import cache_folder
 from adaptsr_jax.zoo.table import ZOO, Entry
 
-__all__ = ['BUNDLED', 'ZOO', 'Entry', 'bundled', 'bundled_names', 'cache_folder', 'fetch', 'locate']
+__all__ = ['BUNDLED', 'ZOO', 'Entry', 'bundled', 'bundled_names', 'cache_folder', 'fetch', 'licence', 'locate']
 
 BUNDLED = 'bundled:'
 
@@ -52,6 +52,12 @@ def locate(spec: str | os.PathLike) -> Path:
   if path.name == text and not path.suffix:
     raise UserError(f"'{text}' is neither a file, a folder nor the name of published weights; {_suggestion(text)}.")
   return path
+
+
+def licence(sha256: str) -> str:
+  """Returns the licence of the published weights in a file with this SHA-256; '' where it is none that is known."""
+  # Some entries tell the leading digits only.
+  return next((e.licence for e in ZOO.values() if len(e.sha256) >= 8 and sha256.startswith(e.sha256)), '')
 
 
 def _suggestion(word: str) -> str:
