@@ -123,8 +123,11 @@ def grow(
 def restore(method: Method, base: Params, tensors: Tensors, key: Any = None) -> tuple[Params, Params]:
   """Returns (frozen, trainable) of `method` on `base` with the trained values `tensors`.
 
+  Args:
+    key: what is not given is left as it starts by this key; without one, what would be drawn is 0.
+
   Raises:
-    UserError: a tensor that has no place there. One that is not given is left as it starts.
+    UserError: a tensor that has no place there.
   """
   frozen, trainable = method.init(key, base)
   start = tree.flatten(trainable)
