@@ -43,7 +43,7 @@ from adaptsr_jax.adapters import card
 from adaptsr_jax.adapters import file as adapter_file
 from adaptsr_jax.errors import UserError, enough_memory
 from adaptsr_jax.folder import Folder
-from adaptsr_jax.log import say
+from adaptsr_jax.log import Work, say, watched
 from adaptsr_jax.step import TrainState, make_step
 from adaptsr_jax.train import Interrupted
 from adaptsr_jax.tree import Params
@@ -123,13 +123,13 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   # 6. and 7. Steps and measurements.
   apply_fn, params_of = methods.deployed(method, setup.model.apply)
   # Between the steps only what decides the best state; the rest takes long.
-  watched = (metrics.quality,) if config.best in metrics.FIDELITY else asked.functions
+  decisive = (metrics.quality,) if config.best in metrics.FIDELITY else asked.functions
 
   def network(params: Any, apply_fn: Callable[..., Any] = apply_fn) -> infer.Network:
     return infer.network(setup.model, params, config.eval_tile, apply_fn=apply_fn)
 
   def measured(restore: Callable[..., Any], functions: measure.Functions = asked.functions) -> dict[str, Any]:
-    return measure.measure(restore, data.pairs(setup.valid), functions)
+    return measure.measure(restore, watched(data.pairs(setup.valid), 'Measuring', len(setup.valid)), functions)
 
   def once(label: str, restore: Callable[..., Any]) -> dict[str, Any]:
     return folder.measured_once(label, lambda: _told(label, measured(restore)), asked.protocol)
@@ -140,14 +140,14 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     enlarged, reference = once('bicubic', bicubic.imresize), once('base', networks['base'])
   trained = train.Trained(trainable, 0.0, None, None, None)
   if config.steps:
-    watch = (lambda leaves: measured(network(params_of(frozen, leaves)), watched)) if setup.valid else None
+    watch = (lambda leaves: measured(network(params_of(frozen, leaves)), decisive)) if setup.valid else None
     with enough_memory(prepare.memory_advice(config, setup.model)):
       trained = train.train(config, training, batches, watch, workdir)
   params = jax.device_get(params_of(frozen, trained.trainable))
   networks['adapted'] = network(params)
   adapted = reference
   if reference and config.steps:
-    again = watched != asked.functions or not trained.measured
+    again = decisive != asked.functions or not trained.measured
     adapted = measured(networks['adapted']) if again else trained.measured
     adapted = {**adapted, 'difference': tables.differences(adapted, reference)}
 
@@ -184,10 +184,12 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   left_out = measure.left_out(adapted) if adapted else {}
   if left_out:
     results['protocol']['left_out'] = ', '.join(f'{key} of {count} without an error' for key, count in left_out.items())
-  _export(workdir, base, params, method, trained.trainable, results)
+  with Work('Writing the network'):
+    _export(workdir, base, params, method, trained.trainable, results)
 
   # 9. Show.
-  show.draw(workdir, setup.valid, networks, results)
+  with Work('Drawing'):
+    show.draw(workdir, setup.valid, networks, results)
   folder.write('results', results)
   say(show.summary(results, workdir))
   return results

@@ -93,8 +93,8 @@ def _run(args: argparse.Namespace) -> None:
 
   maps = {}
   for label, network in networks.items():
-    log.say(f'{label}: {lam.FOLD} gradients ...')
-    maps[label] = _attribute(network, scene, label, args.picture)
+    with log.Work(f'{label}: {lam.FOLD} gradients'):
+      maps[label] = _attribute(network, scene, label, args.picture)
   indices = {label: lam.diffusion_index(saliency) for label, saliency in maps.items()}
 
   _draw(args.out, scene, f'patch at {box.x},{box.y}', maps, indices)

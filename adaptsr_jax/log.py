@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,10 +14,16 @@ from typing import Any
 from adaptsr_jax import files
 from adaptsr_jax.energy import Clock
 
+_SILENCE = 5  # seconds without a word that nobody minds
+
 
 def say(text: str) -> None:
-  """Prints `text` at once, also into a pipe."""
-  print(text, flush=True)
+  """Prints `text` at once, also into a pipe, and above the bar where there is one."""
+  if 'tqdm' in sys.modules:
+    sys.modules['tqdm'].tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+  else:
+    print(text, flush=True)
 
 
 class RunLog:
@@ -123,19 +130,76 @@ class Progress:
     return f'step {step}/{self._total}  {numbers}  {pace}  data wait {wait:.0f}%  {clock(left)} left'
 
 
+class Work:
+  """Tells on stderr how far some work is: nobody waits for more than five seconds without a word on what is going on.
+
+    with Work('Measuring', total=93) as work:
+      for picture in pictures:
+        ...
+        work.advance()
+
+  On a terminal it is a bar with the rate and the time left. Elsewhere there are lines, the first after five seconds and
+  the others ever more rarely, at most ten minutes apart. Without a total only the time is told.
+  """
+
+  def __init__(self, title: str, total: float | None = None, done: float = 0):
+    """Takes the number of things to do, and how many of them are done; the title may change."""
+    self.title, self.total, self.done, self._first = title, total, done, done
+    self._start = time.perf_counter()
+    self._ended = threading.Event()
+    self._bar = None
+
+  def __enter__(self) -> 'Work':
+    if sys.stderr.isatty():
+      from tqdm import tqdm  # the first bar need not delay the start of a command
+
+      shape = {} if self.total else {'bar_format': '{desc}  {elapsed}'}
+      self._bar = tqdm(
+        total=self.total, initial=self.done, desc=self.title, leave=False, file=sys.stderr, dynamic_ncols=True, **shape
+      )
+    self._thread = threading.Thread(target=self._tell, daemon=True)
+    self._thread.start()
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self._ended.set()
+    self._thread.join()
+    if self._bar is not None:
+      self._bar.close()
+
+  def advance(self, number: float = 1) -> None:
+    """Takes note that so many more are done."""
+    self.done += number
+    if self._bar is not None:
+      self._bar.update(number)
+
+  def state(self) -> str:
+    """Returns e.g. '12/93  0:44 left', or '0:05 so far' where that cannot be told."""
+    elapsed, new = time.perf_counter() - self._start, self.done - self._first
+    if not self.total or not new:
+      return f'{clock(elapsed)} so far'
+    return f'{int(self.done)}/{self.total}  {clock(elapsed * (self.total - self.done) / new)} left'
+
+  def elapsed(self) -> str:
+    """Returns the time since the start, as `clock` writes it."""
+    return clock(time.perf_counter() - self._start)
+
+  def _tell(self) -> None:
+    pause = _SILENCE
+    while not self._ended.wait(1 if self._bar is not None else pause):
+      if self._bar is not None:
+        self._bar.set_description(self.title)  # and its clock goes on where nothing advances
+      else:
+        print(f'{self.title}  {self.state()}', file=sys.stderr, flush=True)
+        pause = min(2 * pause, 600)
+
+
 def watched(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
-  """Tells on stderr how far the work is: in one changing line on a terminal, elsewhere every ten seconds."""
-  live = sys.stderr.isatty()
-  start = said = time.perf_counter()
-  for done, item in enumerate(items, 1):
-    yield item
-    now = time.perf_counter()
-    if live or now - said > 10:
-      said, left = now, clock((now - start) * (total - done) / done)
-      line = f'{title}  {done}/{total}  {left} left'
-      print(f'\r{line}\033[K' if live else line, end='' if live else '\n', file=sys.stderr, flush=True)
-  if live:
-    print('\r\033[K', end='', file=sys.stderr, flush=True)
+  """Yields the items, and tells how far the work on them is (see `Work`)."""
+  with Work(title, total) as work:
+    for item in items:
+      yield item
+      work.advance()
 
 
 def clock(seconds: float) -> str:

@@ -38,9 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-  from tqdm import tqdm
-
-  from adaptsr_jax import data
+  from adaptsr_jax import data, log
   from adaptsr_jax.data import packed
 
   if args.scale < 1:
@@ -51,7 +49,7 @@ def _run(args: argparse.Namespace) -> None:
   print(source.describe(), flush=True)
   out = Path(args.out).absolute()
   with contextlib.closing(packed.write(out, source, args.crop, args.stride, args.force)) as written:
-    for _ in tqdm(written, total=len(source), unit='picture', disable=None):
+    for _ in log.watched(written, 'Packing pictures', len(source)):
       pass
   index = packed.read_index(out)
   print(

@@ -17,7 +17,7 @@ from adaptsr_jax import config as config_lib
 from adaptsr_jax import data, lora, losses, ranks, tree, zoo
 from adaptsr_jax.data import degrade, samples
 from adaptsr_jax.errors import UserError, enough_memory
-from adaptsr_jax.log import clock, say
+from adaptsr_jax.log import Work, clock, say
 from adaptsr_jax.tree import Params
 
 
@@ -33,13 +33,15 @@ class Setup(NamedTuple):
 
 def prepare(config: ConfigDict) -> Setup:
   """Loads the base, opens the folders of pictures and checks every pair, and finds the sites."""
-  base = choose_base(config)
+  with Work('Reading the base'):
+    base = choose_base(config)
   model = base.model(dtype=jnp.dtype(config.dtype))
   if config.remat:
     if not hasattr(model, 'remat'):
       raise UserError(f'config.remat is set, but {base.name} has no blocks to compute again.')
     model = model.clone(remat=True)
-  train, valid = (open_pictures(config, part, model.upscale) for part in ('train', 'valid'))
+  with Work('Looking at the pictures'):
+    train, valid = (open_pictures(config, part, model.upscale) for part in ('train', 'valid'))
   return Setup(base, model, train, valid, find_sites(config, model))
 
 
@@ -86,8 +88,9 @@ def open_pictures(config: ConfigDict, part: str, scale: int) -> data.Source | No
 
 def check_pixels(setup: Setup) -> None:
   """Decodes all pictures once; raises PairError that names the bad ones."""
-  for source in filter(None, (setup.train, setup.valid)):
-    data.check_pixels(source)
+  with Work('Decoding all pictures once'):
+    for source in filter(None, (setup.train, setup.valid)):
+      data.check_pixels(source)
 
 
 def describe(config: ConfigDict, setup: Setup) -> str:
@@ -189,7 +192,7 @@ class Scores:
       raise UserError('There are no training pictures to score the sites on; give config.data.train.hr.')
     start = time.perf_counter()
     say(f'Scoring {len(setup.sites)} sites by {kind} on {config.score.batches} batches, after compiling ...')
-    with enough_memory(memory_advice(config, setup.model)):
+    with enough_memory(memory_advice(config, setup.model)), Work('Scoring'):
       if self._batches is None:
         self._batches = score_batches(config, setup, config.score.batches)
       result = function(loss_of(setup.model), setup.base.params, self._batches, setup.sites)

@@ -37,9 +37,10 @@ def measure(
     normalise: see `ranks.scores`; it changes the order, hence the result.
     form: the adapter form that normalise 'per_cost' asks for its costs.
   """
-  from adaptsr_jax import ranks
+  from adaptsr_jax import log, ranks
 
-  table = ranks.score_table(kind, loss_fn, params, batches, sites, normalise, form)
+  with log.Work('Scoring'):
+    table = ranks.score_table(kind, loss_fn, params, batches, sites, normalise, form)
   agreement = ranks.stability(table, [site.kind for site in sites])
   columns = {site.name: column.tolist() for site, column in zip(sites, table.T, strict=True)}
   return {'kind': kind, 'normalise': normalise, 'batches': len(table), **agreement, 'scores': columns}

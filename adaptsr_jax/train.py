@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from adaptsr_jax import checkpoint
 from adaptsr_jax.energy import Clock
 from adaptsr_jax.errors import UserError
-from adaptsr_jax.log import Progress, RunLog, say
+from adaptsr_jax.log import Progress, RunLog, Work, say
 from adaptsr_jax.metrics.table import VALUES
 from adaptsr_jax.step import Training
 from adaptsr_jax.tree import Params
@@ -69,11 +69,14 @@ def train(
   clock = Clock(notes['seconds'], notes['joules'] if jax.default_backend() == 'cpu' else None)
   progress, pending, measured = Progress(done, config.steps, clock), [], None
   log = RunLog(workdir, done, config.tensorboard)
-  with closing(store), closing(log), closing(batches), _Interrupts() as interrupts:
+  work = Work('Compiling the training step', config.steps, done)
+  with closing(store), closing(log), closing(batches), _Interrupts() as interrupts, work:
     for step in range(done + 1, config.steps + 1):
       state, scalars = training.step(state, next(batches))
       if step == done + 1:
         progress.compiled()
+        work.title = 'Training'
+      work.advance()
       pending.append((step, scalars))
       clock.tick()
 

@@ -8,7 +8,6 @@ python -m adaptsr_jax.upscale --params=safmn.pth --adapter=faithful.safetensors:
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -191,17 +190,20 @@ def _enlarged_alpha(picture: 'Picture', scale: int) -> Any:
 
 def _run(jobs: list[Job], enlarge: Any) -> list[str]:
   """Does all jobs; a picture that fails is left out. Returns why, one sentence for each failure."""
-  progress = _Progress(len(jobs))
+  from adaptsr_jax import log
+
   failures = []
-  for done, (source, target) in enumerate(jobs):
-    try:
-      _do(source, target, enlarge, lambda tile, tiles, done=done: progress.show(done + tile / tiles))
-    except (UserError, OSError, MemoryError) as error:
-      failures.append(_sentence(source, error))
-      progress.line(done + 1, f'{shown(source)} FAILED')
-    else:
-      progress.line(done + 1, f'{shown(source)} -> {shown(target)}')
-  print(f'{len(jobs) - len(failures)} of {len(jobs)} pictures enlarged in {progress.elapsed()}.')
+  with log.Work('Enlarging', len(jobs)) as work:
+    for number, (source, target) in enumerate(jobs, 1):
+      try:
+        _do(source, target, enlarge, lambda _, tiles: work.advance(1 / tiles))
+        told = f'-> {shown(target)}'
+      except (UserError, OSError, MemoryError) as error:
+        failures.append(_sentence(source, error))
+        told = 'FAILED'
+      work.advance(number - work.done)
+      log.say(f'[{number}/{len(jobs)}]  {work.state().partition("  ")[2] or "0:00 left"}  {shown(source)} {told}')
+  log.say(f'{len(jobs) - len(failures)} of {len(jobs)} pictures enlarged in {work.elapsed()}.')
   return failures
 
 
@@ -220,37 +222,6 @@ def _sentence(source: Path, error: BaseException) -> str:
     return f'{source}: the result does not fit into the memory of this machine.'
   text = str(error)
   return text if str(source) in text else f'{source}: {text}'
-
-
-class _Progress:
-  """Tells how far the work is: a line for each picture, and on a terminal a changing one below."""
-
-  def __init__(self, total: int):
-    self._total = total
-    self._start = time.perf_counter()
-    self._live = sys.stdout.isatty()
-
-  def elapsed(self) -> str:
-    from adaptsr_jax import log
-
-    return log.clock(time.perf_counter() - self._start)
-
-  def show(self, done: float) -> None:
-    """Shows the state after `done` pictures, which may be a fraction, on a terminal."""
-    if self._live:
-      print(f'\r{self._state(done)}\033[K', end='', flush=True)
-
-  def line(self, done: int, text: str) -> None:
-    """Prints a line that stays."""
-    print(
-      f'{chr(13) if self._live else ""}{self._state(done)}  {text}{chr(27) + "[K" if self._live else ""}', flush=True
-    )
-
-  def _state(self, done: float) -> str:
-    from adaptsr_jax import log
-
-    left = (time.perf_counter() - self._start) * (self._total - done) / max(done, 1e-9)
-    return f'[{int(done)}/{self._total}] {100 * done / self._total:3.0f}%  {log.clock(left)} left'
 
 
 if __name__ == '__main__':

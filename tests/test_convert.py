@@ -583,7 +583,7 @@ def test_command_detects():
   code, out, err = run(GOLDEN / 'edsr_official_x4/weights.safetensors', '--detect')
   assert (code, err) == (0, '')
   assert 'edsr_official, 14,203 parameters' in out
-  assert '--set res_scale=1.0' in out
+  assert '--fields res_scale=1.0' in out
   code, out, _ = run(GOLDEN / 'safmn_x2/weights.safetensors', '--detect', '--json')
   report = json.loads(out)
   assert report['model'] == 'safmn'
@@ -620,7 +620,7 @@ def test_command_casts(tmp_path, dtype, out):
 
 def test_command_sets_what_cannot_be_known(tmp_path):
   source = GOLDEN / 'edsr_basicsr_x3/weights.safetensors'
-  code, out, _ = run(source, tmp_path / 'p', '--set', 'res_scale=0.1', '--set', 'rgb_mean=0.5,0.5,0.5')
+  code, out, _ = run(source, tmp_path / 'p', '--fields', 'res_scale=0.1', '--set', 'rgb_mean=0.5,0.5,0.5')
   assert code == 0
   assert 'Assumed: img_range' in out
   assert 'Assumed: res_scale' not in out
@@ -663,10 +663,10 @@ GOOD = GOLDEN / 'safmn_x2/weights.safetensors'
     (['{tmp}/absent.pth', '{tmp}/out'], 'absent.pth'),
     (['{tmp}/page.pth', '{tmp}/out'], 'page.pth is a web page'),
     (['{tmp}/foreign.safetensors', '{tmp}/out.pth'], 'foreign.safetensors: The weights'),
-    ([GOOD, '{tmp}/out.pth', '--set', 'res_scale=0.1'], 'res_scale'),
-    ([GOOD, '{tmp}/out.pth', '--set', 'dim'], "--set has 'dim'"),
-    ([GOOD, '{tmp}/out.pth', '--set', 'dim=large'], "dim is 'large', but it should be a whole number"),
-    ([GOOD, '{tmp}/out.pth', '--set', 'dim=16'], 'weights.safetensors'),
+    ([GOOD, '{tmp}/out.pth', '--fields', 'res_scale=0.1'], 'res_scale'),
+    ([GOOD, '{tmp}/out.pth', '--fields', 'dim'], "--fields has 'dim'"),
+    ([GOOD, '{tmp}/out.pth', '--fields', 'dim=large'], "dim is 'large', but it should be a whole number"),
+    ([GOOD, '{tmp}/out.pth', '--fields', 'dim=16'], 'weights.safetensors'),
     ([GOOD, '{tmp}/out.pth', '--key', 'params'], 'no network params'),
     ([GOOD, '{tmp}/out.pth', '--name', 'edsr'], '--name'),
     ([GOOD, '{tmp}/out.pth', '--dtype', 'int8'], 'dtype'),

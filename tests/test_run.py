@@ -1,7 +1,9 @@
 """The real entry point on generated pictures: what it writes, that it learns, that it resumes to the bit."""
 
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -306,12 +308,37 @@ def test_tensorboard_events_are_written(folders, tmp_path):
   assert list((tmp_path / 'run' / 'tensorboard').glob('events.out.tfevents.*'))
 
 
-def test_work_through_a_list_tells_every_ten_seconds_what_is_left(capsys, monkeypatch):
-  clock = iter(range(0, 1000, 6))
-  monkeypatch.setattr(log.time, 'perf_counter', lambda: next(clock))
-  assert list(log.watched('abcde', 'pairs', 5)) == list('abcde')
-  # Told after 12 and 24 seconds, not after 6 and 18.
-  assert capsys.readouterr().err.splitlines() == ['pairs  2/5  0:18 left', 'pairs  4/5  0:06 left']
+def test_nobody_waits_long_without_a_word(capsys, monkeypatch):
+  monkeypatch.setattr(log, '_SILENCE', 0.05)
+  for _ in log.watched(range(3), 'Measuring', 3):
+    time.sleep(0.1)
+  lines = capsys.readouterr().err.splitlines()
+  assert 2 <= len(lines) <= 3  # after 0.05, 0.15 and, should this machine be slow, 0.35 seconds
+  assert re.fullmatch(r'Measuring  0:00 so far', lines[0])
+  assert re.fullmatch(r'Measuring  [12]/3  0:00 left', lines[1])
+
+
+def test_quick_work_says_nothing(capsys):
+  assert list(log.watched('abc', 'Measuring', 3)) == ['a', 'b', 'c']
+  assert capsys.readouterr().err == ''
+
+
+def test_a_bar_on_a_terminal_and_lines_above_it(monkeypatch):
+  """What a terminal of 80 columns gets: the bar goes away for each line and at the end."""
+  screen = io.StringIO()
+  screen.isatty = lambda: True
+  monkeypatch.setattr(sys, 'stderr', screen)
+  monkeypatch.setattr(sys, 'stdout', screen)
+  with log.Work('Training', 4, done=1) as work:
+    work.advance(2)
+    work.title = 'Measuring'
+    log.say('step 3/4')
+    time.sleep(1.2)
+  written = screen.getvalue()
+  assert re.search(r'Training:  25%.* 1/4 ', written)
+  assert '\rstep 3/4\n' in re.sub(r'\r +\r', '\r', written)
+  assert re.search(r'Measuring:  75%.* 3/4 ', written)
+  assert written.rsplit('\r', 2)[-1] == ''
 
 
 def test_progress_tells_speed_time_left_and_waiting():

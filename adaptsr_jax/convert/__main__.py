@@ -3,7 +3,7 @@
 python -m adaptsr_jax.convert SAFMN_DF2K_x2.pth --detect
 python -m adaptsr_jax.convert swinir_light_x4 params_swinir
 python -m adaptsr_jax.convert edsr_x4.pt edsr_x4.safetensors --dtype float16
-python -m adaptsr_jax.convert edsr.pth params_edsr --set res_scale=0.1
+python -m adaptsr_jax.convert edsr.pth params_edsr --fields res_scale=0.1
 python -m adaptsr_jax.convert gan_training.pth::g_ema generator.pth
 python -m adaptsr_jax.convert runs/camera/merged camera.pth
 python -m adaptsr_jax.convert realesr_general_x4v3 realesr_general_wdn_x4v3 between.pth --weights 0.5,0.5
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--detect', action='store_true', help='only print what IN is')
   parser.add_argument('--json', action='store_true', help='print JSON')
   parser.add_argument(
+    '--fields',
     '--set',
     action='append',
     default=[],
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
   from adaptsr_jax import base, config
 
-  settings = config.parse_fields(','.join(options.set), '--set')
+  settings = config.parse_fields(','.join(options.fields), '--fields')
   if options.out:
     for source in options.sources:
       _check_out(source, options.out)
@@ -96,7 +97,7 @@ def _run(options: argparse.Namespace) -> None:
   if options.out:
     _write(options.out, named, options.dtype, options.like_source)
   report = _report(options, loaded)
-  remarks = [*base.remarks(loaded, '--set '), *notes]
+  remarks = [*base.remarks(loaded, '--fields '), *notes]
   print(json.dumps(report, indent=1) if options.json else _text(report, remarks))
 
 

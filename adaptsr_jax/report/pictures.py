@@ -13,7 +13,7 @@ import numpy as np
 from adaptsr_jax import base as base_lib
 from adaptsr_jax import bicubic, data, image, infer, measures, metrics, prepare, statistics, tables, tree
 from adaptsr_jax.errors import UserError
-from adaptsr_jax.log import say
+from adaptsr_jax.log import say, watched
 from adaptsr_jax.metrics.table import names_of
 from adaptsr_jax.report.gather import Run, Scores, System, metrics_of
 
@@ -141,7 +141,7 @@ def _tally(
   tally = _Tally(
     {k: {} for k in restores}, {k: [] for k in (*restores, 'HR')}, {k: [] for k in (*restores, 'HR')}, [], []
   )
-  for name, lr, outputs in _enlarged(source, restores):
+  for name, lr, outputs in watched(_enlarged(source, restores), 'Enlarging', len(source)):
     hr, crop = outputs['HR'], source.scale
     tally.sizes.append(lr.shape[:2])
     for label, output in outputs.items():
