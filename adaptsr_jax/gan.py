@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from adaptsr_jax import convert, losses, methods, optim, tree, zoo
+from adaptsr_jax import compiler, convert, losses, methods, optim, tree, zoo
 from adaptsr_jax import step as step_lib
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.models import discriminator
@@ -98,7 +98,7 @@ def two_players(
     UserError: crops that the discriminator cannot take; weights that are not of it.
   """
   g, o = config.gan, config.optim
-  judge = discriminator.DISCRIMINATORS[g.discriminator](g.width or _WIDTHS[g.discriminator])
+  judge = judge_of(config)
   if config.patch % judge.multiple:
     raise UserError(
       f'config.patch is {config.patch}; the discriminator {g.discriminator} needs a multiple of {judge.multiple}.'
@@ -118,6 +118,12 @@ def two_players(
     state=GanState(*one.state, params, spectral, judge_tx.init(params)),
     check=make_check(),
   )
+
+
+def judge_of(config: ConfigDict) -> Any:
+  """Returns the discriminator that `config.gan` describes."""
+  g = config.gan
+  return discriminator.DISCRIMINATORS[g.discriminator](g.width or _WIDTHS[g.discriminator])
 
 
 def make_step(
@@ -194,7 +200,7 @@ def make_step(
     average = optim.averaged(state.ema, trainable, state.step, config.optim.ema)
     return GanState(state.step + 1, trainable, opt_state, average, judged, spectral, judge_opt_state), scalars
 
-  compiled = jax.jit(step, donate_argnums=0)
+  compiled = jax.jit(step, donate_argnums=0, compiler_options=compiler.options())
   return functools.partial(compiled, weights=criterion.weights)
 
 
