@@ -60,7 +60,7 @@ def test_configs_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
   mine.touch()
   assert config.find('safmn.py') == 'safmn.py'  # a file goes before what comes with the package
   for given in ('safmm', 'mine/safmn.py'):
-    with pytest.raises(UserError, match='those that come with the package: drct, edsr, '):
+    with pytest.raises(UserError, match='those that come with the package: drct, drct_gan, edsr, '):
       config.find(given)
 
 
