@@ -1,7 +1,9 @@
 import pytest
 
-from adaptsr_jax import config, methods
+from adaptsr_jax import config, lora, methods, models, optim, ranks
+from adaptsr_jax.data import degrade
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.ranks import scoring
 
 
 def usable():
@@ -104,3 +106,18 @@ def test_fields_of_every_method_stand_under_its_name():
       assert config.default()[name] == fields
       assert set(getattr(module, 'CHOICES', {})) | set(getattr(module, 'LEAST', {})) <= set(fields)
       assert all(fields[field] in allowed for field, allowed in getattr(module, 'CHOICES', {}).items())
+
+
+def test_choices_are_those_of_the_tables_that_they_repeat():
+  assert config.CHOICES['score.kind'] == ranks.KINDS
+  assert config.CHOICES['score.normalise'] == scoring.NORMALISATIONS
+  assert config.CHOICES['score.reduce'] == scoring.REDUCTIONS
+  assert set(config.CHOICES['data.train.degrade']) == {'none', 'bicubic', *degrade.PRESETS}
+  c = usable()
+  for c.optim.schedule in config.CHOICES['optim.schedule']:
+    assert optim.schedule(c)(0) > 0
+  c.optim.schedule = 'stairs'
+  with pytest.raises(KeyError):
+    optim.schedule(c)
+  model = models.build('swinir', embed_dim=4, depths=(1,), num_heads=(1,), window_size=2)
+  assert {site.kind for site in lora.find_sites(model)} == set(config.KINDS)

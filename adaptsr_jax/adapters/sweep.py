@@ -17,7 +17,6 @@ from adaptsr_jax.tree import Params
 
 _SHOWN = 3  # pictures in the strip
 _CROP = 128  # side of their crops in HR pixels
-_PERCEPTUAL = ('lpips_alex', 'lpips_vgg', 'dists', 'niqe')  # what is drawn against PSNR: the first that is measured
 
 
 def run(options: argparse.Namespace) -> None:
@@ -91,7 +90,7 @@ def _label(t: float, files: Sequence[str]) -> str:
 
 def _draw(path: Path, at: Sequence[float], runs: Sequence[dict[str, Any]]) -> None:
   """Draws the curve of PSNR against the first perceptual metric, where both are measured."""
-  key = next((key for key in _PERCEPTUAL if key in runs[0]['mean']), None)
+  key = next((key for key in runs[0]['mean'] if tables.lower_is_better(key)), None)  # the first that is measured
   if key is None or 'psnr_y' not in runs[0]['mean']:
     return
   shown = {at[0], at[-1], *(t for t in at if round(10 * t, 3) in (2, 4, 5, 6, 8))}
