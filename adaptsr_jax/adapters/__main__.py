@@ -1,9 +1,11 @@
-"""Looks at adapter files, folds them into their base, mixes them, and measures mixtures.
+"""Looks at adapter files, folds them into their base, mixes and measures them, and makes small ones.
 
 python -m adaptsr_jax.adapters inspect runs/realsr/adapter.safetensors
 python -m adaptsr_jax.adapters merge base.pth runs/realsr/adapter.safetensors adapted.pth --strength 0.8
 python -m adaptsr_jax.adapters sweep base.pth faithful.safetensors sharp.safetensors --lr LR --hr HR --out sweep
 python -m adaptsr_jax.adapters merge gan_training.pth::g_ema runs/realsr/adapter.safetensors adapted.pth
+python -m adaptsr_jax.adapters extract base.pth finetuned.pth camera.safetensors --rank=8
+python -m adaptsr_jax.adapters resize camera.safetensors small.safetensors --budget=20000
 python -m adaptsr_jax.adapters mix canon.safetensors nikon.safetensors both.safetensors --weights 0.5,0.5
 """
 
@@ -74,7 +76,30 @@ def _parser() -> argparse.ArgumentParser:
   )
   sweep.add_argument('--out', required=True, metavar='DIR', help='for sweep.json, sweep.md, sweep.png and strip.png')
   sweep.set_defaults(run=_sweep)
+
+  extract = commands.add_parser('extract', help='make an adapter of a network that was fine-tuned elsewhere')
+  extract.add_argument('base', metavar='BASE', help='what was fine-tuned: weights, or a params folder')
+  extract.add_argument('tuned', metavar='FINETUNED', help='what came of it, of the same shape')
+  extract.add_argument('out', metavar='OUT', help='.safetensors file to write')
+  _add_size(extract)
+  extract.add_argument('--form', choices=('1x1_kxk', 'kxk_1x1', 'loralib'), default='1x1_kxk', help='of convolutions')
+  extract.add_argument('--lr', default='', metavar='DIR', help='measure what is lost on these LR pictures')
+  extract.add_argument('--hr', default='', metavar='DIR', help='and these HR pictures; alone: HR shrunk')
+  extract.add_argument('--names', default='', help="only these pictures: 'a,b,c' or a text file with one name a line")
+  extract.set_defaults(run=_extract)
+
+  resize = commands.add_parser('resize', help='cut an adapter to a budget, or to a rank, by singular values')
+  resize.add_argument('file', metavar='FILE', help='.safetensors file of an adapter of method lora')
+  resize.add_argument('out', metavar='OUT', help='.safetensors file to write')
+  _add_size(resize)
+  resize.set_defaults(run=_resize)
   return parser
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+  size = parser.add_mutually_exclusive_group(required=True)
+  size.add_argument('--rank', type=int, default=0, help='the largest rank of every site')
+  size.add_argument('--budget', type=int, default=0, help='parameters in all, where they keep most of the change')
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -120,8 +145,7 @@ def _mix(options: argparse.Namespace) -> None:
   from adaptsr_jax.adapters import file, operations
 
   _check_out(options.out, options.files)
-  if Path(options.out).suffix != '.safetensors':
-    raise UserError(f'{options.out} would be an adapter file; let it end in .safetensors.')
+  _check_adapter_name(options.out)
   weights = config.numbers(options.weights, len(options.files), '--weights')
   loaded = [file.load(path) for path in options.files]
   params = None
@@ -137,6 +161,71 @@ def _sweep(options: argparse.Namespace) -> None:
   from adaptsr_jax.adapters import sweep
 
   sweep.run(options)
+
+
+def _extract(options: argparse.Namespace) -> None:
+  from adaptsr_jax import base as base_lib
+  from adaptsr_jax import lora, tree
+  from adaptsr_jax.adapters import file, truncation
+
+  _check_out(options.out, [options.base, options.tuned])
+  _check_adapter_name(options.out)
+  base, tuned = base_lib.load(options.base), base_lib.load(options.tuned)
+  if (base.name, base.fields) != (tuned.name, tuned.fields):
+    raise UserError(f'{options.base} is {base.name} {base.fields}, and {options.tuned} {tuned.name} {tuned.fields}.')
+  meta = {
+    'model': base.name,
+    'fields': base.fields,
+    'base_fingerprint': tree.fingerprint(base.params),
+    'base_file': Path(options.base).name,
+    'base_licence': base.licence,
+    'extracted_from': Path(options.tuned).name,
+  }
+  sites = lora.find_sites(base.model())
+  result = truncation.extract(meta, base.params, tuned.params, sites, options.rank, options.budget, options.form)
+  file.save(options.out, result.adapter)
+  print(truncation.text(options.out, result))
+  if options.hr:
+    _print_loss(options, base, tuned, result.adapter)
+
+
+def _print_loss(options: argparse.Namespace, base, tuned, adapter) -> None:
+  """Measures base, fine-tuned network and base with the adapter on the pictures that are given."""
+  from types import SimpleNamespace
+
+  from adaptsr_jax import data, infer, measure, tables
+  from adaptsr_jax.adapters import operations
+
+  model = base.model()
+  where = SimpleNamespace(lr=options.lr, hr=options.hr, names=options.names, root='', track='')
+  source = data.open_source(where, model.upscale, cache_gb=2, split='test')
+  data.check_task(source)
+  networks = {
+    'fine-tuned': tuned.params,
+    'with adapter': operations.apply(adapter, base.params),
+    'base': base.params,
+  }
+  runs = {}
+  for label, params in networks.items():
+    runs[label] = measure.measure(infer.network(model, params, infer.WHOLE), data.pairs(source))
+    if label != 'fine-tuned':
+      runs[label]['difference'] = tables.differences(runs[label], runs['fine-tuned'])
+  print(tables.text(tables.comparison(runs)))
+
+
+def _resize(options: argparse.Namespace) -> None:
+  from adaptsr_jax.adapters import file, truncation
+
+  _check_out(options.out, [options.file])
+  _check_adapter_name(options.out)
+  result = truncation.resize(file.load(options.file), options.rank, options.budget)
+  file.save(options.out, result.adapter)
+  print(truncation.text(options.out, result))
+
+
+def _check_adapter_name(out: str) -> None:
+  if Path(out).suffix != '.safetensors':
+    raise UserError(f'{out} would be an adapter file; let it end in .safetensors.')
 
 
 def _check_out(out: str, inputs: Sequence[str]) -> None:
