@@ -16,7 +16,7 @@ from adaptsr_jax import checkpoint, convert, models, tree, zoo
 from adaptsr_jax.errors import UserError, shown
 from adaptsr_jax.tree import Params
 
-_FILES = ('.pth', '.pt', '.safetensors')
+FILES = ('.pth', '.pt', '.safetensors')
 
 
 class Base(NamedTuple):
@@ -94,7 +94,7 @@ def load(
   elif path.is_file():
     loaded = _load_file(path, key, as_stored)
   else:
-    raise UserError(f'{spec} is neither a file nor a folder; give {", ".join(_FILES)} or a params folder.')
+    raise UserError(f'{spec} is neither a file nor a folder; give {", ".join(FILES)} or a params folder.')
   if str(spec).startswith(zoo.BUNDLED):
     # Half precision saves space in the package; what is trained from it is written in full.
     loaded = loaded._replace(source={**loaded.source, 'dtype': 'float32', 'dtypes': {}})
@@ -278,4 +278,4 @@ def save(path: str | os.PathLike, base: Base, params: Params, like_source: bool 
 
 def is_file(path: str | os.PathLike) -> bool:
   """Tells by its ending whether `path` is a file of PyTorch weights, not a params folder."""
-  return Path(path).suffix.lower() in _FILES
+  return Path(path).suffix.lower() in FILES

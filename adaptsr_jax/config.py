@@ -3,6 +3,7 @@
 `configs/*.py` start from `default()` and change values; flags of the form `--config.lora.rank=4` override them.
 """
 
+import ast
 import math
 import os
 import re
@@ -44,9 +45,12 @@ def find(name: str) -> str:
   """Returns the path of a config file; a word such as 'safmn' is one of those that come with the package.
 
   Raises:
-    UserError: there is no such file.
+    UserError: there is no such file, or it is no config.
   """
-  if os.path.isfile(name) or not name:
+  if not name:
+    return name
+  if os.path.isfile(name):
+    _check_file(name)
     return name
   package = Path(__file__).parent
   # In a clone they stand beside the package, where they are meant to be read; an installation has them inside.
@@ -56,6 +60,26 @@ def find(name: str) -> str:
     return str(folder / f'{word}.py')
   there = ', '.join(sorted(path.stem for path in folder.glob('*.py')))
   raise UserError(f'There is no config {name}; give a file, or a name of those that come with the package: {there}.')
+
+
+def _check_file(path: str) -> None:
+  """Raises UserError unless `path` is a Python file with get_config(); it is not run."""
+  wanted = 'a config is a Python file with get_config(), as those in configs/'
+  try:
+    content = Path(path).read_text(encoding='utf-8')
+  except (OSError, ValueError) as error:
+    raise UserError(f'{path} cannot be read; {wanted}.') from error
+  if content.lstrip().startswith('{'):
+    raise UserError(
+      f'{path} is JSON, as a run writes for itself; {wanted}. What a run was started with stands in its results.json '
+      "as 'command'."
+    )
+  try:
+    nodes = list(ast.walk(ast.parse(content)))
+  except (SyntaxError, ValueError, RecursionError) as error:
+    raise UserError(f'{path} is no Python; {wanted}.') from error
+  if not any('get_config' in (getattr(node, 'name', ''), getattr(node, 'id', '')) for node in nodes):
+    raise UserError(f'{path} has no get_config(); {wanted}.')
 
 
 def default() -> ConfigDict:
@@ -454,7 +478,8 @@ def numbers(text: str, count: int, flag: str) -> list[float]:
 def labelled(text: str) -> tuple[str, str]:
   """Returns (label, where) of 'LABEL=WHERE'; a plain path, or one that has '=' in its name, is its own label."""
   label, joined, where = text.partition('=')
-  return (label, where) if label and joined and where and not os.path.exists(text) else (text, text)
+  there = os.path.exists(text) or os.path.exists(text.rpartition('::')[0])  # FILE::NETWORK
+  return (label, where) if label and joined and where and not there else (text, text)
 
 
 def _literal(text: str) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptsr_jax import command
 from adaptsr_jax.errors import UserError, shown
+from adaptsr_jax.files import check_folder
 
 if TYPE_CHECKING:
   import jax
@@ -91,6 +92,7 @@ def _write_pictures(args: argparse.Namespace) -> None:
   from adaptsr_jax import image
 
   options = _options(args)
+  check_folder(args.out)
   out, files = Path(args.out), image.list_images(args.hr)
   if not files:
     raise UserError(f'{args.hr} contains no pictures ({", ".join(image.SUFFIXES)}).')

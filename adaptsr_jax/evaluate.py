@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from adaptsr_jax import command, is_function
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.files import check_folder
 
 _KERNELS = {'bicubic': 'bicubic kernel of MATLAB', 'bicubic_pil': 'bicubic kernel of Pillow, 8 bit'}
 _SUFFIXES = ('.json', '.csv', '.md')
@@ -117,6 +118,8 @@ def _checked(args: argparse.Namespace) -> list[_Spec]:
   for label in labels:
     if labels.count(label) > 1:
       raise UserError(f'Two runs are called {label}; give them names: --params=NAME=...')
+  if args.save:
+    check_folder(args.save)
   for path in map(Path, args.out):
     if path.suffix.lower() not in _SUFFIXES or path.is_dir():
       raise UserError(f'--out={path} is no file name that ends in {", ".join(_SUFFIXES)}.')

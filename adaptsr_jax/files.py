@@ -8,11 +8,13 @@ import contextlib
 import errno
 import json
 import math
+import mimetypes
 import os
+import re
 import resource
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,11 @@ _PREFIX, _SUFFIX = '.adaptsr-', '.part'
 # No room on the disk, no room in the user's share of it, a file larger than files may be.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MB = 10**6
+# Endings of files beyond those that the standard library knows.
+_ENDINGS = frozenset({
+  '.avif', '.bin', '.ckpt', '.dng', '.exr', '.heic', '.heif', '.jfif', '.jxl', '.npy', '.npz', '.onnx', '.pb', '.pkl',
+  '.psd', '.pt', '.pth', '.raw', '.safetensors', '.tga', '.toml', '.webp', '.yaml', '.yml',
+})  # fmt: skip
 _swept: set[Path] = set()
 
 
@@ -104,6 +111,23 @@ def aside_folder(path: str | os.PathLike, needs: int = 0) -> Iterator[Path]:
       shutil.rmtree(old, ignore_errors=True)
     else:
       os.replace(temporary, path)
+
+
+def check_folder(path: str | os.PathLike, endings: Iterable[str] = (), strict: bool = False) -> None:
+  """Refuses the name of a folder to be made that ends like a file's, as 'out.gif': a file was meant.
+
+  Args:
+    path: as given; a folder that is there is fine.
+    endings: of files that could be written in its place.
+    strict: whatever looks like an ending is one.
+  """
+  suffix = Path(path).suffix.lower()
+  known = suffix in _ENDINGS or mimetypes.MimeTypes().guess_type(f'x{suffix}')[0]
+  if (known or (strict and re.fullmatch(r'\.[a-z]\w{1,4}', suffix))) and not os.path.isdir(path):
+    instead = f'choose one of the endings {", ".join(endings)}, or ' if endings else ''
+    raise UserError(
+      f'{path} would become a folder, although it ends in {suffix}: {instead}give a folder a name without an ending.'
+    )
 
 
 def sweep(folder: str | os.PathLike) -> None:

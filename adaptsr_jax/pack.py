@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 from adaptsr_jax import command
 from adaptsr_jax.errors import UserError, shown
+from adaptsr_jax.files import check_folder
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,6 +42,7 @@ def _run(args: argparse.Namespace) -> None:
   from adaptsr_jax import data, log
   from adaptsr_jax.data import packed
 
+  check_folder(args.out)
   if args.scale < 1:
     raise UserError(f'--scale is {args.scale}; it must be at least 1.')
   fields = ('hr', 'lr', 'root', 'track', 'names', 'skip_names')

@@ -15,6 +15,7 @@ from typing import Any
 
 from adaptsr_jax import command
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.files import check_folder
 
 
 def measure(
@@ -89,6 +90,7 @@ def _run(config: Any, number: int, out: Path) -> None:
   from adaptsr_jax import config as config_lib
   from adaptsr_jax import files, prepare
 
+  check_folder(out)
   config_lib.validate(config)
   if number < 2:
     raise UserError(f'--batches is {number}, but a comparison needs at least 2.')

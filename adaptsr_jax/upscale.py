@@ -94,6 +94,7 @@ def _jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
       raise UserError(f'{output} does not agree with --format={args.format}.')
     jobs = [Job(sources[0], output)]
   else:
+    files.check_folder(output, image.WRITABLE, strict=len(sources) == 1 and not Path(args.inputs[0]).is_dir())
     jobs = [Job(source, output / _name(source, args)) for source in sources]
   _check_targets(jobs)
   left = [job for job in jobs if not (args.skip_existing and job.target.exists())]

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from adaptsr_jax import command
+from adaptsr_jax import command, files
 from adaptsr_jax.errors import UserError
 
 # What needs jax is imported where it is used: help and usage errors come at once.
@@ -125,6 +125,8 @@ def _merge(options: argparse.Namespace) -> None:
   from adaptsr_jax.adapters import card, file, operations
 
   _check_out(options.out, [options.base, options.file])
+  if not base_lib.is_file(options.out):
+    files.check_folder(options.out, base_lib.FILES)
   if Path(options.out).is_dir() and not checkpoint.is_params_folder(options.out):
     raise UserError(f'{options.out} is a folder with other content; choose another OUT.')
   adapter = file.load(options.file)

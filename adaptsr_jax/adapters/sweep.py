@@ -13,6 +13,7 @@ from adaptsr_jax import data, figures, files, image, infer, log, measure, measur
 from adaptsr_jax.adapters import file, operations
 from adaptsr_jax.adapters.file import Adapter
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.files import check_folder
 from adaptsr_jax.tree import Params
 
 _SHOWN = 3  # pictures in the strip
@@ -46,6 +47,7 @@ def run(options: argparse.Namespace) -> None:
   log.say(f'Pictures: {source.describe()}')
 
   out = Path(options.out)
+  check_folder(out)
   at = [float(round(t, 6)) for t in np.linspace(0, 1, options.points)]
   mixed = {t: _mixed(base.params, adapters, options.files, t) for t in at}
   kept = out / 'sweep.json'

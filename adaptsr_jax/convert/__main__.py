@@ -128,7 +128,7 @@ def _interpolated(bases: list[Any], weights: list[float], names: list[str]) -> t
 
 def _check_out(source: str, out: str) -> None:
   """Refuses what must not be overwritten."""
-  from adaptsr_jax import base, checkpoint
+  from adaptsr_jax import base, checkpoint, files
 
   path, given = Path(out), Path(base.place(source)[0])
   if path.exists() and given.exists() and path.samefile(given):
@@ -137,6 +137,8 @@ def _check_out(source: str, out: str) -> None:
     raise UserError(f'{out} is a folder; choose another OUT.')
   if not base.is_file(out) and path.is_file():
     raise UserError(f'{out} is a file, and would be a params folder; choose another OUT.')
+  if not base.is_file(out):
+    files.check_folder(out, base.FILES)
   if path.is_dir() and any(path.iterdir()) and not checkpoint.is_params_folder(path):
     raise UserError(f'{out} is a folder with other content; choose another OUT.')
   if not path.absolute().parent.is_dir():

@@ -229,11 +229,6 @@ def _refuse_other_kinds(path: Path, values: list[tuple[tuple[str, ...], Any]]) -
         f".state_dict(), '{path.stem}_weights.pth')"
       )
   keys = [key for _, value in values for key in _weights(value)]
-  if any(key.startswith('adapters/') for key in keys):
-    raise UserError(
-      f'{path} is an adapter, not a network; fold it into its base: python -m adaptsr_jax.adapters merge BASE '
-      f'{path} OUT.pth'
-    )
   if any('.lora_' in key for key in keys):
     raise UserError(f'{path} holds low-rank updates of another program, not a network; give the merged weights.')
   optimisers = [where for where, value in values if 'param_groups' in _content(value)]

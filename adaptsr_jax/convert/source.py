@@ -59,6 +59,11 @@ def read_source(path: str | Path, key: str | None = None) -> Source:
     is_safe = torchfile.sniff(file.read(512)) == 'safetensors'
   if is_safe:
     tree, metadata = safefile.load(path)
+    if 'adaptsr_jax' in metadata:
+      raise UserError(
+        f'{path} is an adapter, not a network; fold it into its base: python -m adaptsr_jax.adapters merge BASE '
+        f'{path} OUT.pth'
+      )
   else:
     tree, metadata = torchfile.load(path), torchfile.extra(path)
   with torchfile.faults(path):

@@ -221,6 +221,7 @@ _HARMLESS = frozenset({
   *(f'numpy.{core}.multiarray.{name}' for core in ('core', '_core') for name in ('scalar', '_reconstruct')),
   *(f'numpy.{core}.numeric._frombuffer' for core in ('core', '_core')),
   *(f'numpy.random._pickle.__{name}_ctor' for name in ('randomstate', 'generator', 'bit_generator')),
+  'numpy.random.bit_generator.__pyx_unpickle_SeedSequence',
   '_codecs.encode',
   'argparse.Namespace',
   'types.SimpleNamespace',
@@ -242,7 +243,7 @@ _HARMLESS = frozenset({
     for module in ('builtins', '__builtin__')  # the second up to protocol 2
     for name in (
       'object', 'int', 'float', 'complex', 'bool', 'str', 'bytes', 'bytearray', 'set', 'frozenset', 'list', 'tuple',
-      'dict', 'slice', 'range', 'type',
+      'dict', 'slice', 'range', 'type', 'xrange', 'long', 'unicode',
     )
   ),
 })  # fmt: skip

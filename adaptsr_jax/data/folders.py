@@ -4,7 +4,7 @@ import collections
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from adaptsr_jax.errors import UserError, escaped
 
 # What published data sets append to the common part of a name: RealSR Canon_001_HR / Canon_001_LR4, DRealSR P1_x1 /
 # P1_x4, Set5 and DIV2K baby / babyx4.
+_SEVERAL = 'several LR pictures fit'
 _HR_SUFFIX = re.compile(r'_(hr|gt|x1)$', re.IGNORECASE)
 _LR_SUFFIX = re.compile(r'(?:_lr|_lr([2-9])|_?x([2-9]))$', re.IGNORECASE)
 # The same anywhere in a name, and more of them: P1_x4_0012 and P1_x1_0012, 0001x4m.
@@ -144,11 +145,19 @@ def scale_of(lr: str, hr: str) -> int:
   Raises:
     UserError: a folder without pictures, or two without a name in common.
   """
-  matched, _ = _match(*_list_both(hr, lr), 0)
+  matched, faults = _match(*_list_both(hr, lr), 0)
   if not matched:
-    raise UserError(f'No picture of {lr} has the name of a picture of {hr}.')
+    raise no_pairs(lr, hr, faults)
   hr_file, lr_file = next(iter(matched.items()))
   return max(1, round(image.size(hr_file)[0] / image.size(lr_file)[0]))
+
+
+def no_pairs(lr: str, hr: str, faults: Mapping[Path, str]) -> UserError:
+  """Returns the error of two folders of which no pictures belong together, with `faults` as of `pairs_of`."""
+  several = next((fault for fault in faults.values() if fault.startswith(_SEVERAL)), '')
+  if several:
+    return UserError(f'{lr} holds more than one LR picture for each of {hr} ({several}): give --scale.')
+  return UserError(f'No picture of {lr} has the name of a picture of {hr}.')
 
 
 def _list_both(hr: str, lr: str) -> tuple[list[Path], list[Path]]:
@@ -166,7 +175,7 @@ def _list(folder: str, field: str) -> list[Path]:
   files = image.list_images(path)
   if not files:
     inner = sorted(child.name for child in path.iterdir() if child.is_dir())
-    hint = f'; its folders are not searched ({", ".join(inner[:3])})' if inner else ''
+    hint = f'; its folders are not searched ({", ".join(inner[:3])}): give one of them' if inner else ''
     raise UserError(f'{field}: {folder} contains no pictures ({", ".join(sorted(image.SUFFIXES))}){hint}.')
   return files
 
@@ -198,12 +207,15 @@ def _match(hr_files: list[Path], lr_files: list[Path], scale: int) -> tuple[dict
     alike = by_key.get(_stem(path, _HR_SUFFIX), [])
     found = by_stem.get(_stem(path), []) or alike
     used.update(found, alike)
+    marks = {_marked_scale(lr) for lr in found}
     if len(found) > 1:
       found = [lr for lr in found if _marked_scale(lr) == scale] or found
     if not found:
       faults[path] = 'no LR picture of this name'
+    elif len(found) > 1 and scale and None not in marks:
+      faults[path] = f'no LR picture for x{scale}, but {", ".join(lr.name for lr in found[:3])}'
     elif len(found) > 1:
-      faults[path] = f'several LR pictures fit: {", ".join(lr.name for lr in found[:3])}'
+      faults[path] = f'{_SEVERAL}: {", ".join(lr.name for lr in found[:3])}'
     elif found[0] in owner:
       faults[path] = f'its LR picture {found[0].name} also belongs to {owner[found[0]].name}'
     else:

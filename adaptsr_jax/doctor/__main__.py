@@ -10,6 +10,7 @@ from typing import Any
 
 from adaptsr_jax import command, files
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.files import check_folder
 
 _THREADS = 2
 
@@ -48,6 +49,8 @@ def _run(args: argparse.Namespace) -> int:
   from adaptsr_jax.doctor import duplicates, findings, folders, mend, report
 
   out, fixed = Path(args.out), Path(args.fix)
+  for folder in (out, fixed):
+    check_folder(folder)
   _check(args, out, fixed)
   listing = folders.find(args.lr, args.hr, args.scale)
   found = [findings.Finding(path.name, 'file', findings.FAULT, text) for path, text in listing.faults.items()]

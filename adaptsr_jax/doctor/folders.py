@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from adaptsr_jax import image
-from adaptsr_jax.data.folders import Folders, Pair, check_sizes, pairs_of
+from adaptsr_jax.data.folders import Folders, Pair, check_sizes, no_pairs, pairs_of
 from adaptsr_jax.errors import UserError
 
 
@@ -52,9 +52,9 @@ def _matched(place: Folders, scale: int) -> tuple[dict[Path, Path], dict[Path, s
 
 def _usual_scale(place: Folders) -> int:
   """Returns the most frequent scale; unlike the first pair, most pairs are seldom wrong."""
-  matched, _ = _matched(place, 0)
+  matched, faults = _matched(place, 0)
   if not matched:
-    raise UserError(f'No picture of {place.lr} has the name of a picture of {place.hr}.')
+    raise no_pairs(place.lr, place.hr, faults)
   counts = collections.Counter()
   for hr_file, lr_file in matched.items():
     try:

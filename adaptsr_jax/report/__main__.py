@@ -9,6 +9,7 @@ from pathlib import Path
 
 from adaptsr_jax import command
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.files import check_folder
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,6 +56,7 @@ def _run(args: argparse.Namespace) -> str:
   systems = gather.systems(runs)
   asked = pictures.ask([name.strip() for name in args.metrics.split(',') if name.strip()], args.metric_weights, systems)
   out = Path(args.out).absolute()
+  check_folder(out)
   out.mkdir(parents=True, exist_ok=True)
   try:
     look, why_not = pictures.look(runs, systems, asked, args.pictures, out), ''
