@@ -145,6 +145,9 @@ def _load_file(path: Path, key: str | None, as_stored: bool) -> Base:
 
 def _check_values(path: Path, arrays: Mapping[str, np.ndarray], as_stored: bool) -> None:
   """Raises a UserError for values that are not finite, and for those of float64 that float32 cannot hold."""
+  for name, array in arrays.items():
+    if array.dtype.kind not in 'fV':
+      raise UserError(f"{path} cannot be used: '{shown(name)}' is {array.dtype.name}, and weights are real numbers.")
   bad = {name: count for name, array in arrays.items() if (count := np.size(array) - int(np.isfinite(array).sum()))}
   if bad:
     name, count = next(iter(bad.items()))

@@ -132,6 +132,17 @@ def test_a_word_that_only_contains_ema_is_no_average(tmp_path):
   assert convert.read_source(path).layout['key'] == 'params'
 
 
+def test_an_average_whose_keys_lack_the_dots_is_taken(tmp_path):
+  """As LitEma of latent diffusion writes it."""
+  average = {'model_ema.' + key.replace('.', ''): 2 * value for key, value in weights().items()}
+  state = (
+    average | prefixed('model.', weights()) | {'model_ema.decay': np.array(0.999), 'model_ema.num_updates': np.array(5)}
+  )
+  source = convert.read_source(saved(tmp_path / 'x.ckpt', {'state_dict': state}))
+  assert source.layout['networks'] == ['state_dict.model', 'state_dict.model_ema']
+  assert all((source.weights[key] == 2 * value).all() for key, value in weights().items())
+
+
 def test_two_averages_must_be_chosen_from(tmp_path):
   path = saved(tmp_path / 'x.pth', {'model': weights(), 'ema_0.999': weights(), 'ema_0.9999': weights()})
   with pytest.raises(UserError, match=r'several networks \(model, ema_0.999, ema_0.9999\): choose one as .*::ema_0'):
@@ -334,6 +345,13 @@ def test_values_that_are_not_finite_are_refused_with_file_tensor_and_count(tmp_p
   checkpoint_lib.save_params(tmp_path / 'folder', loaded.params, loaded.info())
   with pytest.raises(UserError, match=r"folder cannot be used: 'to_feat/bias' has .*\(1 of 8\)"):
     base.load(tmp_path / 'folder')
+
+
+@pytest.mark.parametrize('dtype', ['complex64', 'int64', 'bool'])
+def test_weights_that_are_no_real_numbers_are_refused(tmp_path, dtype):
+  state = weights() | {'feats.0.norm1.weight': np.ones(8, dtype)}
+  with pytest.raises(UserError, match=f'{dtype}'):
+    base.load(saved(tmp_path / 'x.pth', state))
 
 
 def test_quantised_weights_are_refused_with_their_number(tmp_path):

@@ -557,7 +557,7 @@ def test_damaged_safetensors_are_clear_errors(tmp_path, header):
 
 
 def test_safetensors_cut_anywhere_are_clear_errors(tmp_path):
-  content = safetensors_bytes(W, {'format': 'pt'})
+  content = safetensors_bytes(OTHER, {'format': 'pt'})
   path = tmp_path / 'cut.safetensors'
   for cut in range(len(content)):
     path.write_bytes(content[:cut])

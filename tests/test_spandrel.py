@@ -105,10 +105,10 @@ def test_exported_files_give_the_same_picture(torch, load, tmp_path, name):
     assert z.shape == y.shape
     assert np.std(y) > 0.1
     np.testing.assert_allclose(z, y, rtol=0, atol=TOLERANCE)
-    # Names and buffers are those of the network too; so is their order, but for SAFMN as it is published.
+    # Names and buffers are those of the network too, and so is their order.
     state = network.state_dict()
     written = convert.read(tmp_path / 'network.pth')
-    assert list(written) == list(state) if family != 'safmn' else set(written) == set(state)
+    assert list(written) == list(state)
     for key, value in state.items():
       assert written[key].dtype == value.numpy().dtype, key
       np.testing.assert_array_equal(written[key], value.numpy(), err_msg=key)

@@ -196,11 +196,29 @@ def _known(where: tuple[str, ...], weights: dict[str, Any]) -> Iterator[Network]
     if other != prefix and other.startswith(prefix) and any((prefix + key).startswith(other) for key in known.keys)
   }
   prefixes = [prefix for prefix in found if prefix not in parts]
+  networks = {}
   for prefix in prefixes:
     deeper = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
     inside = [key for key in weights if key.startswith(prefix) and not (deeper and key.startswith(deeper))]
-    beside = [key for key, item in weights.items() if not (key.startswith(tuple(prefixes)) or _is_counter(key, item))]
-    yield Network(where, prefix, {key.removeprefix(prefix): weights[key] for key in inside}, tuple(beside), True)
+    networks[prefix] = {key.removeprefix(prefix): weights[key] for key in inside}
+  for own in list(networks.values()):
+    networks |= _without_dots(own, weights)
+  taken = tuple(networks)
+  beside = [key for key, item in weights.items() if not (key.startswith(taken) or _is_counter(key, item))]
+  for prefix, own in networks.items():
+    yield Network(where, prefix, own, tuple(beside), True)
+
+
+def _without_dots(own: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """Returns {prefix: weights} of copies of a network whose keys lack the dots, as some averages of Lightning do."""
+  plain = {key: key.replace('.', '') for key in own}
+  first = next(iter(plain.values()))
+  prefixes = [key.removesuffix(first) for key in weights if key.endswith(first)]
+  return {
+    prefix: {key: weights[prefix + short] for key, short in plain.items()}
+    for prefix in prefixes
+    if all(prefix + short in weights for short in plain.values())
+  }
 
 
 def _architecture(prefix: str, weights: Mapping[str, Any]) -> Any:
