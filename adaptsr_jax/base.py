@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from adaptsr_jax import checkpoint, convert, models, tree, zoo
 from adaptsr_jax.errors import UserError, shown
+from adaptsr_jax.log import Work
 from adaptsr_jax.tree import Params
 
 FILES = ('.pth', '.pt', '.safetensors')
@@ -90,9 +91,11 @@ def load(
   if path.is_dir():
     if key:
       raise UserError(f'{path} is a params folder, which has one network: there is no {shown(key)} to choose.')
-    loaded = _load_folder(path, as_stored)
+    with Work(f'Reading {path.name}'):
+      loaded = _load_folder(path, as_stored)
   elif path.is_file():
-    loaded = _load_file(path, key, as_stored)
+    with Work(f'Reading {path.name}'):
+      loaded = _load_file(path, key, as_stored)
   else:
     raise UserError(f'{spec} is neither a file nor a folder; give {", ".join(FILES)} or a params folder.')
   if str(spec).startswith(zoo.BUNDLED):

@@ -89,7 +89,7 @@ def _options(args: argparse.Namespace) -> 'Options':
 
 
 def _write_pictures(args: argparse.Namespace) -> None:
-  from adaptsr_jax import image
+  from adaptsr_jax import image, log
 
   options = _options(args)
   check_folder(args.out)
@@ -108,13 +108,13 @@ def _write_pictures(args: argparse.Namespace) -> None:
       f'{out / there[0]}.png is there already ({len(there)} of {len(files)}): give --force, or another --out.'
     )
   out.mkdir(parents=True, exist_ok=True)
-  for number, path in enumerate(files, 1):
+  for number, path in enumerate(log.watched(files, 'Degrading', len(files)), 1):
     hr = _read(path, args.scale)
     lr = shrink(_key(args.seed, path), hr, args.scale, options)
     image.write(out / f'{path.stem}.png', lr)
     height, width = image.size(path)
     cut = f' (HR cut to {_size(hr)})' if (height, width) != hr.shape[:2] else ''
-    print(f'[{number}/{len(files)}] {shown(path.name)} {width}x{height}{cut} -> {_size(lr)}', flush=True)
+    log.say(f'[{number}/{len(files)}] {shown(path.name)} {width}x{height}{cut} -> {_size(lr)}')
 
 
 def _read(path: Path, scale: int) -> 'np.ndarray':

@@ -142,8 +142,9 @@ class Work:
   the others ever more rarely, at most ten minutes apart. Without a total only the time is told.
   """
 
-  def __init__(self, title: str, total: float | None = None, done: float = 0):
+  def __init__(self, title: str, total: float | None = None, done: float = 0, unit: str = ''):
     """Takes the number of things to do, and how many of them are done; the title may change."""
+    self._unit = unit
     self.title, self.total, self.done, self._first = title, total, done, done
     self._start = time.perf_counter()
     self._ended = threading.Event()
@@ -154,6 +155,7 @@ class Work:
       from tqdm import tqdm  # the first bar need not delay the start of a command
 
       shape = {} if self.total else {'bar_format': '{desc}  {elapsed}'}
+      shape |= {'unit': self._unit, 'unit_scale': True} if self._unit else {}
       self._bar = tqdm(
         total=self.total, initial=self.done, desc=self.title, leave=False, file=sys.stderr, dynamic_ncols=True, **shape
       )
@@ -165,7 +167,16 @@ class Work:
     self._ended.set()
     self._thread.join()
     if self._bar is not None:
+      self._bar.refresh()
       self._bar.close()
+
+  def restart(self, total: float | None, done: float) -> None:
+    """Takes another number of things to do, known only now, of which `done` are done."""
+    self.total, self.done, self._first = total, done, done
+    if self._bar is not None:
+      self._bar.bar_format = None
+      self._bar.reset(total)
+      self._bar.update(done)
 
   def advance(self, number: float = 1) -> None:
     """Takes note that so many more are done."""
@@ -178,7 +189,7 @@ class Work:
     elapsed, new = time.perf_counter() - self._start, self.done - self._first
     if not self.total or not new:
       return f'{clock(elapsed)} so far'
-    return f'{int(self.done)}/{self.total}  {clock(elapsed * (self.total - self.done) / new)} left'
+    return f'{int(self.done)}/{int(self.total)}  {clock(elapsed * (self.total - self.done) / new)} left'
 
   def elapsed(self) -> str:
     """Returns the time since the start, as `clock` writes it."""

@@ -33,8 +33,7 @@ class Setup(NamedTuple):
 
 def prepare(config: ConfigDict) -> Setup:
   """Loads the base, opens the folders of pictures and checks every pair, and finds the sites."""
-  with Work('Reading the base'):
-    base = choose_base(config)
+  base = choose_base(config)
   model = base.model(dtype=jnp.dtype(config.dtype))
   if config.remat:
     if not hasattr(model, 'remat'):

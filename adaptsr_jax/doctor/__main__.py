@@ -108,7 +108,7 @@ def _examine_all(listing: Any) -> tuple[dict[str, Any], dict[str, str]]:
   threads = futures.ThreadPoolExecutor(_THREADS)
   try:
     results = zip(listing.pairs, threads.map(work, listing.pairs), strict=True)
-    for pair, result in log.watched(results, 'pairs', len(listing.pairs)):
+    for pair, result in log.watched(results, 'Examining pairs', len(listing.pairs)):
       (faults if isinstance(result, str) else measures)[pair.name] = result
   finally:
     threads.shutdown(cancel_futures=True)

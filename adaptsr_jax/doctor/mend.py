@@ -18,6 +18,7 @@ from adaptsr_jax.data.folders import Pair
 from adaptsr_jax.doctor.examine import Measures, Tone
 from adaptsr_jax.doctor.findings import FAULT, Finding
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.log import watched
 
 _LOSSLESS = ('.png', '.tif', '.tiff')
 _OF_LIGHT = {'exposure', 'white balance', 'contrast'}
@@ -86,7 +87,10 @@ def mend(
   with files.aside_folder(folder, needs) as aside:
     for side in ('LR', 'HR'):
       (aside / side).mkdir()
-    done = {pair.name: _mend_pair(aside, pair, measures[pair.name], found, scale, light) for pair in kept}
+    done = {
+      pair.name: _mend_pair(aside, pair, measures[pair.name], found, scale, light)
+      for pair in watched(kept, 'Writing pairs', len(kept))
+    }
     content = {'scale': scale, 'pairs': done, 'left_out': left_out}
     files.write_json(aside / 'mended.json', content)
   return content

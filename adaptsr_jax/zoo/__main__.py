@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from adaptsr_jax import command, zoo
-from adaptsr_jax.errors import UserError, shown
+from adaptsr_jax.errors import UserError, escaped
 
 
 def table() -> str:
@@ -45,7 +45,7 @@ def _fetch(names: list[str]) -> int:
   failed = False
   for name in names:
     try:
-      print(f'{name}: {shown(zoo.fetch(name))}')
+      print(f'{name}: {escaped(str(zoo.fetch(name)))}')
     except UserError as error:
       print(f'Error: {error}', file=sys.stderr)
       failed = True

@@ -1,9 +1,10 @@
 """One download over HTTP that survives a connection that breaks off."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from adaptsr_jax.log import Work
 
 ATTEMPTS = 5  # of one transfer, the first included
 PAUSE = 1.0  # seconds before the second attempt; doubled for each one after it
@@ -23,10 +24,8 @@ def transfer(name: str, url: str, target: Path) -> None:
     Broken: less was sent than announced, in every attempt.
   """
   import requests
-  from tqdm import tqdm
 
-  bar = tqdm(desc=name, unit='B', unit_scale=True, disable=not sys.stderr.isatty())
-  with open(target, 'wb') as file, requests.Session() as session, bar:
+  with open(target, 'wb') as file, requests.Session() as session, Work(name, unit='B') as work:
     tag, total = '', None
     for attempt in range(ATTEMPTS):
       if attempt:
@@ -38,11 +37,10 @@ def transfer(name: str, url: str, target: Path) -> None:
           tag = '' if answer.headers.get('ETag', '').startswith('W/') else answer.headers.get('ETag', '')
           file.seek(start)
           file.truncate()
-          bar.reset(total)
-          bar.update(start)
+          work.restart(total, start)
           for chunk in answer.iter_content(CHUNK):
             file.write(chunk)
-            bar.update(len(chunk))
+            work.advance(len(chunk))
         if total is None or file.tell() == total:
           return
       except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
