@@ -419,6 +419,14 @@ def test_float64_comes_back_with_the_same_bits_or_is_refused(tmp_path):
   assert base.load(tmp_path / 'rounded.pth').source['dtype'] == 'float32'
 
 
+def test_rounding_tells_the_largest_change(tmp_path):
+  code, out, _ = run(CASES / 'nested.pth', tmp_path / 'out.pth', '--dtype', 'float16')
+  before, after = weights(), convert.read(tmp_path / 'out.pth')
+  change = max(np.abs(before[key] - np.float64(after[key])).max() for key in before)
+  assert code == 0
+  assert f'Rounded to float16: largest change {change:.2g}, in ' in out
+
+
 @pytest.mark.parametrize('through', ['', 'folder', 'loaded'])
 def test_every_tensor_keeps_its_own_type(tmp_path, through):
   types_of = dict(zip(weights(), itertools.cycle(['float16', 'float32', 'bfloat16']), strict=False))

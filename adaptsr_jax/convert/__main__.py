@@ -97,6 +97,7 @@ def _run(options: argparse.Namespace) -> None:
   if options.out:
     _write(options.out, named, options.dtype, options.like_source)
   report = _report(options, loaded)
+  notes += [_rounding(loaded.params, options.dtype)] if options.out and options.dtype else []
   remarks = [*base.remarks(loaded, '--fields '), *notes]
   print(json.dumps(report, indent=1) if options.json else _text(report, remarks))
 
@@ -174,6 +175,20 @@ def _write(out: str, loaded: Any, dtype: str | None, like_source: bool) -> None:
     base.export(out, loaded, loaded.params, dtype, like_source)
   else:
     checkpoint.save_params(out, jax.tree.map(lambda leaf: _stored(leaf, dtype), loaded.params), loaded.info())
+
+
+def _rounding(params: Any, dtype: str) -> str:
+  """Returns the sentence on the largest change of a parameter by rounding to `dtype`."""
+  import numpy as np
+
+  from adaptsr_jax import tree
+
+  leaves = {name: np.float64(leaf) for name, leaf in tree.flatten(params).items()}
+  changes = {name: np.abs(leaf - np.float64(leaf.astype(dtype))).max() for name, leaf in leaves.items()}
+  name = max(changes, key=changes.get)
+  return (
+    f'Rounded to {dtype}: largest change {changes[name]:.2g}, in {name} (values up to {np.abs(leaves[name]).max():.2g})'
+  )
 
 
 def _stored(leaf: Any, dtype: str | None) -> Any:
