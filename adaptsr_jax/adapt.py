@@ -155,6 +155,7 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   pictures = {'train': setup.train, 'valid': setup.valid}
   results = {
     'method': method.spec['method'],
+    'unmergeable': method.unmergeable,
     'steps': config.steps,
     'trainable_parameters': trainable_parameters,
     'total_parameters': total_parameters,
@@ -243,7 +244,8 @@ def _export(workdir: Path, base: base_lib.Base, params: Params, method, trained:
   base = base.with_origin(card.origin([card.Folded(meta, 1.0, 'adapter.safetensors')], base.licence))
   if not method.unmergeable:
     checkpoint.save_params(workdir / 'merged', params, {**base.info(), 'metrics': meta['metrics']})
-  if results['trainable_parameters'] < results['total_parameters']:  # else it would be a second checkpoint
+  # One with more parameters than the network would be a second checkpoint.
+  if results['trainable_parameters'] < results['total_parameters'] or method.unmergeable:
     adapter = adapter_file.Adapter(meta, tree.flatten(trained), method.constants)
     adapter_file.save(workdir / 'adapter.safetensors', adapter)
   if method.unmergeable:

@@ -103,8 +103,9 @@ def next_commands(argv: list[str], results: dict[str, Any], workdir: str | os.Pa
   parts = {'train': '', 'valid': '_VALID'}
   own = {f'config.data.{part}.{side}': side.upper() + end for part, end in parts.items() for side in ('lr', 'hr')}
   workdir = Path(workdir)
+  enlarge = f'python -m adaptsr_jax.upscale --params={shlex.quote(f"{workdir}/merged")} IN OUT'
   commands = {
-    'Enlarge your own photographs': f'python -m adaptsr_jax.upscale --params={shlex.quote(f"{workdir}/merged")} IN OUT',
+    **({} if results.get('unmergeable') else {'Enlarge your own photographs': enlarge}),
     'Adapt to your own camera': _again(argv, own | {'workdir': f'{workdir}_own'}, drop=_NAMES),
     f'Compare with method {other}': _again(argv, {'config.method': other, 'workdir': f'{workdir}_{other}'}),
   }

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from adaptsr_jax import adapt, base, log, methods, tree
 from adaptsr_jax.adapters.__main__ import main
+from adaptsr_jax.errors import UserError
 from configs import tiny
 from tests.pictures import write_pairs
 
@@ -86,3 +87,29 @@ def test_a_run_of_no_steps_tells_the_number_of_parameters(method, material, tmp_
   count = results['trainable_parameters']
   assert f'Would train {count:,} of {results["total_parameters"]:,} parameters' in capsys.readouterr().out
   assert count
+
+
+def test_arc_of_form_swin_leaves_an_adapter_and_no_merged_network(tmp_path, capsys):
+  random = base.random('swinir_light_x4', 0, {'embed_dim': 12, 'depths': (2,), 'num_heads': (2,)})
+  base.export(tmp_path / 'swinir.pth', random, random.params)
+  fields = {'arc.form': 'swin', 'arc.rank': 3, 'steps': 2, 'batch_size': 1}
+  material = tmp_path / 'swinir.pth', write_pairs(tmp_path, 2, scale=4)
+  results = adapt.run(settings(material, 'arc', **fields), tmp_path / 'run')
+  assert results['adapted']['mean'] != results['base']['mean']
+  output = capsys.readouterr().out
+  assert "There is no merged network: ARC of form 'swin' cannot be merged: its MLP adapters act on" in output
+  left = {path.name for path in (tmp_path / 'run').iterdir()}
+  assert {'adapter.safetensors', 'compare.png', 'results.json'} <= left
+  assert not {'merged', 'merged.pth'} & left
+  adapter = str(tmp_path / 'run' / 'adapter.safetensors')
+  assert main(['inspect', adapter]) == 0
+  assert 'layers_0/blocks_*/mlp/fc1  12 x 3, 2 branches' in capsys.readouterr().out
+  assert main(['merge', str(material[0]), adapter, str(tmp_path / 'merged.pth')]) == 2
+  assert 'which no kernel holds' in capsys.readouterr().err
+  assert not (tmp_path / 'merged.pth').exists()
+
+
+def test_arc_of_form_swin_needs_blocks_of_attention(material, tmp_path):
+  with pytest.raises(UserError, match="config.arc.form is 'swin', and there is no MLP in a block of attention here"):
+    adapt.run(settings(material, 'arc', **{'arc.form': 'swin'}), tmp_path)
+  assert not (tmp_path / 'config.json').exists()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from adaptsr_jax import adapt, config, lora, losses, methods, models, optim, tree
+from adaptsr_jax.adapters import file, operations
 from adaptsr_jax.errors import UserError
 
 CASES = {
@@ -183,6 +184,7 @@ def test_what_cannot_be_dialled_says_why(name, network):
 BACKBONES = {
   'safmn': ('safmn', {'dim': 8, 'n_blocks': 2}),
   'safmn_ntire2023': ('safmn_ntire2023', {'dim': 8, 'n_blocks': 2}),
+  'dasr': ('dasr', {'num_feat': 8, 'num_block': 1, 'num_models': 2, 'nf': 4}),
   'swinir': ('swinir', {'embed_dim': 12, 'depths': (2, 1), 'num_heads': (2, 2), 'window_size': 4, 'img_size': 8}),
   'drct': ('drct', {'embed_dim': 12, 'gc': 4, 'num_heads': (2,), 'window_size': 4, 'img_size': 8}),
 }
@@ -205,6 +207,31 @@ def test_every_method_starts_at_every_backbone(backbone):
     moved = method.merge(*perturbed(method, params, 0))
     assert tree.compare(params, moved) == []
     assert not all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (moved, params)), strict=True)), name
+
+
+@pytest.mark.parametrize('name', OF_EACH_METHOD)
+def test_a_damaged_adapter_is_told_in_a_sentence(name, network, tmp_path):
+  _, params, sites = network
+  _, method = make(name, sites, params)
+  tensors = tree.flatten(perturbed(method, params, 0)[1])
+  rest = {'model': 'edsr', 'fields': {}, 'base_fingerprint': tree.fingerprint(params)}
+  whole = file.Adapter({**method.spec, **rest}, tensors, method.constants)
+  operations.apply(whole, params)
+  faults = [{field: value} for field in method.spec for value in (None, -1, 'x', {'x': 3})]
+  damaged = [whole._replace(meta={**whole.meta, **fault}) for fault in faults]
+  damaged += [whole._replace(tensors={**tensors, key: tensors[key].ravel()[:1]}) for key in tensors]
+  damaged += [
+    whole._replace(constants={**whole.constants, key: whole.constants[key] + 10**6}) for key in whole.constants
+  ]
+  refused = 0
+  for adapter in damaged:
+    try:
+      file.save(tmp_path / 'adapter.safetensors', adapter)
+      operations.apply(file.load(tmp_path / 'adapter.safetensors'), params)
+    except UserError:
+      refused += 1
+  # The rest says nothing that matters to what is merged.
+  assert refused >= 0.75 * len(damaged)
 
 
 def test_a_network_without_residual_branches_is_refused():

@@ -95,7 +95,7 @@ def from_spec(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray] | Non
 
 def module_of(spec: Mapping[str, Any]) -> Any:
   """Returns the module of the method of `spec`; raises UserError where it is not known."""
-  if spec.get('method') not in METHODS:
+  if str(spec.get('method')) not in METHODS:
     raise UserError(f'Method {spec.get("method")!r} is not known; this program has {", ".join(METHODS)}.')
   return METHODS[spec['method']]
 
@@ -127,9 +127,13 @@ def restore(method: Method, base: Params, tensors: Tensors, key: Any = None) -> 
     key: what is not given is left as it starts by this key; without one, what would be drawn is 0.
 
   Raises:
-    UserError: a tensor that has no place there.
+    UserError: a tensor that has no place there, or a spec that does not fit the base.
   """
-  frozen, trainable = method.init(key, base)
+  try:
+    frozen, trainable = method.init(key, base)
+  except Exception as error:  # A spec comes from a file of others, where anything can stand.
+    problem = f'{type(error).__name__}: {error}'.splitlines()[0]
+    raise UserError(f'The adapter has a header that does not fit this base or itself ({problem}).') from error
   start = tree.flatten(trainable)
   for name, tensor in tensors.items():
     if np.shape(start.get(name, ())) != np.shape(tensor) or name not in start:

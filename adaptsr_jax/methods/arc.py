@@ -31,7 +31,7 @@ from adaptsr_jax.methods.base import Method, Plan, Scores, Tensors, branches_of,
 from adaptsr_jax.tree import Params
 
 DEFAULTS = {'lr': 1e-3, 'schedule': 'steps'}
-CHOICES = {'form': ('fold',)}
+CHOICES = {'form': ('fold', 'swin')}
 LEAST = {'rank': 1}
 SPEC = {
   'form': (str, 'text'),
@@ -48,7 +48,7 @@ UNMERGEABLE = (
 def fields() -> ConfigDict:
   """Returns the fields `config.arc`."""
   c = ConfigDict()
-  # 'fold'.
+  # 'fold', or 'swin' for blocks with attention, norm2 and MLP, which leaves no merged network.
   c.form = 'fold'
   # Columns of P. The paper compared with has 50 to 500 for d = 180.
   c.rank = 50
@@ -142,7 +142,8 @@ def _fold(layer: Params, p, c, e) -> Params:
   # Not (I + (P * c) P^T) W, which at c = 0 is W only where products are exact.
   folded = {**layer, 'kernel': kernel + _matmul(p * c, _matmul(p.T, kernel))}
   if 'bias' in layer:
-    folded['bias'] = layer['bias'] + _matmul(e, kernel.sum(axis=tuple(range(kernel.ndim - 2))))
+    window = tuple(range(max(0, kernel.ndim - 4), kernel.ndim - 2))
+    folded['bias'] = layer['bias'] + _matmul(e, kernel.sum(axis=window))
   return folded
 
 

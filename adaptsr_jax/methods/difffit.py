@@ -54,10 +54,10 @@ def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Pl
 def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Method:
   """Returns the method of `spec`."""
   del constants
-  trained = SCOPES[spec['scope']]
 
   def init(key, base: Params) -> tuple[Params, Params]:
     del key
+    trained = SCOPES[spec['scope']]
     gains = {path: jnp.ones(width, jnp.float32) for path, width in spec['branches'].items()}
     # Copies, because a training step may overwrite its buffers in place.
     leaves = {name: leaf.copy() for name, leaf in tree.flatten(base).items() if trained(name, leaf)}

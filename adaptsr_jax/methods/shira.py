@@ -24,6 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from adaptsr_jax import lora, tree
+from adaptsr_jax.errors import UserError
 from adaptsr_jax.lora import Site
 from adaptsr_jax.methods.base import CONSTANTS, Method, Plan, Scores, Tensors, through_merge
 from adaptsr_jax.tree import Params
@@ -80,7 +81,8 @@ def _worth(mask: str, site: Site, scores: Scores, seed: int) -> np.ndarray:
     matrix = np.tile(rng.random(site.shape[-1]), (math.prod(site.shape[:-1]), 1))
     np.fill_diagonal(matrix, 1)  # above every column
     return matrix
-  kernel = np.asarray(tree.get(scores.params, site.path)['kernel'])[..., slice(*(site.part or (None,)))]
+  kernel = np.asarray(tree.get(scores.params, site.path)['kernel'])
+  kernel = kernel.reshape(-1, *kernel.shape[-len(site.shape) :]).mean(axis=0)[..., slice(*(site.part or (None,)))]
   if mask == 'magnitude':
     return np.abs(kernel)
   gradient = scores.gradients()[site.name]
@@ -102,6 +104,10 @@ def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Metho
 
   def init(key, base: Params) -> tuple[Params, Params]:
     del key
+    for site in sites:
+      indices = constants[site.name]
+      if indices.dtype.kind != 'i' or not ((indices >= 0) & (indices < math.prod(site.shape))).all():
+        raise UserError(f'The indices at {site.name} are no places in its kernel.')
     start = {name: jnp.zeros(len(indices), jnp.float32) for name, indices in constants.items()}
     return {'base': base, 'indices': dict(constants)}, {'v': start}
 
@@ -110,8 +116,10 @@ def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Metho
     for site in sites:
       kernel = jnp.asarray(tree.get(params, site.path)['kernel'])
       at = _in_kernel(frozen['indices'][site.name], site, kernel.shape[-1])
-      # Not a sum with zeros elsewhere: the other entries keep their bits.
-      changed = kernel.ravel().at[at].add(spec['scale'] * trainable['v'][site.name], unique_indices=True)
+      # Networks that mix several kernels have them along a first axis; all are changed alike. Not a sum with zeros
+      # elsewhere: the other entries keep their bits.
+      several = kernel.reshape(-1, math.prod(kernel.shape[-len(site.shape) :]))
+      changed = several.at[:, at].add(spec['scale'] * trainable['v'][site.name], unique_indices=True)
       params = tree.replaced(params, (*site.path, 'kernel'), changed.reshape(kernel.shape))
     return params
 

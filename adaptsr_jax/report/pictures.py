@@ -180,6 +180,8 @@ def _networks(systems: Sequence[System]) -> tuple[dict[str, infer.Network], dict
 def _network(system: System) -> infer.Network:
   run = system.run
   if system.kind == 'adapted':
+    if run.results.get('unmergeable'):
+      raise UserError(run.results['unmergeable'])
     loaded = base_lib.load(run.folder / 'merged')
   else:
     loaded = prepare.choose_base(run.config)
