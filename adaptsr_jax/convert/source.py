@@ -59,7 +59,8 @@ def read_source(path: str | Path, key: str | None = None) -> Source:
     is_safe = torchfile.sniff(file.read(512)) == 'safetensors'
   if is_safe:
     tree, metadata = safefile.load(path)
-    if 'adaptsr_jax' in metadata:
+    # Merged networks have an entry of this name too, on where they come from.
+    if '"adaptsr_jax adapter"' in metadata.get('adaptsr_jax', ''):
       raise UserError(
         f'{path} is an adapter, not a network; fold it into its base: python -m adaptsr_jax.adapters merge BASE '
         f'{path} OUT.pth'
