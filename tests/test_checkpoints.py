@@ -12,6 +12,7 @@ import enum
 import fractions
 import io
 import itertools
+import json
 import pickle
 import re
 import shutil
@@ -26,6 +27,7 @@ import pytest
 
 from adaptsr_jax import base, config, convert, evaluate, image, lam, prepare, upscale
 from adaptsr_jax import checkpoint as checkpoint_lib
+from adaptsr_jax.adapters import file as adapter_file
 from adaptsr_jax.convert import __main__ as convert_command
 from adaptsr_jax.convert import safefile, torchfile
 from adaptsr_jax.doctor import __main__ as doctor
@@ -394,8 +396,9 @@ def test_run_folders_and_adapters_as_params_are_called_what_they_are(tmp_path):
     base.load(tmp_path)
   with pytest.raises(UserError, match='has one network'):
     base.load(tmp_path / 'run/merged', key='params')
+  header = {'adaptsr_jax': json.dumps({'format': adapter_file.FORMAT, 'version': 1})}
   with open(tmp_path / 'adapter.safetensors', 'wb') as file:
-    safefile.save(file, {'adapters/x/a': np.ones((2, 2), np.float32)}, {'adaptsr_jax': '{}'})
+    safefile.save(file, {'adapters/x/a': np.ones((2, 2), np.float32)}, header)
   with pytest.raises(UserError, match=r'is an adapter.*adaptsr_jax\.adapters merge BASE .*adapter\.safetensors OUT'):
     base.load(tmp_path / 'adapter.safetensors')
 
@@ -622,3 +625,15 @@ def test_the_rule_holds_for_files_made_at_random(tmp_path, seed):
   assert sum(outcomes.values()) == 250
   assert outcomes['wrapped', 0] > 20
   assert outcomes['hostile', 2] > 20
+
+
+@pytest.mark.parametrize('name', ['x' * 60_000, 'a\nError: forged', '\x1b[31m'])
+def test_names_in_adapter_files_are_shown_short_and_escaped(tmp_path, name):
+  meta = {'format': 'adaptsr_jax adapter', 'version': 1, 'model': name, 'fields': {name: 1}, 'sites': name}
+  for header in (meta, meta | {'version': name}, {name: name}, name):
+    with open(tmp_path / 'a.safetensors', 'wb') as file:
+      safefile.save(file, {f'adapters/{name}/a': np.ones((2, 2), np.float32)}, {'adaptsr_jax': json.dumps(header)})
+    with pytest.raises(UserError, match=r'a\.safetensors') as error:
+      adapter_file.load(tmp_path / 'a.safetensors')
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1000

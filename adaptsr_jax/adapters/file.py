@@ -27,7 +27,7 @@ import safetensors
 import safetensors.numpy
 
 from adaptsr_jax import files, methods, tree
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, shown
 
 FORMAT, VERSION = 'adaptsr_jax adapter', 2
 _ENTRY = 'adaptsr_jax'  # A single entry: the order of several is not defined, and equal adapters shall be equal files.
@@ -86,7 +86,7 @@ def load(path: str | os.PathLike) -> Adapter:
   try:
     meta = json.loads(header[_ENTRY])
   except ValueError as error:
-    raise UserError(f'{path} has a damaged header: its {_ENTRY!r} entry is not JSON ({error}).') from error
+    raise UserError(f'{path} has a damaged header: its {_ENTRY!r} entry is not JSON ({shown(error, 200)}).') from error
   if isinstance(meta, dict) and meta.get('version') == 1:
     meta['version'] = VERSION
     tensors = {_named_today(name): leaf for name, leaf in tensors.items()}
@@ -126,7 +126,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
       return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
   except (safetensors.SafetensorError, OSError, TypeError) as error:
     raise UserError(
-      f'{path} cannot be read as .safetensors: truncated, damaged or of another kind ({error}).'
+      f'{path} cannot be read as .safetensors: truncated, damaged or of another kind ({shown(error, 200)}).'
     ) from error
 
 
@@ -135,7 +135,9 @@ def _check(path: str | os.PathLike, meta: Any, tensors: Mapping[str, np.ndarray]
   if not isinstance(meta, dict) or meta.get('format') != FORMAT:
     raise UserError(f'{path} is not an adapter file: its header does not say format {FORMAT!r}.')
   if meta.get('version') != VERSION:
-    raise UserError(f'{path} has version {meta.get("version")!r} and this program reads {VERSION}; update adaptsr_jax.')
+    raise UserError(
+      f'{path} has version {shown(meta.get("version"))} and this program reads {VERSION}; update adaptsr_jax.'
+    )
   try:
     module = methods.module_of(meta)
     for field, (kind, word) in {**_FIELDS, **getattr(module, 'SPEC', {})}.items():
@@ -144,4 +146,4 @@ def _check(path: str | os.PathLike, meta: Any, tensors: Mapping[str, np.ndarray]
     if hasattr(module, 'check_tensors'):
       module.check_tensors(meta, tensors)
   except UserError as error:
-    raise UserError(f'{path}: {error}') from error
+    raise UserError(f'{path}: {shown(error, 400)}') from error
