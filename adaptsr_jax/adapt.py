@@ -200,19 +200,22 @@ def _method_of_run(
   config: ConfigDict, setup: prepare.Setup, folder: Folder
 ) -> tuple[methods.Method, Mapping[str, Any], methods.Tensors]:
   """Returns the method, the content of ranks.json, and what is trained already: as an earlier start had it, if any."""
-  tensors: methods.Tensors = {}
+  ranks, method, tensors = {}, None, {}
   if folder.done:
-    ranks = folder.read('ranks') or {}
-    # Versions before this one kept ranks only.
-    return folder.method() or methods.make(config, setup.sites, ranks.get('ranks')), ranks, tensors
-  if config.init_from:
+    ranks, method = folder.read_or_tell('ranks') or {}, folder.method()
+    if method is None and ranks:  # versions before this one kept ranks only
+      method = methods.make(config, setup.sites, ranks['ranks'])
+  # A run that has to begin again, as its states are damaged, needs what it began with; one that goes on does not.
+  if config.init_from and (method is None or os.path.exists(config.init_from)):
     adapter = adapter_file.load(config.init_from)
     adapter_file.check_base(adapter.meta, setup.base.params)
     spec = adapter_file.spec_of(adapter)
     plan, tensors = methods.grow(config, setup.sites, spec, adapter.tensors, adapter.constants)
-  else:
+  elif method is None:
     plan = methods.plan(config, setup.sites, prepare.Scores(config, setup))
-  return methods.from_spec(plan.spec, plan.constants), plan.ranks, tensors
+  if method is None:
+    method, ranks = methods.from_spec(plan.spec, plan.constants), plan.ranks
+  return method, ranks, tensors
 
 
 def _material(setup: prepare.Setup) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -239,9 +240,15 @@ def random(preset: str, seed: int, fields: Mapping[str, Any] | None = None) -> B
 def _with_fields(base: Base, given: Mapping[str, Any], spec: str | os.PathLike, as_stored: bool) -> Base:
   fields = {**base.fields, **given}
   params = base.params if as_stored else jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), base.params)
-  model = models.build(base.name, **fields)
-  x = jax.ShapeDtypeStruct((1, model.minimum, model.minimum, 3), jnp.float32)
-  expected = jax.eval_shape(model.init, jax.random.key(0), x)['params']
+  try:
+    model = models.build(base.name, **fields)
+    _check_counts(fields, len(jax.tree.leaves(params)))
+    x = jax.ShapeDtypeStruct((1, model.minimum, model.minimum, 3), jnp.float32)
+    expected = jax.eval_shape(model.init, jax.random.key(0), x)['params']
+  except UserError as error:
+    raise error if str(spec) in str(error) else UserError(f'{spec}: {error}') from error
+  except Exception as error:  # values that no network has: linen raises whatever they lead to
+    raise UserError(f'{spec} is no {shown(base.name)} with {shown(fields)}: {shown(error)}.') from error
   difference = tree.compare(expected, params)
   if difference:
     more = f' and {len(difference) - 4} more' if len(difference) > 4 else ''
@@ -250,6 +257,13 @@ def _with_fields(base: Base, given: Mapping[str, Any], spec: str | os.PathLike, 
     )
   assumed = {name: why for name, why in base.assumed.items() if name not in given}
   return base._replace(fields=fields, params=params, assumed=assumed)
+
+
+def _check_counts(fields: Mapping[str, Any], tensors: int) -> None:
+  """Raises UserError for more blocks than there are tensors: to build what they say could take for ever."""
+  for name, value in fields.items():
+    if re.match('n_|num_|depth', name) and np.ndim(value) < 2 and np.sum(value) > 1000 + tensors:
+      raise UserError(f'{shown(name)} is {shown(value)}, more than {tensors} tensors can make up.')
 
 
 def export(

@@ -4,7 +4,8 @@ A params folder holds `params/` (orbax) and `model.json` with all that is needed
 architecture, 'fields': its hyper-parameters, 'assumed', 'source': layout of the file it came from, ...}.
 """
 
-import json
+import hashlib
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -16,7 +17,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from adaptsr_jax import files
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, shown
+from adaptsr_jax.log import say
 from adaptsr_jax.tree import Params
 
 _INFO = 'model.json'
@@ -48,10 +50,14 @@ def read_info(path: str | os.PathLike) -> dict[str, Any]:
   """Returns the `model.json` of a params folder."""
   file = Path(path) / _INFO
   try:
-    info = json.loads(file.read_text())
-    return {**info, 'model': info['model'], 'fields': info['fields']}
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(f'{file} does not describe a model ({type(error).__name__}: {error}).') from error
+    info = files.read_json(file)
+    forms = {'model': str, 'fields': dict, 'assumed': dict | None, 'source': dict | None}
+    wrong = [name for name, form in forms.items() if not isinstance(info.get(name), form)]
+  except (OSError, UserError, AttributeError) as error:
+    raise UserError(f'{file} does not describe a model ({_first_line(error)}).') from error
+  if wrong:
+    raise UserError(f'{file} does not describe a model: its {wrong[0]} is {shown(info.get(wrong[0]))}.')
+  return info
 
 
 def load_params(path: str | os.PathLike) -> tuple[Params, dict[str, Any]]:
@@ -76,8 +82,13 @@ def load_params(path: str | os.PathLike) -> tuple[Params, dict[str, Any]]:
 
 def latest_step(folder: str | os.PathLike) -> int:
   """Returns the newest step that a `RunStore` has saved in `folder`, 0 if none; only looks."""
-  folder = Path(folder)
-  return max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0) if folder.is_dir() else 0
+  return max(map(int, _steps(Path(folder))), default=0)
+
+
+def _steps(folder: Path) -> list[str]:
+  """Returns the names of the saved states: numbers as they are written, in ASCII and without zeros in front."""
+  names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+  return [name for name in names if name.isascii() and name.isdecimal() and name == str(int(name[:18]))]
 
 
 class RunStore:
@@ -86,13 +97,22 @@ class RunStore:
   def __init__(self, folder: str | os.PathLike, metric: str, lower: bool = False):
     """Opens or creates the store; `metric` is the key that `save` compares to keep the best (lower?) state."""
     self._metric, self._lower = metric, lower
+    self._folder = Path(folder).absolute()
+    self._folder.mkdir(parents=True, exist_ok=True)
+    # What orbax would take for a state, or stumble over.
+    for path in self._folder.iterdir():
+      if path.name[:1].isnumeric() and path.name not in _steps(self._folder) and 'checkpoint-tmp' not in path.name:
+        say(f'{path} is no state of a run; it is kept in {self._set_aside(path.name)}.')
+    for name in _steps(self._folder):
+      if why := self._fault(name):
+        self._tell_damaged(int(name), why)
     self._manager = ocp.CheckpointManager(
-      Path(folder).absolute(),
+      self._folder,
       options=ocp.CheckpointManagerOptions(
         # orbax's best_fn with max_to_keep would delete the newest step, and a resume would lose work.
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(
           [
-            checkpoint_managers.LatestN(1),
+            checkpoint_managers.LatestN(2),  # one to fall back to
             checkpoint_managers.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False),
           ]
         ),
@@ -110,7 +130,7 @@ class RunStore:
 
   def save(self, step: int, state: Any, iterator: Any, notes: dict[str, Any]) -> None:
     """Saves `state` as of `step`, the position of `iterator`, and `notes` (JSON; its `metric` key decides the best)."""
-    items = {'state': ocp.args.StandardSave(state), 'notes': ocp.args.JsonSave(notes)}
+    items = {'state': ocp.args.StandardSave(state), 'notes': ocp.args.JsonSave({**notes, _DIGEST: _digest(state)})}
     if iterator is not None:
       import grain  # Only runs have data; reading parameters should not wait for it.
 
@@ -130,23 +150,101 @@ class RunStore:
     Args:
       target: a freshly initialised state: without it orbax turns named tuples into dicts and needs the same devices.
     """
+    try:
+      return self._restored(step, target, iterator)
+    except Exception as error:
+      raise UserError(
+        f'The state of step {step} in {self._folder} does not fit this run ({_first_line(error)}); '
+        'give the config and data it was started with, or another --workdir.'
+      ) from error
+
+  def resume(self, target: Any, iterator: Any) -> tuple[int, Any, dict[str, Any]]:
+    """Returns (step, state, notes) of the newest state that is whole; (0, `target`, {}) where there is none.
+
+    States that are damaged are set aside, with a sentence, so that their steps can be done again.
+
+    Raises:
+      UserError: the state belongs to other pictures.
+    """
+    begin = iterator.get_state()
+    while step := self.latest():
+      try:
+        state, notes = self._restored(step, target, iterator)
+        if begin.keys() == iterator.get_state().keys() and iterator.get_state().get('next_batch', step) != step:
+          raise ValueError('its place in the data is that of another step')
+        return step, state, notes
+      except UserError:
+        raise
+      except Exception as error:
+        iterator.set_state(begin)
+        self._tell_damaged(step, _first_line(error))
+        self._manager.reload()
+    return 0, target, {}
+
+  def _restored(self, step: int, target: Any, iterator: Any) -> tuple[Any, dict[str, Any]]:
     items = {'state': ocp.args.StandardRestore(target), 'notes': ocp.args.JsonRestore()}
     if iterator is not None:
       import grain
 
       items['data'] = grain.checkpoint.CheckpointRestore(iterator)
+    restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+    state, notes = restored['state'], restored['notes']
+    # States of versions before this one have no digest.
+    if notes.pop(_DIGEST, None) not in (None, _digest(state)):
+      raise ValueError('its numbers are not those that were saved')
+    if int(getattr(state, 'step', step)) != step:
+      raise ValueError(f'it is the state of step {int(state.step)}')
+    return state, notes
+
+  def _fault(self, name: str) -> str:
+    """Returns what is wrong with the small files of a state, which orbax reads of all states; '' if nothing is."""
     try:
-      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-    except ValueError as error:
-      raise UserError(
-        f'The state of step {step} in {self._manager.directory} does not fit this run ({_first_line(error)}); '
-        'give the config and data it was started with, or another --workdir.'
-      ) from error
-    return restored['state'], restored['notes']
+      notes = files.read_json(self._folder / name / 'notes' / 'metadata')
+      best, described = notes.get('best') or {'step': 0}, files.read_json(self._folder / name / '_CHECKPOINT_METADATA')
+      values = [
+        notes.get('seconds', 0),
+        notes.get('joules') or 0,
+        best['step'],
+        *best.values(),
+        notes.get(self._metric, 0),
+      ]
+      values.append((described.get('metrics') or {self._metric: 0})[self._metric])
+      return '' if all(type(value) in (int, float) for value in values) else 'what is noted of it are no numbers'
+    except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
+      return _first_line(error)
+
+  def _tell_damaged(self, step: int, why: str) -> None:
+    aside = self._set_aside(str(step))
+    before = latest_step(self._folder)
+    there = f'step {before}' if before else 'its beginning'
+    say(f'The state of step {step} is damaged ({shown(why)}); it is kept in {aside}, and the run goes on from {there}.')
+
+  def _set_aside(self, name: str) -> Path:
+    """Moves a state out of the way; returns where it is now."""
+    folder = self._folder.with_name('damaged')
+    folder.mkdir(exist_ok=True)
+    taken = itertools.count(2)
+    path = folder / name
+    while path.exists():
+      path = folder / f'{name}_{next(taken)}'
+    (self._folder / name).rename(path)
+    return path
 
   def close(self) -> None:
     """Waits for what is being written."""
     self._manager.close()
+
+
+_DIGEST = 'state_sha256'  # in the notes
+
+
+def _digest(state: Any) -> str:
+  """Returns what tells a state from any other; orbax does not notice all damage to what it saved."""
+  digest = hashlib.sha256()
+  for leaf in jax.tree.leaves(state):
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    digest.update(np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes())
+  return digest.hexdigest()
 
 
 def _first_line(error: Exception) -> str:

@@ -70,8 +70,8 @@ def finite(content: Any) -> Any:
 def read_json(path: str | os.PathLike) -> Any:
   """Reads what `write_json` wrote."""
   try:
-    return json.loads(Path(path).read_text())
-  except ValueError as error:
+    return json.loads(Path(path).read_bytes())
+  except (ValueError, RecursionError) as error:
     raise UserError(f'{path} is not valid JSON ({error}).') from error
 
 

@@ -50,9 +50,26 @@ class Folder(NamedTuple):
     return checkpoint.latest_step(self.path / 'checkpoints')
 
   def read(self, name: str) -> Any:
-    """Returns the content of NAME.json; None where there is none."""
+    """Returns the content of NAME.json; None where there is none.
+
+    Raises:
+      UserError: it is no JSON, or not of the form that is written there.
+    """
     path = self.path / f'{name}.json'
-    return files.read_json(path) if path.is_file() else None
+    if not path.is_file():
+      return None
+    content = files.read_json(path)
+    if not _FORMS.get(name, _is_table)(content):
+      raise UserError(f'{path} is damaged: it does not have the form that a run gives it.')
+    return content
+
+  def read_or_tell(self, name: str) -> Any:
+    """As `read` of what can be made again: where it is damaged, that is said, and there is none."""
+    try:
+      return self.read(name)
+    except UserError as error:
+      log.say(f'{str(error).rstrip(".")}; it is made again.')
+      return None
 
   def write(self, name: str, content: Any) -> None:
     """Writes NAME.json."""
@@ -64,10 +81,14 @@ class Folder(NamedTuple):
 
   def method(self) -> methods.Method | None:
     """Returns the method as an earlier start planned it; None where it left no plan."""
-    spec, constants = self.read('method'), self.path / 'constants.safetensors'
+    spec, constants = self.read_or_tell('method'), self.path / 'constants.safetensors'
     if spec is None:
       return None
-    return methods.from_spec(spec, safetensors.numpy.load_file(constants) if constants.is_file() else {})
+    try:
+      return methods.from_spec(spec, safetensors.numpy.load_file(constants) if constants.is_file() else {})
+    except Exception as error:  # whatever the method makes of a value that it never wrote
+      log.say(f'{self.path / "method.json"} is damaged ({type(error).__name__}); it is made again.')
+      return None
 
   def keep_method(self, method: methods.Method) -> None:
     """Writes what `method` reads."""
@@ -79,27 +100,32 @@ class Folder(NamedTuple):
     self, label: str, measure: Callable[[], dict[str, Any]], protocol: dict[str, str]
   ) -> dict[str, Any]:
     """Returns what an earlier start measured; measures where none did, or by other metrics."""
-    earlier = self.read(label)
+    earlier = self.read_or_tell(label)
     if earlier is None or earlier['protocol'] != protocol:
       self.write(label, {**measure(), 'protocol': protocol})
     return self.read(label)
 
   def changed_fields(self, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
     """Returns the fields that make `config` another run than the one that is here: {field: (here, in config)}."""
-    kept = self.read('config')
+    kept = self.read('config') if self.done else self.read_or_tell('config')
     if kept is None:
       return {}
-    ours, theirs = config_lib.flat(config), config_lib.kept(kept)
+    try:
+      ours, theirs = config_lib.flat(config), config_lib.kept(kept)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+      raise UserError(f'{self.path / "config.json"} is damaged ({error}).') from error
     pairs = {field: (theirs.get(field), ours.get(field)) for field in sorted(ours | theirs)}
     return {field: pair for field, pair in pairs.items() if pair[0] != pair[1] and field not in _FREE_FIELDS}
 
   def changed_material(self, material: dict[str, str]) -> list[str]:
     """Returns what of `material` is other than that of the run that is here."""
-    return [name for name, value in (self.read('material') or {}).items() if material[name] != value]
+    kept = self.read('material') if self.done else self.read_or_tell('material')
+    return [name for name, value in (kept or {}).items() if material.get(name) != value]
 
   def is_free(self) -> bool:
     """Tells whether the start that left its config ended before its first save, for lack of memory perhaps."""
-    return not self.done and self.read('material') is not None and self.read('results') is None
+    there = [(self.path / f'{name}.json').is_file() for name in ('material', 'results')]
+    return not self.done and there == [True, False]
 
   def check_config(self, config: ConfigDict) -> None:
     """Raises UserError where the run that is here is longer, or computes something else."""
@@ -129,6 +155,41 @@ class Folder(NamedTuple):
         (self.path / name).unlink(missing_ok=True)
     self.write('config', config.to_dict())
     self.write('material', material)
+
+
+def _is_table(content: Any, value: Callable[[Any], bool] = lambda _: True) -> bool:
+  return isinstance(content, dict) and all(map(value, content.values()))
+
+
+def _is_number(value: Any) -> bool:
+  return value is None or type(value) in (int, float)
+
+
+def _is_measurement(content: Any) -> bool:
+  def is_interval(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+  forms = {
+    'mean': lambda part: _is_table(part, _is_number),
+    'interval': lambda part: _is_table(part, is_interval),
+    'images': lambda part: _is_table(part, lambda row: _is_table(row, _is_number)),
+    'protocol': _is_table,
+  }
+  return _is_table(content) and all(name in content and form(content[name]) for name, form in forms.items())
+
+
+def _is_ranks(content: Any) -> bool:
+  ranks = content.get('ranks') if _is_table(content) else None
+  return _is_table(ranks, lambda rank: type(rank) is int and rank >= 0) and isinstance(content.get('rule'), str)
+
+
+# What the files of a run hold; a table where nothing else is said.
+_FORMS = {
+  'material': lambda content: _is_table(content, lambda value: isinstance(value, str)),
+  'ranks': _is_ranks,
+  'base': _is_measurement,
+  'bicubic': _is_measurement,
+}
 
 
 @contextlib.contextmanager

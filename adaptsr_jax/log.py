@@ -82,15 +82,19 @@ class _Events:
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict[str, float]]:
-  """Returns the lines of metrics.jsonl; a last line that was cut off by a kill is left out."""
+  """Returns the lines of metrics.jsonl; those that are damaged, or were cut off by a kill, are left out."""
   path = Path(folder) / 'metrics.jsonl'
-  rows = []
-  for line in path.read_text().splitlines() if path.exists() else ():
-    try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:
-      break
-  return rows
+  rows = [_row(line) for line in path.read_bytes().split(b'\n')] if path.is_file() else []
+  return [row for row in rows if row]
+
+
+def _row(line: bytes) -> dict[str, float] | None:
+  try:
+    row = json.loads(line)
+  except (ValueError, RecursionError):
+    return None
+  numbers = isinstance(row, dict) and all(type(value) in (int, float) for value in row.values())
+  return row if numbers and type(row.get('step')) is int else None
 
 
 def _drop_after(path: Path, step: int) -> None:

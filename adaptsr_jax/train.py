@@ -59,9 +59,9 @@ def train(
   """
   state, best = training.state, VALUES[config.best]
   store = checkpoint.RunStore(workdir / 'checkpoints', config.best, best.lower)
-  done, notes = store.latest() or 0, {'seconds': 0.0, 'joules': 0.0, 'best': None}
+  done, state, kept = store.resume(state, batches)
+  notes = {'seconds': 0.0, 'joules': 0.0, 'best': None, **kept}
   if done:
-    state, notes = store.restore(done, state, batches)
     say(f'Continuing from step {done}.' if done < config.steps else f'All {done} steps are done.')
 
   every = {name: config[f'{name}_every'] or max(1, config.steps // times) for name, times in _TIMES.items()}

@@ -1,0 +1,148 @@
+"""Runs go on in damaged folders with the bits of an undamaged one, or end in one sentence; nothing is deleted."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from adaptsr_jax import adapt, checkpoint, command
+from tests.test_stopping import folders, short_run, whole  # noqa: F401
+
+
+@pytest.fixture(scope='module')
+def half(folders, tmp_path_factory):  # noqa: F811
+  """A run of which 3 of 4 steps are done, with states of steps 2 and 3."""
+  workdir = tmp_path_factory.mktemp('half') / 'run'
+  c = short_run(folders)
+  c.steps = 3
+  adapt.run(c, workdir)
+  return workdir
+
+
+def text(content):
+  return lambda path: path.write_text(content)
+
+
+def change(function):
+  def damage(path):
+    content = json.loads(path.read_text())
+    function(content)
+    path.write_text(json.dumps(content))
+
+  return damage
+
+
+def append(data):
+  return lambda path: path.write_bytes(path.read_bytes() + data)
+
+
+def flip(path):
+  """Changes a bit of the largest file below."""
+  file = max((inner for inner in path.rglob('*') if inner.is_file()), key=lambda inner: inner.stat().st_size)
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1
+  file.write_bytes(content)
+
+
+def empty(path):
+  for inner in path.rglob('*'):
+    if inner.is_file():
+      inner.write_bytes(b'')
+
+
+FOREIGN = {'list': '[]', 'null': 'null', 'number': '3', 'empty': '', 'deep': '[' * 100_000, 'text': '"a"', 'NaN': 'NaN'}
+NAMES = ('config', 'material', 'method', 'ranks', 'base', 'bicubic', 'results', 'config')  # 8, so that kinds change
+DAMAGE = {
+  **{f'{NAMES[place % len(NAMES)]} {word}': (f'{NAMES[place % len(NAMES)]}.json', text(content))
+     for place, (word, content) in enumerate([*FOREIGN.items()] * 3)},
+  'rank as text': ('ranks.json', change(lambda content: content['ranks'].update(dict.fromkeys(content['ranks'], '2')))),
+  'rank of the plan as text': ('method.json', change(lambda content: content['sites'][0].update(rank='2'))),
+  'no sites': ('method.json', change(lambda content: content.pop('sites'))),
+  'mean as text': ('base.json', change(lambda content: content['mean'].update(psnr_y='30'))),
+  'no protocol': ('bicubic.json', change(lambda content: content.pop('protocol'))),
+  'metrics not UTF-8': ('metrics.jsonl', append(b'\xff\xfe')),
+  'metrics number': ('metrics.jsonl', append(b'3\n[]\n{"loss": 1}\n{"step": "a"}\n{"step": 1, "loss": {}}\n')),
+  'state emptied': ('checkpoints/3', empty),
+  'state changed': ('checkpoints/3', flip),
+  'state gone': ('checkpoints/3/state', shutil.rmtree),
+  'notes list': ('checkpoints/3/notes/metadata', text('[]')),
+  'notes text': ('checkpoints/3/notes/metadata', change(lambda content: content.update(seconds='a'))),
+  'older state emptied': ('checkpoints/2', empty),
+  'state of another step': ('checkpoints/3', lambda path: path.rename(path.with_name('4'))),
+  'both states emptied': ('checkpoints', empty),
+  'odd digit': ('checkpoints/3', lambda path: shutil.copytree(path, path.with_name('\N{SUPERSCRIPT TWO}'))),
+  'foreign digit': ('checkpoints/3', lambda path: shutil.copytree(path, path.with_name('\N{ARABIC-INDIC DIGIT FIVE}'))),
+  'a file as state': ('checkpoints', lambda path: (path / '7').write_text('7')),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', DAMAGE)
+def test_damaged_folders_go_on_with_the_same_bits_or_are_refused_in_a_sentence(
+  folders, whole, half, tmp_path, capsys, name  # noqa: F811
+):  # fmt: skip
+  workdir = tmp_path / 'run'
+  shutil.copytree(half, workdir)
+  path, damage = DAMAGE[name]
+  damage(workdir / path)
+  before = {inner.relative_to(workdir): inner.stat().st_size for inner in workdir.rglob('*') if inner.is_file()}
+  code = command.ended(lambda: adapt.run(short_run(folders), workdir) and 0)
+  said = capsys.readouterr()
+  if code:
+    assert code == 2
+    assert said.err.startswith('Error: ')
+    assert said.err.count('\n') == 1
+    assert str(workdir) in said.err
+    # What cannot be made again is refused for these alone.
+    assert path in ('config.json', 'material.json')
+    assert all((workdir / inner).exists() for inner in before)
+  else:
+    assert (workdir / 'merged.pth').read_bytes() == (whole / 'merged.pth').read_bytes()
+    rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    losses = {row['step']: row['loss'] for row in rows if 'loss' in row}
+    assert sorted(losses) == [1, 2, 3, 4]
+
+
+def test_what_is_set_aside_is_told_and_kept(folders, half, tmp_path, capsys):  # noqa: F811
+  workdir = tmp_path / 'run'
+  shutil.copytree(half, workdir)
+  empty(workdir / 'checkpoints/3')
+  adapt.run(short_run(folders), workdir)
+  said = capsys.readouterr().out
+  assert 'The state of step 3 is damaged' in said
+  assert 'the run goes on from step 2' in said
+  assert 'Continuing from step 2.' in said
+  assert (workdir / 'damaged' / '3').is_dir()
+
+
+MODELS = [
+  *FOREIGN.values(),
+  '{"model": 1, "fields": {}}',
+  '{"model": "safmn", "fields": []}',
+  '{"model": "safmn", "fields": {"dim": "8"}}',
+  '{"model": "safmn", "fields": {"dim": [8]}}',
+  '{"model": "safmn", "fields": {"dim": -8, "n_blocks": 1}}',
+  '{"model": "safmn", "fields": {"dim": 8, "n_blocks": 1000000000000}}',
+  '{"model": ["safmn"], "fields": {}, "source": 3}',
+  '{"model": "safmn", "fields": {"dim": 8, "n_blocks": 1, "upscale": 2}, "assumed": 3, "source": "x"}',
+]
+
+
+@pytest.mark.parametrize('content', MODELS, ids=lambda content: content[:60])
+def test_model_json_of_other_forms_is_one_sentence(half, tmp_path, content):
+  from adaptsr_jax import base
+  from adaptsr_jax.errors import UserError
+
+  folder = tmp_path / 'merged'
+  shutil.copytree(half / 'merged', folder)
+  (folder / 'model.json').write_text(content)
+  with pytest.raises(UserError, match=r'merged'):
+    base.load(folder).model()
+
+
+def test_states_have_names_of_ascii_digits(tmp_path):
+  for name in ('3', '\N{SUPERSCRIPT TWO}', '\N{ARABIC-INDIC DIGIT FIVE}', '07', '9.tmp'):
+    (tmp_path / name).mkdir()
+  (tmp_path / '8').write_text('a file')
+  assert checkpoint.latest_step(tmp_path) == 3
+  assert np.isscalar(checkpoint.latest_step(tmp_path / 'absent'))
