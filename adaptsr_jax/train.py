@@ -93,7 +93,8 @@ def train(
       with clock.paused():
         notes = {'seconds': clock.seconds(), 'joules': clock.joules, 'best': notes['best']}
         if to_measure:
-          measured = measure(training.trained(state))
+          # In numpy, as at export: what is measured is what is exported, to the bit.
+          measured = measure(jax.device_get(training.trained(state)))
           notes |= _noted(step, measured['mean'], notes['best'], config.best, best.lower, log)
         if to_save:
           store.save(step, state, batches, notes)
