@@ -185,7 +185,7 @@ def default() -> ConfigDict:
   c.gan.discriminator = 'patch'
   # Channels of its first layer; 0: 32 of 'patch', 64 of 'unet'.
   c.gan.width = 0
-  # Published weights of a U-Net to start from (a file, or 'realesrgan_x4plus_netd'); empty: random.
+  # Weights of a U-Net to start from: RealESRGAN_x4plus_netD.pth, of release v0.2.2.3 of Real-ESRGAN; empty: random.
   c.gan.init_from = ''
   # 'vanilla' (binary cross-entropy), 'hinge', or 'relativistic' (average, as in ESRGAN).
   c.gan.kind = 'vanilla'

@@ -107,7 +107,10 @@ def next_commands(argv: list[str], results: dict[str, Any], workdir: str | os.Pa
   commands = {
     **({} if results.get('unmergeable') else {'Enlarge your own photographs': enlarge}),
     'Adapt to your own camera': _again(argv, own | {'workdir': f'{workdir}_own'}, drop=_NAMES),
-    f'Compare with method {other}': _again(argv, {'config.method': other, 'workdir': f'{workdir}_{other}'}),
+    # An adapter to start from is of one method.
+    f'Compare with method {other}': _again(
+      argv, {'config.method': other, 'workdir': f'{workdir}_{other}'}, drop=['config.init_from']
+    ),
   }
   return '\n'.join(['Next:', *(f'  {purpose}:\n    {command}' for purpose, command in commands.items())])
 
