@@ -140,9 +140,13 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     enlarged, reference = once('bicubic', bicubic.imresize), once('base', networks['base'])
   trained = train.Trained(trainable, 0.0, None, None, None)
   if config.steps:
-    watch = (lambda leaves: measured(network(params_of(frozen, leaves)), decisive)) if setup.valid else None
+
+    def watch(leaves: Params) -> dict[str, Any]:
+      # Merged on the host like what is exported: on the device the last bit is another.
+      return measured(network(params_of(frozen, jax.device_get(leaves))), decisive)
+
     with enough_memory(prepare.memory_advice(config, setup.model)):
-      trained = train.train(config, training, batches, watch, workdir)
+      trained = train.train(config, training, batches, watch if setup.valid else None, workdir)
   params = jax.device_get(params_of(frozen, trained.trainable))
   networks['adapted'] = network(params)
   adapted = reference
