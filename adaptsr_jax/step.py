@@ -102,5 +102,6 @@ def make_step(
     scalars = {'loss': value, **logged, 'grad_norm': optax.tree.norm(gradient)}
     return TrainState(state.step + 1, trainable, opt_state, average), scalars
 
-  compiled = jax.jit(step, donate_argnums=0, compiler_options=compiler.options())
+  options = None if method.thin else compiler.options()
+  compiled = jax.jit(step, donate_argnums=0, compiler_options=options)
   return functools.partial(compiled, arrays=arrays) if arrays else compiled

@@ -102,10 +102,12 @@ def variants(base: Any, batch: int, patch: int, rank: int, rows: Sequence[Row]) 
   """
   found = []
   for row in rows:
-    model = model_of(row, base)
-    make = _step if row.kind == 'step' else _inference
-    variant = make(row, base, model, (batch, patch, patch, 3), rank)
-    found.append(variant._replace(reference=_reference(row, rows).name))
+    model, shape = model_of(row, base), (batch, patch, patch, 3)
+    if row.kind == 'step':
+      variant = training(*method_of(row, model, rank), base, model, shape)
+    else:
+      variant = _inference(row, base, model, shape, rank)
+    found.append(variant._replace(name=row.name, reference=_reference(row, rows).name))
   return found
 
 
@@ -127,13 +129,13 @@ def method_of(row: Row, model: Any, rank: int) -> tuple[Any, Any]:
   return c, methods.make(c, sites, {site.name: rank for site in sites})
 
 
-def _step(row: Row, base: Any, model: Any, shape: tuple[int, ...], rank: int) -> Variant:
+def training(c: Any, method: Any, base: Any, model: Any, shape: tuple[int, ...]) -> Variant:
+  """Returns a compiled training step of `method` under the config `c`, on pictures of `shape`."""
   import jax
   import jax.numpy as jnp
 
   from adaptsr_jax import losses, optim, step, tree
 
-  c, method = method_of(row, model, rank)
   tx, _ = optim.make(c, method.labels)
 
   def begin(key, params):
@@ -162,7 +164,7 @@ def _step(row: Row, base: Any, model: Any, shape: tuple[int, ...], rank: int) ->
 
     return call
 
-  return Variant(row.name, '', tree.count(state.trainable), compiled, seconds, ready)
+  return Variant('', '', tree.count(state.trainable), compiled, seconds, ready)
 
 
 def _inference(row: Row, base: Any, model: Any, shape: tuple[int, ...], rank: int) -> Variant:
@@ -185,7 +187,7 @@ def _inference(row: Row, base: Any, model: Any, shape: tuple[int, ...], rank: in
     lr = _noise(shape)
     return lambda: compiled(placed, lr)
 
-  return Variant(row.name, '', 0, compiled, seconds, ready)
+  return Variant('', '', 0, compiled, seconds, ready)
 
 
 def _noise(shape: tuple[int, ...]) -> Any:

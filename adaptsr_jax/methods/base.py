@@ -29,6 +29,7 @@ class Method(NamedTuple):
       `frozen`, and it stands in the adapter file.
     unmergeable: why there is no such parameter tree, where there is none: `merge` then raises UserError, and a network
       is used through `forward`.
+    thin: no gradient of a whole kernel is computed on the way to what is trained.
   """
 
   init: Callable[[Any, Params], tuple[Params, Params]]
@@ -38,6 +39,7 @@ class Method(NamedTuple):
   spec: dict[str, Any]
   constants: Mapping[str, np.ndarray] = {}
   unmergeable: str = ''
+  thin: bool = False
 
 
 class Plan(NamedTuple):

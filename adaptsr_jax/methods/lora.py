@@ -157,22 +157,16 @@ def grow(config: ConfigDict, sites: Sequence[Site], spec: Mapping[str, Any], ten
 
 
 def _faster(config: ConfigDict, sites: Sequence[Site], rank_map: Mapping[str, int]) -> str:
-  """Returns the path, 'merged' or 'factored', that takes less time here."""
-  # CPU time of a factored step over that of a merged one at rank 8 (benchmarks/README.md): '1x1_kxk' 0.66 to 1.06 for
-  # EDSR and SAFMN, least for large batches; 'kxk_1x1' 0.74 to 1.4; 'loralib' merges its convolutions either way. Other
-  # devices are not measured yet, and the factored step reads and writes up to 1.6 times the bytes.
+  """Returns the path, 'merged' or 'hybrid', that takes less time here."""
   form = config.lora.form
-  # In low precision, training through merged kernels is closer to the merged network that is exported.
-  if jax.default_backend() != 'cpu' or form != '1x1_kxk' or config.dtype != 'float32':
+  # 'loralib' has no thin layers in its convolutions. Other devices and types are not measured yet.
+  if jax.default_backend() != 'cpu' or form == 'loralib' or config.dtype != 'float32':
     return 'merged'
   adapted = [site for site in sites if rank_map.get(site.name, 0)]
-  # Dense layers are cheap to merge and many: 0.83 against 0.88 of a full step for SwinIR-S.
-  if any(site.kind != 'conv' for site in adapted):
-    return 'merged'
-  # For each pixel, the factored path multiplies with every value of an adapter three times, once forward and once in
-  # each of two gradients; the merged path multiplies with every value of a kernel once more, for its gradient.
-  thin = 3 * sum(rank_map[site.name] * lora.cost(site, form) for site in adapted)
-  return 'factored' if thin < sum(math.prod(site.shape) for site in adapted) else 'merged'
+  # For each pixel, the hybrid multiplies with every value of an adapter twice, once for each of two gradients; the
+  # merged path multiplies with every value of a kernel once more, for its gradient.
+  thin = 2 * sum(rank_map[site.name] * lora.cost(site, form) for site in adapted)
+  return 'hybrid' if thin < sum(math.prod(site.shape) for site in adapted) else 'merged'
 
 
 def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Method:
@@ -204,7 +198,7 @@ def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Metho
 
   forward = through_merge(merge) if path == 'merged' else factored
   labels = {'adapters': 'train', 'biases': 'bias'}
-  return Method(init, merge, lambda trainable: labels, forward, spec)
+  return Method(init, merge, lambda trainable: labels, forward, spec, thin=path != 'merged' and form != 'loralib')
 
 
 def check_tensors(spec: Mapping[str, Any], tensors: Tensors) -> None:

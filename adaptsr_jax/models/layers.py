@@ -201,21 +201,21 @@ thin_convolution.defvjp(_thin_convolution, _thin_gradient)
 
 def _kernel_gradient(x: Array, gradient: Array, kh: int, kw: int, precision: Any) -> Array:
   (*_, cin), (*_, cout) = x.shape, gradient.shape
+  # Matrices all along: with the axes of the picture left, XLA sorts the neighbourhoods channel by channel.
   if cin <= cout:
-    columns, rows = _neighbourhoods(x, kh, kw), gradient
-  else:
-    columns, rows = _neighbourhoods(gradient, kh, kw), x
-  product = jnp.einsum('bhwkc,bhwd->kcd', columns, rows, precision=precision, preferred_element_type=x.dtype)
-  if cin > cout:  # seen from the output, the kernel is upside down
-    product = product[::-1].transpose(0, 2, 1)
-  return product.reshape(kh, kw, cin, cout)
+    product = jnp.matmul(_neighbourhoods(x, kh, kw).T, gradient.reshape(-1, cout), precision=precision)
+    return product.reshape(kh, kw, cin, cout)
+  product = jnp.matmul(x.reshape(-1, cin).T, _neighbourhoods(gradient, kh, kw), precision=precision)
+  # Seen from the output, the kernel is upside down.
+  return product.reshape(cin, kh, kw, cout)[:, ::-1, ::-1].transpose(1, 2, 0, 3)
 
 
 def _neighbourhoods(x: Array, kh: int, kw: int) -> Array:
-  """Returns (b, h, w, kh * kw, c): what a kernel sees from each pixel."""
-  _, h, w, _ = x.shape
+  """Returns (pixels, kh * kw * c): what a kernel sees from each pixel of (b, h, w, c)."""
+  _, h, w, c = x.shape
   x = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
-  return jnp.stack([x[:, i : i + h, j : j + w] for i in range(kh) for j in range(kw)], axis=3)
+  seen = jnp.concatenate([x[:, i : i + h, j : j + w] for i in range(kh) for j in range(kw)], axis=-1)
+  return seen.reshape(-1, kh * kw * c)
 
 
 class Depthwise:
