@@ -11,7 +11,7 @@ it starts from the base. Then choose between faithful and sharp:
   python -m adaptsr_jax.adapters sweep safmn_ntire2023_x4.pth runs/safmn/adapter.safetensors \
     runs/safmn_gan/adapter.safetensors --lr=LR_VALID --hr=HR_VALID --metric_weights=WEIGHTS --out=runs/slider
 
-Expected: LPIPS falls and PSNR with it; experiments/007_gan has the numbers and pictures of this config on real pairs.
+Expected, on 14 real pairs after 161 steps: LPIPS 0.300 instead of 0.427, for 1.1 dB (experiments/007_gan).
 Watch loss/adversarial, gan/real and gan/fake in metrics.jsonl: a discriminator that has won (loss/discriminator near 0)
 teaches nothing. A step takes 1.8 times the CPU time of one with L1 alone; with the U-Net of Real-ESRGAN 26 times
 (benchmarks/README.md). That and VGG19, as in its recipe:

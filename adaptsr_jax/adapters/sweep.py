@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
   files.write_json(kept, {'runs': runs})
   log.say(tables.text(tables.means(runs)))
   tables.write(out / 'sweep.md', tables.markdown(tables.means(runs)) + '\n')
-  _draw(out / 'sweep.png', at, list(runs.values()))
+  _draw(out / 'sweep.png', at, list(runs.values()), len(adapters))
   _draw_strip(out / 'strip.png', source, model, mixed, options.files)
 
 
@@ -90,7 +90,7 @@ def _label(t: float, files: Sequence[str]) -> str:
   return f'{t:.4g}' if len(files) == 1 else f'{1 - t:.4g} : {t:.4g}'
 
 
-def _draw(path: Path, at: Sequence[float], runs: Sequence[dict[str, Any]]) -> None:
+def _draw(path: Path, at: Sequence[float], runs: Sequence[dict[str, Any]], adapters: int) -> None:
   """Draws the curve of PSNR against the first perceptual metric, where both are measured."""
   key = next((key for key in runs[0]['mean'] if tables.lower_is_better(key)), None)  # the first that is measured
   if key is None or 'psnr_y' not in runs[0]['mean']:
@@ -99,7 +99,8 @@ def _draw(path: Path, at: Sequence[float], runs: Sequence[dict[str, Any]]) -> No
   points = [
     (f'{t:.4g}' if t in shown else '', run['mean']['psnr_y'], run['mean'][key]) for t, run in zip(at, runs, strict=True)
   ]
-  figures.slider(path, points, 'PSNR (Y) in dB, higher is better', f'{key}, lower is better')
+  title = 'share of the second adapter' if adapters > 1 else 'strength of the adapter'
+  figures.slider(path, points, 'PSNR (Y) in dB, higher is better', f'{key}, lower is better', title)
 
 
 def _draw_strip(path: Path, source: data.Source, model: Any, mixed: dict[float, Params], files: Sequence[str]) -> None:

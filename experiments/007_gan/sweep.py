@@ -3,9 +3,9 @@
   python -m experiments.007_gan.sweep --base=safmn_ntire2023_x4.pth --data=drealsr_x4 --photos=hr_valid \
     --metric_weights=weights --runs=runs/007
 
-`--data` holds LR and HR; every seventh pair validates. `--photos` are HR pictures for the strip, degraded once. Each
-run is a process of its own, and what is done already is kept. Writes results.json and pictures beside this file, and
-fills the table of README.md.
+`--data` holds LR and HR; every seventh pair validates. `--photos` are HR pictures for the strip. Each run
+is a process of its own, and what is done already is kept. Writes results.json and pictures beside this file, and fills
+the table of README.md.
 """
 
 import argparse
@@ -14,11 +14,15 @@ import re
 import shutil
 from pathlib import Path
 
-from adaptsr_jax import files, log, tables
+import numpy as np
+from scipy import ndimage
+
+from adaptsr_jax import bicubic, files, image, log, tables
 from experiments import sweeping
 
 HERE = Path(__file__).parent
 METRICS = {'psnr_y': 3, 'ssim_y': 4, 'psnr_rgb': 3, 'lpips_alex': 4}  # and the digits that are shown
+_BLUR = 2.0  # standard deviation in HR pixels
 SHOWN = ('city', 'dog', 'flowers')  # parts of the names of photographs
 
 
@@ -30,12 +34,13 @@ def main() -> None:
   parser.add_argument('--metric_weights', required=True)
   parser.add_argument('--runs', required=True, type=Path)
   parser.add_argument('--steps', type=int, default=300, help='of the L1 stage')
-  parser.add_argument('--gan_steps', type=int, default=200, help='of the adversarial stage')
+  parser.add_argument('--gan_steps', type=int, default=161, help='of the adversarial stage')
   args = parser.parse_args()
   held_out = sweeping.every_seventh(args.data / 'HR', args.runs / 'validation.txt')
   adapters = stages(args, held_out)
   pairs = {'lr': args.data / 'LR', 'hr': args.data / 'HR', 'names': held_out}
   slider = sweep(args, adapters, pairs, 11, args.runs / 'slider')
+  shutil.copy(args.runs / 'slider' / 'sweep.png', HERE / 'slider.png')
   photographs(args, adapters)
   results = {'stages': costs(args.runs), 'slider': slider}
   files.write_json(HERE / 'results.json', results)
@@ -72,20 +77,20 @@ def sweep(args: argparse.Namespace, adapters: list[Path], pictures: dict, points
   options = [f'--points={points}', '--metrics=psnr,ssim,lpips_alex', f'--metric_weights={args.metric_weights}']
   command = ['adaptsr_jax.adapters', 'sweep', args.base, *map(str, adapters), *where, *options, f'--out={out}']
   sweeping.command(command)
-  shutil.copy(out / 'sweep.png', HERE / f'{out.name}.png')
   return {label: run['mean'] for label, run in json.loads((out / 'sweep.json').read_text())['runs'].items()}
 
 
 def photographs(args: argparse.Namespace, adapters: list[Path]) -> None:
-  """Draws the strip of three photographs in the LR of a mild simulated camera."""
-  degraded = args.runs / 'degraded'
-  if not degraded.exists():
-    options = [f'--hr={args.photos}', f'--out={degraded}', '--preset=stablesr', '--scale=4']
-    sweeping.command(['adaptsr_jax.degrade', *options])
-  stems = sorted(path.stem for path in args.photos.iterdir())
+  """Draws the strip of three photographs, made as soft as a camera: the adapters were trained on such LR pictures."""
+  soft = args.runs / 'soft'
+  soft.mkdir(exist_ok=True)
+  stems = sorted(path.stem for path in args.photos.glob('*.png'))
   names = [next((stem for stem in stems if part in stem), stems[0]) for part in SHOWN]
+  for name in names:
+    blurred = ndimage.gaussian_filter(image.to_float(image.read_array(args.photos / f'{name}.png')), (_BLUR, _BLUR, 0))
+    image.write(soft / f'{name}.png', np.clip(bicubic.imresize(blurred, 1 / 4), 0, 1))
   out = args.runs / 'photographs'
-  sweep(args, adapters, {'lr': degraded, 'hr': args.photos, 'names': ','.join(names)}, 6, out)
+  sweep(args, adapters, {'lr': soft, 'hr': args.photos, 'names': ','.join(names)}, 6, out)
   shutil.copy(out / 'strip.png', HERE / 'strip.png')
 
 
@@ -104,9 +109,9 @@ def costs(runs: Path) -> dict[str, dict]:
 def fill(results: dict) -> None:
   """Writes the table into README.md, between its marks."""
   base = results['stages']['l1']['base']
-  rows = {'base': base, **{f'mixture {label}': mean for label, mean in results['slider'].items()}}
+  rows = {'base': base, **{label: mean for label, mean in results['slider'].items()}}
   start = next(iter(results['slider'].values()))
-  lines = [['L1 : adversarial', *METRICS, 'PSNR Y to L1', 'LPIPS to L1']]
+  lines = [['L1 : adversarial', 'PSNR Y', 'SSIM Y', 'PSNR RGB', 'LPIPS', 'PSNR Y to L1', 'LPIPS to L1']]
   for label, mean in rows.items():
     change = [
       f'{mean["psnr_y"] - start["psnr_y"]:+.2f} dB',
