@@ -132,6 +132,7 @@ def arguments(argv: Sequence[str] | None = None) -> list[str]:
 def _hush() -> None:
   """Keeps what libraries log and warn of to themselves: what went wrong is told by the error that ends the command."""
   logging.disable(logging.CRITICAL)
+  os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')  # read when it is imported
   if not sys.warnoptions:
     warnings.simplefilter('ignore')
   shown = sys.excepthook

@@ -4,6 +4,7 @@
 """
 
 import ast
+import difflib
 import math
 import os
 import re
@@ -313,6 +314,13 @@ def validate(config: ConfigDict) -> None:
   for old, new in RENAMED.items():
     if old in flat(config):
       raise UserError(renamed(old, new))
+  known = flat(default())
+  for name, value in flat(config).items():
+    if name not in known:
+      near = difflib.get_close_matches(name, known, 1, 0) or [name]
+      raise UserError(f'The config has a field {name!r} that no run has; the nearest is config.{near[0]}.')
+    if isinstance(value, int) and abs(value) >= 2**31 or isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f'config.{name} is {value}; it must be a finite number, and a whole one below {2**31}.')
   own = {'method': tuple(methods.METHODS)}
   least = dict(_LEAST)
   for method, module in methods.METHODS.items():
@@ -479,7 +487,8 @@ def labelled(text: str) -> tuple[str, str]:
   """Returns (label, where) of 'LABEL=WHERE'; a plain path, or one that has '=' in its name, is its own label."""
   label, joined, where = text.partition('=')
   there = os.path.exists(text) or os.path.exists(text.rpartition('::')[0])  # FILE::NETWORK
-  return (label, where) if label and joined and where and not there else (text, text)
+  is_label = bool(label and joined and where) and os.sep not in label and not there
+  return (label, where) if is_label else (text, text)
 
 
 def _literal(text: str) -> Any:

@@ -94,6 +94,7 @@ def _write_pictures(args: argparse.Namespace) -> None:
   options = _options(args)
   check_folder(args.out)
   out, files = Path(args.out), image.list_images(args.hr)
+  image.tell_unread(args.hr)
   if not files:
     raise UserError(f'{args.hr} contains no pictures ({", ".join(image.SUFFIXES)}).')
   if out.resolve() == Path(args.hr).resolve():

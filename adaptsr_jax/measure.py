@@ -141,6 +141,7 @@ def find_finished(folder: str, source: data.Source, beside: Iterable[str] = ()) 
   Raises:
     UserError: names what is missing, what fits several times, and what has another size than its HR picture.
   """
+  image.tell_unread(folder)
   groups = _by_owner(image.list_images(folder), source.names, beside)
   missing = [name for name in source.names if name not in groups]
   faults = [f'no picture for {_some(missing, ", ")}'] if missing else []

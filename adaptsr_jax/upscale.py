@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs the command; returns 0, 1 if any picture failed, 2 if it was called wrongly."""
+  """Runs the command; returns 0, 1 if some pictures failed, 2 if all did or it was called wrongly."""
   args = _parser().parse_intermixed_args(command.arguments(argv))
   return command.ended(lambda: _main(args), 'Stopped; with --skip_existing the same command goes on from here.')
 
@@ -73,7 +73,7 @@ def _main(args: argparse.Namespace) -> int:
   failures = _run(jobs, enlarge)
   for failure in failures:
     print(f'Failed: {failure}', file=sys.stderr)
-  return 1 if failures else 0
+  return 0 if not failures else 1 if len(failures) < len(jobs) else 2
 
 
 def _jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
@@ -109,6 +109,8 @@ def _sources(inputs: list[str]) -> list[Path]:
     if not path.exists():
       raise UserError(f'{path} does not exist.')
     found = image.list_images(path) if path.is_dir() else [path]
+    if path.is_dir():
+      image.tell_unread(path)
     if not found:
       raise UserError(f'{path} contains no pictures ({", ".join(image.SUFFIXES)}).')
     sources += found

@@ -102,7 +102,7 @@ def test_16_bit_stays_16_bit_or_is_refused(tmp_path, weights, params, capsys):
   y = image.read(tmp_path / 'y.tif')
   assert y.bits == 16
   np.testing.assert_allclose(y.rgb, np.clip(expected(params, x), 0, 1), rtol=0, atol=1e-5)
-  assert run(weights, tmp_path / 'x.png', tmp_path / 'y.jpg') == 1
+  assert run(weights, tmp_path / 'x.png', tmp_path / 'y.jpg') == 2
   assert 'holds no 16-bit picture; choose .png' in capsys.readouterr().err
   assert not (tmp_path / 'y.jpg').exists()
 

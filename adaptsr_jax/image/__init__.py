@@ -15,7 +15,7 @@ from adaptsr_jax.image.picture import (
   to_levels,
   to_uint8,
 )
-from adaptsr_jax.image.reading import list_images, read, read_array, size
+from adaptsr_jax.image.reading import list_images, read, read_array, size, tell_unread
 from adaptsr_jax.image.writing import write
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
   'read',
   'read_array',
   'size',
+  'tell_unread',
   'to_float',
   'to_levels',
   'to_uint8',

@@ -8,10 +8,10 @@ import numpy as np
 
 from adaptsr_jax.errors import UserError
 
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.tif', '.tiff', '.bmp')
-WRITABLE = ('.png', '.jpg', '.jpeg', '.webp', '.tif', '.tiff')
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.jfif', '.jpe', '.webp', '.tif', '.tiff', '.bmp')
+WRITABLE = ('.png', '.jpg', '.jpeg', '.jfif', '.jpe', '.webp', '.tif', '.tiff')
 DEEP = ('.png', '.tif', '.tiff')  # formats that hold 16 bit
-OPAQUE = ('.jpg', '.jpeg')  # formats that hold no transparency
+OPAQUE = ('.jpg', '.jpeg', '.jfif', '.jpe')  # formats that hold no transparency
 
 
 class ImageError(UserError):

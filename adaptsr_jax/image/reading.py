@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from adaptsr_jax.errors import shown
 from adaptsr_jax.image import metadata
 from adaptsr_jax.image.picture import SUFFIXES, ImageError, Picture, reason, to_float
 
@@ -27,6 +28,21 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
     raise ImageError(f'{folder} cannot be listed: {reason(error)}.') from None
   named = [p for p in entries if p.suffix.lower() in SUFFIXES and not p.name.startswith('.')]
   return [p for p in named if p.is_file() or (p.is_symlink() and not p.exists())]
+
+
+def tell_unread(folder: str | os.PathLike) -> None:
+  """Says once how much of `folder` is no picture of ours and how many folders lie in it, if any; hidden ones aside."""
+  entries = [path for path in Path(folder).iterdir() if not path.name.startswith('.')]
+  folders = sum(path.is_dir() for path in entries)
+  others = len(entries) - folders - len(list_images(folder))
+  counts = [f'{n} {word}{"" if n == 1 else "s"}' for n, word in ((others, 'other file'), (folders, 'folder')) if n]
+  line = f'Not read in {shown(folder)}: {" and ".join(counts)}.'
+  if counts and line not in _told:
+    _told.add(line)
+    print(line, flush=True)
+
+
+_told: set[str] = set()
 
 
 def size(path: str | os.PathLike) -> tuple[int, int]:
@@ -80,8 +96,8 @@ def _opened(path: str | os.PathLike) -> Iterator[Any]:
       if np.prod(image.size, dtype=np.int64) > MAX_PIXELS:
         width, height = image.size
         raise ImageError(f'{path} has {width} x {height} pixels, above the limit of {MAX_PIXELS:,}: cut it into parts.')
-      if image.format != 'MPO' and getattr(image, 'n_frames', 1) > 1:
-        raise ImageError(f'{path} holds {image.n_frames} pages or frames: split it into single pictures.')
+      if image.format != 'MPO' and (pages := _pages(image)) > 1:
+        raise ImageError(f'{path} holds {pages} pages or frames: split it into single pictures.')
       yield image
   except ImageError:
     raise
@@ -89,6 +105,19 @@ def _opened(path: str | os.PathLike) -> Iterator[Any]:
     raise ImageError(f'{path} is not a picture that can be read (PNG, JPEG, WebP, TIFF or BMP).') from None
   except Exception as error:  # on damaged files decoders raise anything, from SyntaxError to struct.error
     raise ImageError(f'{path} cannot be read: {reason(error)}.') from error
+
+
+def _pages(image: Any) -> int:
+  """Returns the number of pictures in a file; a TIFF may hold previews and masks of its first one beside them."""
+  frames = getattr(image, 'n_frames', 1)
+  if image.format != 'TIFF' or frames == 1:
+    return frames
+  pages = 0
+  for frame in range(frames):
+    image.seek(frame)
+    pages += frame == 0 or not image.tag_v2.get(254, 0) & 5  # NewSubfileType: 1 is a smaller copy, 4 a mask
+  image.seek(0)
+  return pages
 
 
 def _pixels(image: Any, path: str | os.PathLike) -> np.ndarray:

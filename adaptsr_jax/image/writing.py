@@ -81,7 +81,7 @@ def _encoded(pixels: np.ndarray, suffix: str, icc: bytes | None, exif: bytes | N
   buffer = io.BytesIO()
   options = {'icc_profile': icc} if icc else {}
   options |= {'exif': metadata.EXIF_PREFIX + exif} if exif else {}
-  if suffix in ('.jpg', '.jpeg'):
+  if suffix in OPAQUE:
     options |= {'quality': 95, 'subsampling': 0}
   if suffix == '.webp':
     options |= {'lossless': True, 'exact': True}  # exact: keeps the colour of transparent pixels
