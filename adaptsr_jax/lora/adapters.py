@@ -13,6 +13,7 @@ In the first three rows the last axis of 'a' and the last but one of 'b' are the
 is the product for all of them. 'loralib' reads its product row by row as (cout, cin, kh, kw).
 """
 
+import functools
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -60,21 +61,37 @@ def init(key: jax.Array | None, sites: Sequence[Site], ranks: Mapping[str, int],
     UserError: `ranks` names a site that is not among `sites`, or the form does not fit.
   """
   _check_names(ranks, sites)
-  adapters = {}
-  for site in sites:
-    rank = ranks.get(site.name, 0)
-    if rank > 0:
-      shape = shapes(site, rank, form)
-      if key is None:
-        adapters[site.name] = {name: np.zeros(size, np.float32) for name, size in shape.items()}
-        continue
-      bound = 1 / math.sqrt(shape['a'][1] if _loralib(site, form) else math.prod(shape['a'][:-1]))
-      site_key = jax.random.fold_in(key, np.uint32(zlib.crc32(site.name.encode())))
-      adapters[site.name] = {
-        'a': jax.random.uniform(site_key, shape['a'], jnp.float32, -bound, bound),
-        'b': jnp.zeros(shape['b'], jnp.float32),
-      }
-  return adapters
+  adapted = [site for site in sites if ranks.get(site.name, 0) > 0]
+  sizes = {site.name: shapes(site, ranks[site.name], form) for site in adapted}
+  if key is None:
+    return {site: {name: np.zeros(size, np.float32) for name, size in both.items()} for site, both in sizes.items()}
+  if not adapted:
+    return {}
+  fans = [_fan_in(site, sizes[site.name]['a'], form) for site in adapted]
+  # One program for all shapes: what is drawn for the first n of a longer row is what would be drawn for n.
+  longest = max(math.prod(both['a']) for both in sizes.values())
+  labels = np.array([zlib.crc32(site.name.encode()) for site in adapted], np.uint32)
+  rows = _drawn(key, labels, np.array([1 / math.sqrt(fan) for fan in fans], np.float32), longest)
+  # In numpy where there are values: jax would compile a program for every shape.
+  rows, xp = (rows, jnp) if isinstance(rows, jax.core.Tracer) else (np.asarray(rows), np)
+  return {
+    site: {'a': row[: math.prod(both['a'])].reshape(both['a']), 'b': xp.zeros(both['b'], np.float32)}
+    for row, (site, both) in zip(rows, sizes.items(), strict=True)
+  }
+
+
+def _fan_in(site: Site, shape: tuple[int, ...], form: str) -> int:
+  return shape[1] if _loralib(site, form) else math.prod(shape[:-1])
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _drawn(key: jax.Array, labels: jax.Array, bounds: jax.Array, length: int) -> jax.Array:
+  """Returns (labels, length) float32, each row uniform within its bound."""
+
+  def row(label: jax.Array, bound: jax.Array) -> jax.Array:
+    return jax.random.uniform(jax.random.fold_in(key, label), (length,), jnp.float32, -bound, bound)
+
+  return jax.vmap(row)(labels, bounds)
 
 
 def delta(site: Site, ab: Mapping[str, jax.Array], alpha: float, form: str, rslora: bool = False) -> jax.Array:
