@@ -7,11 +7,13 @@ import io
 import logging
 import multiprocessing
 import os
+import platform
 import re
 import signal
 import sys
 import threading
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from typing import Any, NoReturn, TextIO
@@ -54,6 +56,7 @@ def start(main: Callable[[], int | None]) -> NoReturn:
   _end_at_second_interrupt()
   sys.argv[1:] = arguments()  # config_flags looks there too
   _hush()
+  keep_programs()
   # multiprocessing's cleaner, a process of its own, would complain of what is left after the second Ctrl-C.
   sys.warnoptions.append('ignore:resource_tracker')
   try:
@@ -65,6 +68,27 @@ def start(main: Callable[[], int | None]) -> NoReturn:
   if code == INTERRUPTED:
     os._exit(code)  # threads and processes that are at work are not waited for
   sys.exit(code)
+
+
+def keep_programs() -> None:
+  """Lets jax keep compiled programs for the next command, unless its own variables tell where, or not to.
+
+  Those of different processors lie apart: programs for a CPU are made for the instructions that it has.
+  """
+  if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
+    return
+  folder = files.cache_folder() / 'programs' / f'{zlib.crc32(_processor().encode()):08x}'
+  settings = {'jax_compilation_cache_dir': str(folder), 'jax_persistent_cache_min_compile_time_secs': 0.5}
+  for name, value in settings.items():
+    os.environ.setdefault(name.upper(), str(value))
+    if 'jax' in sys.modules:  # it has read its variables
+      sys.modules['jax'].config.update(name, value)
+
+
+def _processor() -> str:
+  with contextlib.suppress(OSError, StopIteration), open('/proc/cpuinfo', encoding='utf-8') as lines:
+    return next(line for line in lines if line.startswith(('flags', 'Features')))
+  return platform.processor()
 
 
 def ended(work: Callable[[], int | None], stopped: str = _STOPPED) -> int:

@@ -37,6 +37,11 @@ _ENDINGS = frozenset({
 _swept: set[Path] = set()
 
 
+def cache_folder() -> Path:
+  """Returns the folder of downloaded weights and compiled programs; it need not exist yet."""
+  return Path(os.environ.get('ADAPTSR_JAX_CACHE') or '~/.cache/adaptsr_jax').expanduser().absolute()
+
+
 def write(path: str | os.PathLike, content: bytes | str) -> None:
   """Writes a file; text in UTF-8.
 

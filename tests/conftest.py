@@ -1,6 +1,11 @@
 """What all tests share: PyTorch as the other side of a check, and a mark on the checks that need it."""
 
+import os
+
 import pytest
+
+# Commands under test keep no compiled programs in the user's cache.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', '')
 
 
 @pytest.fixture(scope='session')

@@ -153,3 +153,21 @@ def test_every_command_begins_the_same_way(name):
   text = path.read_text()
   assert '  command.start(' in text
   assert 'except KeyboardInterrupt' not in text
+
+
+def test_compiled_programs_are_kept_unless_jax_is_told_where(tmp_path):
+  code = (
+    'import os; from adaptsr_jax import command; command.keep_programs()\n'
+    'import jax; jax.jit(lambda x: x + 1).lower(1.0).compile(); print(jax.config.jax_compilation_cache_dir)'
+  )
+
+  def kept(**variables):
+    variables = {'ADAPTSR_JAX_CACHE': str(tmp_path), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', **variables}
+    environment = {name: value for name, value in os.environ.items() if name != 'JAX_COMPILATION_CACHE_DIR'}
+    call = [sys.executable, '-c', code]
+    return subprocess.run(call, env=environment | variables, capture_output=True, text=True, check=True).stdout.strip()
+
+  folder = kept()
+  assert folder.startswith(str(tmp_path / 'programs'))
+  assert os.listdir(folder)
+  assert kept(JAX_COMPILATION_CACHE_DIR=str(tmp_path / 'mine')) == str(tmp_path / 'mine')

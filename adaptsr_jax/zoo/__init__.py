@@ -22,8 +22,8 @@ from importlib import resources
 from pathlib import Path
 
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.files import cache_folder
 from adaptsr_jax.zoo import cache
-from adaptsr_jax.zoo.cache import cache_folder
 from adaptsr_jax.zoo.table import ZOO, Entry
 
 __all__ = ['BUNDLED', 'ZOO', 'Entry', 'bundled', 'bundled_names', 'cache_folder', 'fetch', 'licence', 'locate']

@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +15,6 @@ from adaptsr_jax.zoo.table import Entry
 from adaptsr_jax.zoo.transfer import Broken, transfer
 
 # What needs the network or reads weights is imported where it is used: the list of names comes at once.
-
-
-def cache_folder() -> Path:
-  """Returns the folder of downloaded weights; it need not exist yet."""
-  return Path(os.environ.get('ADAPTSR_JAX_CACHE') or '~/.cache/adaptsr_jax').expanduser().absolute()
 
 
 class Unavailable(UserError):
@@ -55,7 +49,7 @@ def fetch(name: str, entry: Entry, use: Use = SR_WEIGHTS) -> Path:
     Unavailable: the file cannot be had.
     UserError: the file is not the one that was published, or that was there first.
   """
-  path = cache_folder() / entry.file
+  path = files.cache_folder() / entry.file
   with _cache_faults(path):
     if not path.is_file():
       if not entry.url:
@@ -162,7 +156,7 @@ def _download(name: str, entry: Entry, path: Path, use: Use) -> None:
 def _check_download(entry: Entry, target: Path, record: dict[str, Any], use: Use) -> None:
   fault = _hash_fault(_sha256(target), entry, record)
   if fault:
-    beside = f', or delete {_record(cache_folder() / entry.file)} if the change is meant' if record else ''
+    beside = f', or delete {_record(files.cache_folder() / entry.file)} if the change is meant' if record else ''
     raise UserError(f'What {entry.url} sent {fault}; it was not kept: try again, {use.instead}{beside}.')
   try:
     use.check(target)
