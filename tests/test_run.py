@@ -109,6 +109,20 @@ def test_a_second_start_is_done_at_once(done, folders, capsys):
   assert again['seconds'] == results['seconds']
 
 
+def test_runs_of_versions_before_go_on(done, folders, tmp_path, capsys):
+  """They kept ranks and no plan, and said which sites there are under the names of the methods."""
+  shutil.copytree(done[0], tmp_path / 'run')
+  (tmp_path / 'run' / 'method.json').unlink()
+  kept = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  del kept['sites'], kept['best'], kept['init_from'], kept['arc']
+  kept['lora'] |= {'kinds': ['conv', 'mlp', 'attn'], 'exclude': [], 'split_qkv': False}
+  kept['full'] = {'kinds': []}
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(kept))
+  again = adapt.run(settings(folders), tmp_path / 'run')
+  assert 'are done' in capsys.readouterr().out
+  assert again['adapted'] == done[1]['adapted']
+
+
 def test_a_folder_of_another_run_is_refused(done, folders):
   with pytest.raises(UserError, match=r'config\.lora\.rank=2, not 3'):
     adapt.run(settings(folders, **{'lora.rank': 3}), done[0])
