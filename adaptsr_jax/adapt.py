@@ -67,6 +67,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> di
     Interrupted: after Ctrl-C or a termination signal; the state is saved.
   """
   config_lib.validate(config)
+  config, workdir = config_lib.with_homes(config), os.path.expanduser(workdir)
   with folder_lib.alone(workdir) as folder:
     return _run(config, folder, command)
 

@@ -306,6 +306,14 @@ def _pictures() -> ConfigDict:
   return c
 
 
+def with_homes(config: ConfigDict) -> ConfigDict:
+  """Returns `config` with ~ at the start of a path written out, as it is in flags."""
+  changed = {name: os.path.expanduser(v) for name, v in flat(config).items() if isinstance(v, str) and v[:1] == '~'}
+  config = config.copy_and_resolve_references()
+  config.update_from_flattened_dict(changed)
+  return config
+
+
 def validate(config: ConfigDict) -> None:
   """Raises UserError that names the first field whose value cannot work, and what would."""
   from adaptsr_jax import methods

@@ -32,8 +32,10 @@ except ImportError:  # on Windows
 _FREE_FIELDS = (
   *('steps', 'export', 'log_every', 'eval_every', 'save_every', 'tensorboard', 'data.cache_gb', 'data.workers'),
   *('metric_weights', 'remat'),
-  # A moved folder is no other folder: `material` tells what is in it.
+  # A moved file or folder is no other one: `material` tells what is in it.
+  'base',
   *(f'data.{part}.{field}' for part in ('train', 'valid') for field in ('lr', 'hr', 'root', 'packed')),
+  *(f'data.{part}.{field}' for part in ('train', 'valid') for field in ('names', 'skip_names')),
 )
 # What a start leaves before its first save.
 _EARLY = ('base.json', 'bicubic.json', 'ranks.json', 'ranks.png', 'method.json', 'constants.safetensors')

@@ -92,6 +92,7 @@ def _run(config: Any, number: int, out: Path) -> None:
 
   check_folder(out)
   config_lib.validate(config)
+  config = config_lib.with_homes(config)
   if number < 2:
     raise UserError(f'--batches is {number}, but a comparison needs at least 2.')
   if config.score.kind == 'random':

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from adaptsr_jax import adapt, checkpoint, command
+from adaptsr_jax.errors import UserError
 from tests.test_stopping import folders, short_run, whole  # noqa: F401
 
 
@@ -131,7 +132,6 @@ MODELS = [
 @pytest.mark.parametrize('content', MODELS, ids=lambda content: content[:60])
 def test_model_json_of_other_forms_is_one_sentence(half, tmp_path, content):
   from adaptsr_jax import base
-  from adaptsr_jax.errors import UserError
 
   folder = tmp_path / 'merged'
   shutil.copytree(half / 'merged', folder)
@@ -146,3 +146,20 @@ def test_states_have_names_of_ascii_digits(tmp_path):
   (tmp_path / '8').write_text('a file')
   assert checkpoint.latest_step(tmp_path) == 3
   assert np.isscalar(checkpoint.latest_step(tmp_path / 'absent'))
+
+
+def test_a_run_whose_base_and_pictures_moved_goes_on(folders, whole, half, tmp_path):  # noqa: F811
+  first, moved = short_run(folders), tmp_path / 'moved'
+  first.base = str(half / 'merged')
+  first.steps = 3
+  adapt.run(first, tmp_path / 'run')
+  shutil.copytree(half / 'merged', moved / 'merged')
+  for side, path in zip(('lr', 'hr'), folders, strict=True):
+    shutil.copytree(path, moved / side)
+  second = short_run((moved / 'lr', moved / 'hr'))
+  second.base = str(moved / 'merged')
+  assert adapt.run(second, tmp_path / 'run')['steps'] == 4
+  other = short_run(folders)
+  other.base = str(whole / 'merged')
+  with pytest.raises(UserError, match='base'):
+    adapt.run(other, tmp_path / 'run')

@@ -79,3 +79,12 @@ def test_numbers_beyond_what_fits_are_refused(name, value):
 def test_a_path_is_no_label():
   assert config.labelled('runs/lr=1e-4/merged') == ('runs/lr=1e-4/merged',) * 2
   assert config.labelled('ours=runs/lr=1e-4/merged') == ('ours', 'runs/lr=1e-4/merged')
+
+
+def test_home_is_written_out_in_config_files(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  c = tiny.get_config()
+  c.base, c.data.train.hr, c.data.train.names = '~/a.pth', '~/HR', 'a~b'
+  written = config.with_homes(c)
+  assert (written.base, written.data.train.hr, written.data.train.names) == ('/home/me/a.pth', '/home/me/HR', 'a~b')
+  assert c.base == '~/a.pth'

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from adaptsr_jax import files
 from adaptsr_jax.convert import architectures, networks, safefile, tensors, torchfile
 from adaptsr_jax.errors import UserError, shown
 
@@ -164,12 +164,8 @@ def _plain_places(weights: Mapping[str, Any], layout: Mapping[str, Any]) -> list
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
   """Opens a file beside `path` that takes its place if all went well, and vanishes if not."""
-  aside = path.with_name(f'.{path.name}.{os.getpid()}.part')
   try:
-    with open(aside, 'wb') as file:
+    with files.aside(path) as temporary, open(temporary, 'r+b') as file:
       yield file
-    os.replace(aside, path)
   except OSError as error:
     raise UserError(f'{path} cannot be written: {error.strerror or error}.') from error
-  finally:
-    aside.unlink(missing_ok=True)
