@@ -89,6 +89,8 @@ def load(
   where, name = place(os.fspath(spec))
   key = name or key
   path = zoo.locate(where)
+  if key is None and where in zoo.ZOO and not os.path.exists(where):
+    key = zoo.ZOO[where].key or None
   if path.is_dir():
     if key:
       raise UserError(f'{path} is a params folder, which has one network: there is no {shown(key)} to choose.')
@@ -144,7 +146,10 @@ def _load_file(path: Path, key: str | None, as_stored: bool) -> Base:
   except UserError as error:
     raise error if str(path) in str(error) else UserError(f'{path}: {error}') from error
   _check_values(path, learned, as_stored)
-  return Base(name, fields, params, assumed, layout, source.notes)
+  notes = source.notes
+  if name == 'safmn' and 'purescale' in path.name.lower():
+    notes += (f'{path.name} looks like PureScale, whose tensors are those of SAFMN but which computes otherwise.',)
+  return Base(name, fields, params, assumed, layout, notes)
 
 
 def _check_values(path: Path, arrays: Mapping[str, np.ndarray], as_stored: bool) -> None:

@@ -245,6 +245,7 @@ def _restored(args: argparse.Namespace, where: str, loaded: Any, source: Any) ->
     else f'{args.tile or "automatic"}, overlap {network.options["overlap"]}',
     'ensemble': args.ensemble,
     **({'assumed': base.assumed} if base.assumed else {}),
+    **({'notes': list(base.notes)} if base.notes else {}),
   }
   return measure.restored(network, data.pairs(source)), how
 

@@ -1,6 +1,6 @@
 """Adapts RRDBNet, the network of Real-ESRGAN, BSRGAN and ESRGAN, to pairs of pictures of a real camera.
 
-  python -m adaptsr_jax.main --config=configs/rrdb.py --config.base=realesrgan_x4plus \
+  python -m adaptsr_jax.main --config=configs/rrdb.py --config.base=realesrgan_x4 \
     --config.data.train.lr=LR --config.data.train.hr=HR \
     --config.data.valid.lr=LR_VALID --config.data.valid.hr=HR_VALID --workdir=runs/rrdb
 

@@ -18,6 +18,7 @@ import pytest
 
 from adaptsr_jax import base, convert, evaluate, zoo
 from adaptsr_jax.convert import __main__ as convert_command
+from adaptsr_jax.convert import torchfile
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.zoo import __main__ as command
 from adaptsr_jax.zoo import transfer
@@ -128,7 +129,8 @@ def test_table_is_sound():
     assert entry.url == '' or entry.url.endswith('/' + entry.file)
     assert entry.file.endswith(('.pth', '.pt'))
     assert re.fullmatch(r'([0-9a-f]{8}|[0-9a-f]{64})?', entry.sha256), name
-    assert entry.licence in ('Apache-2.0', 'MIT', 'CC-BY-4.0')
+    assert entry.licence in zoo.LICENCES
+    assert entry.key in ('', 'params', 'params_ema')
     assert entry.psnr is None or 31 < entry.psnr < 39
 
 
@@ -151,6 +153,41 @@ def test_the_command_lists_at_once():
   assert printed.rstrip().endswith('set()')
   assert re.search(r'^edsr_x4 +32\.46 +MIT +bicubic, DIV2K +to download$', printed, re.M)
   assert re.search(r'^drct_x4 .*by hand: https://drive\.google\.com/file/d/\w+', printed, re.M)
+
+
+def test_files_of_the_networks_against_real_degradations():
+  assert {'realesrgan_x4', 'realesrnet_x4', 'realesrgan_x2', 'realesrgan_anime_x4', 'realesr_general_x4'} <= set(
+    zoo.ZOO
+  )
+  assert {'realesr_general_wdn_x4', 'realesr_animevideo_x4', 'bsrgan_x4', 'bsrgan_x2', 'dasr_x4', 'ldl_rrdb_x4'} <= set(
+    zoo.ZOO
+  )
+  assert zoo.ZOO['realesrgan_x4'].url.endswith('/v0.1.0/RealESRGAN_x4plus.pth')
+  assert zoo.ZOO['realesrgan_x4'].sha256.startswith('4fa0d389')
+  assert zoo.ZOO['realesrgan_x4'].key == 'params_ema'
+  assert zoo.ZOO['safmn_l_real_lsdir_v2_x4'].key == 'params'
+  assert zoo.ZOO['safmn_l_real_lsdir_v2_x4'].sha256 == zoo.ZOO['safmn_l_real_lsdir_x4'].sha256
+
+
+def test_the_list_tells_licences_and_what_they_allow(capsys):
+  command.main([])
+  out = capsys.readouterr().out
+  assert re.search(r'^realesrgan_x4 .* BSD-3-Clause .*to download$', out, re.M)
+  assert re.search(r'^ldl_rrdb_x4 .* Apache-2\.0 .*by hand: https://drive\.google\.com/drive/folders/\w+', out, re.M)
+  for licence in {entry.licence for entry in zoo.ZOO.values()}:
+    assert re.search(rf'^{re.escape(licence)}: use, change and pass on', out, re.M)
+
+
+def test_the_key_of_a_name_chooses_among_the_weights_of_its_file(publish, server, tmp_path):
+  tensors = convert.read(TINY)
+  path = tmp_path / 'two.pth'
+  with open(path, 'wb') as file:
+    plain = {key: value + 1 for key, value in tensors.items()}
+    torchfile.save(file, {'params': plain, 'params_ema': tensors})
+  server.body = path.read_bytes()
+  publish(sha256='', key='params_ema')
+  np.testing.assert_array_equal(base.load('tiny_x2').params['to_feat']['bias'], tensors['to_feat.bias'])
+  np.testing.assert_array_equal(base.load('tiny_x2', key='params').params['to_feat']['bias'], plain['to_feat.bias'])
 
 
 def test_the_command_downloads(publish, cache, capsys):

@@ -6,7 +6,7 @@ python -m adaptsr_jax.convert edsr_x4.pt edsr_x4.safetensors --dtype float16
 python -m adaptsr_jax.convert edsr.pth params_edsr --fields res_scale=0.1
 python -m adaptsr_jax.convert gan_training.pth::g_ema generator.pth
 python -m adaptsr_jax.convert runs/camera/merged camera.pth
-python -m adaptsr_jax.convert realesr_general_x4v3 realesr_general_wdn_x4v3 between.pth --weights 0.5,0.5
+python -m adaptsr_jax.convert realesr_general_x4 realesr_general_wdn_x4 between.pth --weights 0.5,0.5
 """
 
 import argparse

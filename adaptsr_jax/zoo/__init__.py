@@ -24,9 +24,20 @@ from pathlib import Path
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.files import cache_folder
 from adaptsr_jax.zoo import cache
-from adaptsr_jax.zoo.table import ZOO, Entry
+from adaptsr_jax.zoo.table import LICENCES, ZOO, Entry
 
-__all__ = ['BUNDLED', 'ZOO', 'Entry', 'bundled', 'bundled_names', 'cache_folder', 'fetch', 'licence', 'locate']
+__all__ = [
+  'BUNDLED',
+  'LICENCES',
+  'ZOO',
+  'Entry',
+  'bundled',
+  'bundled_names',
+  'cache_folder',
+  'fetch',
+  'licence',
+  'locate',
+]
 
 BUNDLED = 'bundled:'
 

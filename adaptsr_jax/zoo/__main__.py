@@ -24,7 +24,15 @@ def table() -> str:
     rows.append((name, f'{entry.psnr:.2f}' if entry.psnr else '', entry.licence, entry.trained, state))
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-  return '\n'.join([*lines, f'Set5 Y: published PSNR in dB. Cache: {zoo.cache_folder()} (set by ADAPTSR_JAX_CACHE).'])
+  terms = [f'{licence}: {allowed}.' for licence, allowed in zoo.LICENCES.items()]
+  return '\n'.join(
+    [
+      *lines,
+      f'Set5 Y: published PSNR in dB. Cache: {zoo.cache_folder()} (set by ADAPTSR_JAX_CACHE).',
+      'What may be done with them, in short (what counts is the licence; training pictures had terms of their own):',
+      *terms,
+    ]
+  )
 
 
 def _size(path: Path) -> str:

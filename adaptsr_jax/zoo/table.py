@@ -12,8 +12,9 @@ class Entry(NamedTuple):
     licence: of the repository that publishes the weights.
     trained: degradation, and pictures.
     psnr: published PSNR on Set5 in dB (Y, border of `upscale` pixels cut off), or None.
-    sha256: hexadecimal digits, all or the leading ones; '' where no two independent sources tell it.
+    sha256: hexadecimal digits, all or the leading ones; '' where none is known.
     page: where a person finds the file.
+    key: which weights of the file the authors use, where it holds several; '' for the usual choice.
   """
 
   file: str
@@ -23,6 +24,16 @@ class Entry(NamedTuple):
   psnr: float | None = None
   sha256: str = ''
   page: str = ''
+  key: str = ''
+
+
+# What may be done with weights under their licence, in short; the text of the licence is what counts.
+LICENCES = {
+  'Apache-2.0': 'use, change and pass on, for money too; keep the licence and the notices, say what was changed',
+  'BSD-3-Clause': 'use, change and pass on, for money too; keep the notice, name no author in advertisements',
+  'MIT': 'use, change and pass on, for money too; keep the notice',
+  'CC-BY-4.0': 'use, change and pass on, for money too; name the author',
+}
 
 
 _SWINIR = 'https://github.com/JingyunLiang/SwinIR/releases/download/v0.0/'
@@ -34,6 +45,12 @@ _SAFMN_NTIRE = (
   'https://github.com/sunny2109/SAFMN/raw/c534a148912851f076de56682c1fc9656e76e893/'
   'NTIRE2023_ESR/model_zoo/team15_SAFMN.pth'
 )
+_REALESRGAN = 'https://github.com/xinntao/Real-ESRGAN/releases/download/'
+_KAIR = 'https://github.com/cszn/KAIR/releases/download/v1.0/'
+_LDL = 'https://drive.google.com/drive/folders/1RGTTs9f9qIBmS-7aGzADks78H65ls-r4'
+_DASR = 'https://drive.google.com/drive/folders/18TuFlx5Fp9W9dDHQ-LyNFae5vakpjGq-'
+_SAFMN_L_REAL_X2 = 'a0d838b197dcaedb58cb317bcc3bd2704cd4733083e1eb10d7eac56eb2ea6820'
+_SAFMN_L_REAL_X4 = 'f1ac0ee3ee143fbbc49aff6584cb7b48b71ba8d1961dfb8ad076b98ca4799ae2'
 _DRCT_L_WEB = 'https://github.com/Phhofm/models/releases/download/4xRealWebPhoto_v4_drct-l/4xRealWebPhoto_v4_drct-l.pth'
 
 
@@ -45,8 +62,20 @@ def _safmn(file: str, trained: str, psnr: float | None = None, sha256: str = '')
   return Entry(file, _SAFMN + file, 'Apache-2.0', trained, psnr, sha256, _SAFMN_PAGE)
 
 
-def _safmn_release(file: str) -> Entry:
-  return Entry(file, _SAFMN_RELEASE + file, 'Apache-2.0', 'real-world, LSDIR')
+def _safmn_real(base: str, file: str, sha256: str = '') -> Entry:
+  return Entry(file, base + file, 'Apache-2.0', 'real-world, LSDIR, adversarial', None, sha256, key='params')
+
+
+def _realesrgan(release: str, file: str, trained: str, sha256: str = '', key: str = 'params') -> Entry:
+  return Entry(file, f'{_REALESRGAN}{release}/{file}', 'BSD-3-Clause', trained, None, sha256, key=key)
+
+
+def _kair(file: str, licence: str, trained: str, sha256: str = '') -> Entry:
+  return Entry(file, _KAIR + file, licence, trained, None, sha256)
+
+
+def _ldl(name: str, trained: str) -> Entry:
+  return Entry(f'net_g_{name}.pth', '', 'Apache-2.0', trained, page=_LDL, key='params')
 
 
 def _edsr(file: str, psnr: float) -> Entry:
@@ -139,9 +168,11 @@ ZOO: dict[str, Entry] = {
   'safmn_l_x3': _safmn('SAFMN_L_DF2K_x3.pth', 'bicubic, DF2K', 34.80),
   'safmn_l_x4': _safmn('SAFMN_L_DF2K_x4.pth', 'bicubic, DF2K', 32.65),
   'safmn_l_real_x4': _safmn('SAFMN_L_Real_x4.pth', 'real-world'),
-  'safmn_l_real_lsdir_x2': _safmn_release('SAFMN_L_Real_LSDIR_x2.pth'),
-  'safmn_l_real_lsdir_v2_x2': _safmn_release('SAFMN_L_Real_LSDIR_x2-v2.pth'),
-  'safmn_l_real_lsdir_v2_x4': _safmn_release('SAFMN_L_Real_LSDIR_x4-v2.pth'),
+  # The file for x4 of the release is that of the model page under another name; hashes from one source.
+  'safmn_l_real_lsdir_x2': _safmn_real(_SAFMN, 'SAFMN_L_Real_LSDIR_x2.pth', _SAFMN_L_REAL_X2),
+  'safmn_l_real_lsdir_x4': _safmn_real(_SAFMN, 'SAFMN_L_Real_LSDIR_x4.pth', _SAFMN_L_REAL_X4),
+  'safmn_l_real_lsdir_v2_x2': _safmn_real(_SAFMN_RELEASE, 'SAFMN_L_Real_LSDIR_x2-v2.pth'),
+  'safmn_l_real_lsdir_v2_x4': _safmn_real(_SAFMN_RELEASE, 'SAFMN_L_Real_LSDIR_x4-v2.pth', _SAFMN_L_REAL_X4),
   'safmn_ntire2023_x4': Entry(
     'team15_SAFMN.pth',
     _SAFMN_NTIRE,
@@ -169,6 +200,114 @@ ZOO: dict[str, Entry] = {
   'edsr_basicsr_x2': _edsr_basicsr('EDSR_Lx2_f256b32_DIV2K_official-be38e77d.pth', '15257lZCRZ0V6F9LzTyZFYbbPrqNjKyMU'),
   'edsr_basicsr_x3': _edsr_basicsr('EDSR_Lx3_f256b32_DIV2K_official-3660f70d.pth', '18q_D434sLG_rAZeHGonAX8dkqjoyZ2su'),
   'edsr_basicsr_x4': _edsr_basicsr('EDSR_Lx4_f256b32_DIV2K_official-76ee1c8f.pth', '1GCi30YYCzgMCcgheGWGusP9aWKOAy5vl'),
+  'realesrgan_x4': _realesrgan(
+    'v0.1.0',
+    'RealESRGAN_x4plus.pth',
+    'real-world (Real-ESRGAN), adversarial',
+    '4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1',
+    'params_ema',
+  ),
+  'realesrnet_x4': _realesrgan(
+    'v0.1.1',
+    'RealESRNet_x4plus.pth',
+    'real-world (Real-ESRGAN), PSNR-oriented',
+    'a820b9bde89a874d7599d545567308ce6c128fc8754a53208eda016d40aa81df',
+    'params_ema',
+  ),
+  'realesrgan_x2': _realesrgan(
+    'v0.2.1',
+    'RealESRGAN_x2plus.pth',
+    'real-world (Real-ESRGAN), adversarial',
+    '49fafd45f8fd7aa8d31ab2a22d14d91b536c34494a5cfe31eb5d89c2fa266abb',
+    'params_ema',
+  ),
+  'realesrgan_anime_x4': _realesrgan(
+    'v0.2.2.4',
+    'RealESRGAN_x4plus_anime_6B.pth',
+    'drawings (Real-ESRGAN), adversarial',
+    'f872d837d3c90ed2e05227bed711af5671a6fd1c9f7d7e91c911a61f155e99da',
+    'params_ema',
+  ),
+  # Between these two lie the strengths of denoising: convert A B OUT --weights 0.5,0.5.
+  'realesr_general_x4': _realesrgan(
+    'v0.2.5.0',
+    'realesr-general-x4v3.pth',
+    'real-world (Real-ESRGAN), small, adversarial',
+    '8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292',
+  ),
+  'realesr_general_wdn_x4': _realesrgan(
+    'v0.2.5.0',
+    'realesr-general-wdn-x4v3.pth',
+    'the same, keeping noise',
+    '1641f8c4464b9f097c9fdda5589273713f67cf59f3d909e0bd688f0cee269dca',
+  ),
+  'realesr_animevideo_x4': _realesrgan(
+    'v0.2.5.0',
+    'realesr-animevideov3.pth',
+    'drawings in videos, small, adversarial',
+    'b8a8376811077954d82ca3fcf476f1ac3da3e8a68a4f4d71363008000a18b75d',
+  ),
+  'realesr_animevideo_v2_x2': _realesrgan(
+    'v0.2.3.0',
+    'RealESRGANv2-animevideo-xsx2.pth',
+    'drawings in videos, small, adversarial',
+    '27985aa2198711ecd72f9bb274ec7b164e018fc9ce2933daaa7c7ab36a2bd3fe',
+  ),
+  'realesr_animevideo_v2_x4': _realesrgan(
+    'v0.2.3.0', 'RealESRGANv2-animevideo-xsx4.pth', 'drawings in videos, small, adversarial'
+  ),
+  'esrgan_x4': _realesrgan(
+    'v0.1.1', 'ESRGAN_SRx4_DF2KOST_official-ff704c30.pth', 'bicubic, DF2K and OST, adversarial', 'ff704c30'
+  ),
+  'esrgan_psnr_x4': Entry(
+    'ESRGAN_PSNR_SRx4_DF2K_official-150ff491.pth',
+    '',
+    'Apache-2.0',
+    'bicubic, DF2K',
+    None,
+    '150ff491',
+    _drive('1swaV5iBMFfg-DL6ZyiARztbhutDCWXMM'),
+    'params',
+  ),
+  # The hash of BSRNet is from one source.
+  'bsrgan_x4': _kair(
+    'BSRGAN.pth',
+    'Apache-2.0',
+    'real-world (BSRGAN), adversarial',
+    '5d505a0766160921e0388d76e1ddf08cb114303990f9080432bf2b1c988b1c54',
+  ),
+  'bsrnet_x4': _kair(
+    'BSRNet.pth',
+    'Apache-2.0',
+    'real-world (BSRGAN), PSNR-oriented',
+    'fa633d80ff4db5a546740ae8e3baebe925fc84d3c03e3e9002493acc5e88c3ec',
+  ),
+  'bsrgan_x2': _kair('BSRGANx2.pth', 'Apache-2.0', 'real-world (BSRGAN), adversarial'),
+  'realsr_dped_x4': _kair('RealSR_DPED.pth', 'Apache-2.0', 'real-world (RealSR), telephones, adversarial'),
+  'realsr_jpeg_x4': _kair('RealSR_JPEG.pth', 'Apache-2.0', 'real-world (RealSR), JPEG, adversarial'),
+  # All of LDL and DASR lie in folders: take the file there under its name. RRDB, SwinIR and MSRResNet share them.
+  'ldl_rrdb_x4': _ldl('RealESRGAN+LDL', 'real-world (Real-ESRGAN), adversarial'),
+  'ldl_rrdb_x2': _ldl('RealESRGAN+LDL_x2', 'real-world (Real-ESRGAN), adversarial'),
+  'ldl_swinir_x4': _ldl('RealSwinIR+LDL', 'real-world (Real-ESRGAN), adversarial'),
+  'ldl_msrresnet_x4': _ldl('RealSRGAN+LDL', 'real-world (Real-ESRGAN), adversarial'),
+  'ldl_bicubic_rrdb_x4': _ldl('DF2K_RRDB+LDL', 'bicubic, DF2K, adversarial'),
+  'ldl_bicubic_rrdb_x2': _ldl('DF2K_RRDB+LDL_x2', 'bicubic, DF2K, adversarial'),
+  'ldl_bicubic_rrdb_div2k_x4': _ldl('DIV2K_RRDB+LDL', 'bicubic, DIV2K, adversarial'),
+  'ldl_bicubic_swinir_x4': _ldl('DF2K_SwinIR+LDL', 'bicubic, DF2K, adversarial'),
+  'ldl_bicubic_swinir_x2': _ldl('DF2K_SwinIR+LDL_x2', 'bicubic, DF2K, adversarial'),
+  'ldl_bicubic_msrresnet_x4': _ldl('DIV2K_SRResNet+LDL', 'bicubic, DIV2K, adversarial'),
+  'ldl_bicubic_msrresnet_x2': _ldl('DF2K_SRResNet+LDL_x2', 'bicubic, DF2K, adversarial'),
+  # net_g.pth and net_p.pth of that folder, under these names beside each other; the hash of net_p is from one source.
+  'dasr_x4': Entry('dasr_net_g.pth', '', 'Apache-2.0', 'real-world, kernels mixed for each picture', page=_DASR),
+  'dasr_predictor_x4': Entry(
+    'dasr_net_p.pth',
+    '',
+    'Apache-2.0',
+    'the other half of dasr_x4, not used alone',
+    None,
+    '77bc9cddafa8cb53272c9c677a9ce60fef04677c87f0e9b76f1190d5a88dfaca',
+    _DASR,
+  ),
   'drct_x4': Entry('DRCT_X4.pth', '', 'MIT', 'bicubic', 33.11, page=_drive('1jw2UWAersWZecPq-c_g5RM3mDOoc_cbd')),
   'drct_l_x4': Entry('DRCT-L_X4.pth', '', 'MIT', 'bicubic', 33.37, page=_drive('1bVxvA6QFbne2se0CQJ-jyHFy94UOi3h5')),
   'drct_l_realwebphoto_x4': Entry('4xRealWebPhoto_v4_drct-l.pth', _DRCT_L_WEB, 'CC-BY-4.0', 'real-world, third party'),
