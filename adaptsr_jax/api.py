@@ -29,11 +29,14 @@ import numpy as np
 
 from adaptsr_jax import adapt as run_lib
 from adaptsr_jax import base as base_lib
-from adaptsr_jax import bicubic, checkpoint, data, image, infer, log, measure, measures, prepare, statistics, tables
+from adaptsr_jax import bicubic, data, image, infer, log, params_folder
 from adaptsr_jax import config as config_lib
+from adaptsr_jax.adapt import prepare
 from adaptsr_jax.adapters import card, file, operations
 from adaptsr_jax.data import samples
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.evaluate import asked as measures
+from adaptsr_jax.evaluate import measure, statistics, tables
 from adaptsr_jax.tree import Params
 
 _KERNELS = {'bicubic': bicubic.imresize, 'bicubic_pil': bicubic.pillow}
@@ -285,7 +288,7 @@ def adapt(
 
 def _merged(net: Net, folder: Path, stays: bool) -> Net:
   """Returns the network of a run, which uses what was compiled for its base."""
-  params, info = checkpoint.load_params(folder)
+  params, info = params_folder.load_params(folder)
   base = net.base._replace(params=params, source=info['source'])
   return dataclasses.replace(net, spec=str(folder) if stays else '', base=base, params=params)
 

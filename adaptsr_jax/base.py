@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from adaptsr_jax import checkpoint, convert, models, tree, zoo
+from adaptsr_jax import convert, models, params_folder, tree, zoo
 from adaptsr_jax.errors import UserError, shown
 from adaptsr_jax.log import Work
 from adaptsr_jax.tree import Params
@@ -116,18 +116,18 @@ def place(spec: str) -> tuple[str, str]:
 
 
 def _load_folder(path: Path, as_stored: bool) -> Base:
-  if not checkpoint.is_params_folder(path):
+  if not params_folder.is_params_folder(path):
     raise UserError(f'{path} is not a params folder{_instead(path)}.')
-  params, info = checkpoint.load_params(path)
+  params, info = params_folder.load_params(path)
   _check_values(path, tree.flatten(params), as_stored)
   return Base(info['model'], dict(info['fields']), params, info.get('assumed') or {}, info.get('source'))
 
 
 def _instead(path: Path) -> str:
   """Returns the end of the sentence on a folder that holds no parameters: what is meant, as far as can be told."""
-  if checkpoint.is_params_folder(path / 'merged'):
+  if params_folder.is_params_folder(path / 'merged'):
     return f' but that of a run; its network is {path / "merged"}'
-  if checkpoint.is_params_folder(path.parent):
+  if params_folder.is_params_folder(path.parent):
     return f' but a part of one: give {path.parent}'
   if (path / 'config.json').is_file():
     return ' but that of a run without a result: it has to be finished first'
@@ -298,7 +298,7 @@ def save(path: str | os.PathLike, base: Base, params: Params, like_source: bool 
   if is_file(path):
     export(path, base, params, like_source=like_source)
   else:
-    checkpoint.save_params(path, params, base.info())
+    params_folder.save_params(path, params, base.info())
 
 
 def is_file(path: str | os.PathLike) -> bool:

@@ -43,3 +43,7 @@ def enough_memory(advice: str) -> Iterator[None]:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
     raise UserError(f'The device has not enough memory {advice}.') from error
+
+
+def first_line(error: Exception) -> str:
+  return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -76,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-  from adaptsr_jax import config, figures, files, log, tables
+  from adaptsr_jax import config, figures, files, log
+  from adaptsr_jax.evaluate import tables
   from adaptsr_jax.metrics import lam
 
   figures.check_path(args.out)

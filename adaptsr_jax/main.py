@@ -31,7 +31,8 @@ def main(argv: list[str]) -> int:
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file it writes
   # After the flags: --help need not wait for jax, and XLA reads its own when it starts.
-  from adaptsr_jax import adapt, show
+  from adaptsr_jax import adapt
+  from adaptsr_jax.adapt import show
 
   def work() -> int:
     call = shlex.join(['python', '-m', 'adaptsr_jax.main', *sys.argv[1:]])

@@ -88,7 +88,8 @@ def _read_config(path: str, overrides: Sequence[str]) -> Any:
 
 def _run(config: Any, number: int, out: Path) -> None:
   from adaptsr_jax import config as config_lib
-  from adaptsr_jax import files, prepare
+  from adaptsr_jax import files
+  from adaptsr_jax.adapt import prepare
 
   check_folder(out)
   config_lib.validate(config)

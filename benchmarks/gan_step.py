@@ -14,7 +14,9 @@ import numpy as np
 import optax
 
 from adaptsr_jax import base as base_lib
-from adaptsr_jax import config, gan, lora, losses, methods, optim, step, tables
+from adaptsr_jax import config, lora, methods
+from adaptsr_jax.adapt import gan, losses, optim, step
+from adaptsr_jax.evaluate import tables
 
 ROWS = {
   'L1': {},

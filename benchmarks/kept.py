@@ -27,7 +27,7 @@ def kept_bytes(row: Row, base: Any, batch: int, patch: int, rank: int) -> int:
   import jax
   import jax.numpy as jnp
 
-  from adaptsr_jax import losses
+  from adaptsr_jax.adapt import losses
 
   model = step_time.model_of(row, base)
   _, method = step_time.method_of(row, model, rank)

@@ -134,7 +134,8 @@ def training(c: Any, method: Any, base: Any, model: Any, shape: tuple[int, ...])
   import jax
   import jax.numpy as jnp
 
-  from adaptsr_jax import losses, optim, step, tree
+  from adaptsr_jax import tree
+  from adaptsr_jax.adapt import losses, optim, step
 
   tx, _ = optim.make(c, method.labels)
 

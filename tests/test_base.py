@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from adaptsr_jax import base, checkpoint, convert
+from adaptsr_jax import base, convert, params_folder
 from adaptsr_jax.errors import UserError
 from tests.shared import shared
 
@@ -29,7 +29,7 @@ def test_every_kind_of_file_comes_back(edsr, tmp_path, name):
   if base.is_file(name):
     base.export(tmp_path / name, edsr, edsr.params)
   else:
-    checkpoint.save_params(tmp_path / name, edsr.params, edsr.info())
+    params_folder.save_params(tmp_path / name, edsr.params, edsr.info())
   loaded = base.load(tmp_path / name)
   same(loaded.params, edsr.params)
   assert {leaf.dtype for leaf in jax.tree.leaves(loaded.params)} == {np.dtype(np.float32)}

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from adaptsr_jax import checkpoint, files
+from adaptsr_jax import files, params_folder
+from adaptsr_jax.adapt.store import RunStore
 from adaptsr_jax.errors import UserError
 
 PARAMS = {'conv': {'kernel': np.arange(12, dtype=np.float32).reshape(3, 4), 'bias': np.zeros(4, np.float16)}}
@@ -14,19 +15,19 @@ INFO = {'model': 'edsr', 'fields': {'upscale': 2}}
 
 
 def test_params_folder_round_trip(tmp_path):
-  checkpoint.save_params(tmp_path / 'merged', PARAMS, INFO)
-  params, info = checkpoint.load_params(tmp_path / 'merged')
+  params_folder.save_params(tmp_path / 'merged', PARAMS, INFO)
+  params, info = params_folder.load_params(tmp_path / 'merged')
   jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
   assert params['conv']['bias'].dtype == np.float16
   assert info == INFO
-  assert checkpoint.is_params_folder(tmp_path / 'merged')
+  assert params_folder.is_params_folder(tmp_path / 'merged')
   assert [p.name for p in tmp_path.iterdir()] == ['merged']
 
 
 def test_saving_again_replaces_and_leaves_nothing_behind(tmp_path):
-  checkpoint.save_params(tmp_path / 'merged', PARAMS, INFO)
-  checkpoint.save_params(tmp_path / 'merged', jax.tree.map(lambda x: x + 1, PARAMS), INFO)
-  params, _ = checkpoint.load_params(tmp_path / 'merged')
+  params_folder.save_params(tmp_path / 'merged', PARAMS, INFO)
+  params_folder.save_params(tmp_path / 'merged', jax.tree.map(lambda x: x + 1, PARAMS), INFO)
+  params, _ = params_folder.load_params(tmp_path / 'merged')
   np.testing.assert_array_equal(params['conv']['bias'], 1)
   assert [p.name for p in tmp_path.iterdir()] == ['merged']
 
@@ -35,30 +36,30 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path):
   (tmp_path / 'photos').mkdir()
   (tmp_path / 'photos' / 'a.txt').write_text('mine')
   with pytest.raises(UserError, match='no params folder'):
-    checkpoint.save_params(tmp_path / 'photos', PARAMS, INFO)
+    params_folder.save_params(tmp_path / 'photos', PARAMS, INFO)
   assert (tmp_path / 'photos' / 'a.txt').read_text() == 'mine'
 
 
 def test_what_is_no_params_folder_is_named(tmp_path):
   with pytest.raises(UserError, match=r'is not a params folder'):
-    checkpoint.load_params(tmp_path)
+    params_folder.load_params(tmp_path)
 
 
 @pytest.mark.parametrize('content', ['{', '[]', '{"fields": {}}'])
 def test_damaged_description_is_named(tmp_path, content):
-  checkpoint.save_params(tmp_path / 'merged', PARAMS, INFO)
+  params_folder.save_params(tmp_path / 'merged', PARAMS, INFO)
   (tmp_path / 'merged' / 'model.json').write_text(content)
   with pytest.raises(UserError, match=r'model\.json'):
-    checkpoint.load_params(tmp_path / 'merged')
+    params_folder.load_params(tmp_path / 'merged')
 
 
 def test_damaged_arrays_are_named(tmp_path):
-  checkpoint.save_params(tmp_path / 'merged', PARAMS, INFO)
+  params_folder.save_params(tmp_path / 'merged', PARAMS, INFO)
   for file in (tmp_path / 'merged' / 'params').rglob('*'):
     if file.is_file():
       file.write_bytes(b'')
   with pytest.raises(UserError, match='cannot be read as parameters'):
-    checkpoint.load_params(tmp_path / 'merged')
+    params_folder.load_params(tmp_path / 'merged')
 
 
 def test_write_json_leaves_the_old_file_on_failure(tmp_path):
@@ -75,13 +76,13 @@ def state(value):
 
 
 def test_store_keeps_the_latest_and_the_best(tmp_path):
-  store = checkpoint.RunStore(tmp_path / 'checkpoints', 'psnr_y')
+  store = RunStore(tmp_path / 'checkpoints', 'psnr_y')
   for step, psnr in ((1, 30.0), (2, 33.0), (3, 32.0), (4, 31.0)):
     store.save(step, state(step), None, {'psnr_y': psnr})
   # A save without a measurement is the latest, and does not push out the best.
   store.save(5, state(5), None, {'seconds': 1.5})
   store.close()
-  store = checkpoint.RunStore(tmp_path / 'checkpoints', 'psnr_y')
+  store = RunStore(tmp_path / 'checkpoints', 'psnr_y')
   assert store.latest() == 5
   assert sorted(int(p.name) for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit()) == [2, 4, 5]
   restored, notes = store.restore(5, state(0))
@@ -94,7 +95,7 @@ def test_store_keeps_the_latest_and_the_best(tmp_path):
 
 
 def test_a_state_of_another_shape_is_refused(tmp_path):
-  store = checkpoint.RunStore(tmp_path / 'checkpoints', 'psnr_y')
+  store = RunStore(tmp_path / 'checkpoints', 'psnr_y')
   store.save(1, state(1), None, {})
   other = {**state(0), 'trainable': {'a': jnp.zeros(4), 'b': jnp.zeros(1)}}
   with pytest.raises(UserError, match='does not fit this run'):

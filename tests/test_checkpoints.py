@@ -25,13 +25,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 import pytest
 
-from adaptsr_jax import base, config, convert, evaluate, image, lam, prepare, upscale
-from adaptsr_jax import checkpoint as checkpoint_lib
+from adaptsr_jax import base, config, convert, image, lam, params_folder, upscale
+from adaptsr_jax.adapt import prepare
 from adaptsr_jax.adapters import file as adapter_file
 from adaptsr_jax.convert import __main__ as convert_command
 from adaptsr_jax.convert import safefile, torchfile
 from adaptsr_jax.doctor import __main__ as doctor
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.evaluate import __main__ as evaluate
 from tests import fuzz_weights
 from tests.test_torchfile import as_file, saved
 
@@ -344,7 +345,7 @@ def test_values_that_are_not_finite_are_refused_with_file_tensor_and_count(tmp_p
     assert not (tmp_path / 'out.pth').exists()
   loaded = base.load(CASES / 'nested.pth')
   loaded.params['to_feat']['bias'][2] = np.nan
-  checkpoint_lib.save_params(tmp_path / 'folder', loaded.params, loaded.info())
+  params_folder.save_params(tmp_path / 'folder', loaded.params, loaded.info())
   with pytest.raises(UserError, match=r"folder cannot be used: 'to_feat/bias' has .*\(1 of 8\)"):
     base.load(tmp_path / 'folder')
 
@@ -386,7 +387,7 @@ def test_kernels_in_parts_are_named_for_what_they_are(tmp_path, names, which):
 
 def test_run_folders_and_adapters_as_params_are_called_what_they_are(tmp_path):
   loaded = base.load(CASES / 'nested.pth')
-  checkpoint_lib.save_params(tmp_path / 'run/merged', loaded.params, loaded.info())
+  params_folder.save_params(tmp_path / 'run/merged', loaded.params, loaded.info())
   with pytest.raises(UserError, match=r'run is not a params folder but that of a run; its network is .*run/merged'):
     base.load(tmp_path / 'run')
   with pytest.raises(UserError, match=r'a part of one: give .*run/merged'):

@@ -1,6 +1,7 @@
 import pytest
 
-from adaptsr_jax import config, lora, methods, models, optim, ranks
+from adaptsr_jax import config, lora, methods, models, ranks
+from adaptsr_jax.adapt import optim
 from adaptsr_jax.data import degrade
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.ranks import scoring

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from adaptsr_jax import checkpoint, convert, models, tree
+from adaptsr_jax import convert, models, params_folder, tree
 from adaptsr_jax.convert import __main__ as command
 from adaptsr_jax.convert import architectures, names, safefile, shapes, torchfile
 from adaptsr_jax.errors import UserError
@@ -596,7 +596,7 @@ def test_command_detects():
 def test_command_round_trip_through_a_folder_gives_the_same_weights(tmp_path, file):
   folder, out = tmp_path / 'params', tmp_path / f'out.{file.split(".")[-1]}'
   assert run(GOLDEN / file, folder)[0] == 0
-  assert checkpoint.is_params_folder(folder)
+  assert params_folder.is_params_folder(folder)
   assert run(folder, out)[0] == 0
   first, second = convert.read_source(GOLDEN / file), convert.read_source(out)
   assert_same(second.weights, first.weights, order=False)
@@ -611,7 +611,7 @@ def test_command_casts(tmp_path, dtype, out):
   assert run(source, tmp_path / out, '--dtype', dtype)[0] == 0
   expected = {key: value.astype(dtype) for key, value in convert.read(source).items()}
   if out == 'folder':
-    params, info = checkpoint.load_params(tmp_path / out)
+    params, info = params_folder.load_params(tmp_path / out)
     found = convert.to_torch(info['model'], info['fields'], params)
   else:
     found = convert.read(tmp_path / out)
@@ -624,7 +624,7 @@ def test_command_sets_what_cannot_be_known(tmp_path):
   assert code == 0
   assert 'Assumed: img_range' in out
   assert 'Assumed: res_scale' not in out
-  _, info = checkpoint.load_params(tmp_path / 'p')
+  _, info = params_folder.load_params(tmp_path / 'p')
   assert info['fields']['res_scale'] == 0.1
   assert list(info['fields']['rgb_mean']) == [0.5, 0.5, 0.5]
   assert set(info['assumed']) == {'img_range'}

@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from adaptsr_jax import adapt, checkpoint, command
+from adaptsr_jax import adapt, command
+from adaptsr_jax.adapt import store
 from adaptsr_jax.errors import UserError
 from tests.test_stopping import folders, short_run, whole  # noqa: F401
 
@@ -144,8 +145,8 @@ def test_states_have_names_of_ascii_digits(tmp_path):
   for name in ('3', '\N{SUPERSCRIPT TWO}', '\N{ARABIC-INDIC DIGIT FIVE}', '07', '9.tmp'):
     (tmp_path / name).mkdir()
   (tmp_path / '8').write_text('a file')
-  assert checkpoint.latest_step(tmp_path) == 3
-  assert np.isscalar(checkpoint.latest_step(tmp_path / 'absent'))
+  assert store.latest_step(tmp_path) == 3
+  assert np.isscalar(store.latest_step(tmp_path / 'absent'))
 
 
 def test_a_run_whose_base_and_pictures_moved_goes_on(folders, whole, half, tmp_path):  # noqa: F811

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from adaptsr_jax import adapt, checkpoint, metrics
+from adaptsr_jax import adapt, metrics, params_folder
 from adaptsr_jax.errors import UserError
 from configs import tiny
 from tests.pictures import write_pairs
@@ -31,7 +31,7 @@ def test_a_mixture_with_a_camera_trains_and_continues_to_the_bit(folders, tmp_pa
   assert 'stablesr 1 : ' in said
   adapt.run(settings(folders, steps=2), tmp_path / 'halves')
   halves = adapt.run(settings(folders, steps=4), tmp_path / 'halves')
-  params = [checkpoint.load_params(tmp_path / name / 'merged')[0] for name in ('whole', 'halves')]
+  params = [params_folder.load_params(tmp_path / name / 'merged')[0] for name in ('whole', 'halves')]
   jax.tree.map(np.testing.assert_array_equal, *params)
   assert whole['adapted']['images'] == halves['adapted']['images']
   with pytest.raises(UserError, match='holds a run with'):

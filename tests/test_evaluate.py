@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from adaptsr_jax import base, bicubic, checkpoint, evaluate, image
+from adaptsr_jax import base, bicubic, image, params_folder
+from adaptsr_jax.evaluate import __main__ as evaluate
 from tests.pictures import write_pairs
 from tests.shared import shared
 
@@ -21,7 +22,7 @@ def folders(tmp_path_factory):
 def params(tmp_path_factory):
   network = base.random('safmn_x2', 0, {'dim': 8, 'n_blocks': 1})
   path = tmp_path_factory.mktemp('params') / 'merged'
-  checkpoint.save_params(path, network.params, network.info())
+  params_folder.save_params(path, network.params, network.info())
   return path
 
 

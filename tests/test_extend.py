@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from adaptsr_jax import adapt, base, convert, evaluate, methods, metrics, models
+from adaptsr_jax import adapt, base, convert, methods, metrics, models
 from adaptsr_jax.adapters import file, operations
 from adaptsr_jax.convert import architectures
+from adaptsr_jax.evaluate import __main__ as evaluate
 from adaptsr_jax.metrics import table
 from configs import tiny
 from tests.pictures import write_pairs

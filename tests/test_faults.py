@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adaptsr_jax import adapt, base, checkpoint, data, evaluate, image, main, upscale
+from adaptsr_jax import adapt, base, data, image, main, params_folder, upscale
 from adaptsr_jax.doctor import __main__ as doctor
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.evaluate import __main__ as evaluate
 from configs import tiny
 from tests.pictures import scene, write_pairs
 
@@ -139,7 +140,7 @@ ODD = [kind for kind, case in CASES.items() if not case.said]
 def params(tmp_path_factory):
   network = base.random('safmn_x2', 0, {'dim': 8, 'n_blocks': 1})
   path = tmp_path_factory.mktemp('params') / 'merged'
-  checkpoint.save_params(path, network.params, network.info())
+  params_folder.save_params(path, network.params, network.info())
   return path
 
 
@@ -340,7 +341,7 @@ def test_evaluate_when_a_file_disappears(folders, params, tmp_path, monkeypatch,
 
 @pytest.mark.parametrize('side', [0, 1])
 def test_main_when_a_file_disappears_while_it_trains(folders, tmp_path, monkeypatch, capsys, side):
-  from adaptsr_jax import prepare
+  from adaptsr_jax.adapt import prepare
 
   after(monkeypatch, prepare, 'check_pixels', (folders[side] / f'{NAME}.png').unlink)
   config = settings(*folders, steps=4, **{'data.cache_gb': 0.0})
@@ -348,7 +349,7 @@ def test_main_when_a_file_disappears_while_it_trains(folders, tmp_path, monkeypa
 
 
 def test_main_does_not_miss_a_file_that_it_keeps(folders, tmp_path, monkeypatch):
-  from adaptsr_jax import prepare
+  from adaptsr_jax.adapt import prepare
 
   after(monkeypatch, prepare, 'check_pixels', (folders[0] / f'{NAME}.png').unlink)
   config = settings(*folders, steps=1, **{'lora.rule': 'uniform'})

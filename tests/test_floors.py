@@ -13,18 +13,17 @@ import adaptsr_jax
 
 PACKAGE = Path(adaptsr_jax.__file__).parent
 FLOORS = [
-  ['command', 'errors', 'files', 'tree', 'compiler', 'image', 'bicubic', 'figures', 'statistics', 'energy'],
+  ['command', 'errors', 'files', 'tree', 'compiler', 'image', 'bicubic', 'figures', 'energy'],
   ['models', 'metrics', 'log'],
   ['lora', 'data'],
   ['ranks', 'infer', 'convert'],
   ['methods'],
-  ['config', 'optim', 'adapters', 'checkpoint', 'tables', 'zoo'],
-  ['base', 'measures', 'losses'],
-  ['prepare', 'measure', 'step', 'folder'],
-  ['show', 'train', 'gan'],
+  ['config', 'adapters', 'params_folder', 'zoo'],
+  ['base'],
+  ['evaluate'],
   ['adapt'],
   [
-    *('main', 'evaluate', 'upscale', 'stability', 'degrade', 'pack', 'doctor', 'lam', 'report'),
+    *('main', 'evaluate.__main__', 'upscale', 'stability', 'degrade', 'pack', 'doctor', 'lam', 'report'),
     *('api', '__main__', 'convert.__main__', 'adapters.__main__', 'adapters.sweep', 'zoo.__main__'),
   ],
 ]

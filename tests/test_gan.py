@@ -7,7 +7,8 @@ import optax
 import pytest
 from safetensors.numpy import load_file
 
-from adaptsr_jax import config, convert, gan, log, lora, losses, methods, models, optim, train
+from adaptsr_jax import config, convert, log, lora, methods, models
+from adaptsr_jax.adapt import gan, losses, optim, train
 from adaptsr_jax.data import degrade
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.models import discriminator

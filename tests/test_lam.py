@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaptsr_jax import base, checkpoint, image, models
+from adaptsr_jax import base, image, models, params_folder
 from adaptsr_jax import lam as command
 from adaptsr_jax.metrics import lam as measure
 from tests.pictures import scene
@@ -124,7 +124,7 @@ def folders(tmp_path_factory):
     shapes = jax.eval_shape(models.build('safmn', **fields).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))['params']
     rng = np.random.default_rng(seed)
     params = jax.tree.map(lambda leaf, rng=rng: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes)
-    checkpoint.save_params(folder / name, params, {'model': 'safmn', 'fields': fields})
+    params_folder.save_params(folder / name, params, {'model': 'safmn', 'fields': fields})
   image.write(folder / 'photo.png', scene(3, 40, 56))
   image.write(folder / 'tiny.png', scene(3, 6, 6))
   image.write(folder / 'flat.png', np.full((32, 32, 3), 0.5, np.float32))
@@ -215,6 +215,8 @@ def test_mistakes_get_one_sentence(folders, tmp_path, capsys, args, said):
 
 def test_weights_that_are_no_numbers_are_named(folders, tmp_path, capsys):
   loaded = base.load(folders / 'base')
-  checkpoint.save_params(tmp_path / 'bad', jax.tree.map(lambda x: x * np.float32(1e30), loaded.params), loaded.info())
+  params_folder.save_params(
+    tmp_path / 'bad', jax.tree.map(lambda x: x * np.float32(1e30), loaded.params), loaded.info()
+  )
   assert run(f'--params={tmp_path}/bad', f'--picture={folders}/photo.png', f'--out={tmp_path}/a.png') == 2
   assert 'not finite' in capsys.readouterr().err

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaptsr_jax import config, losses, metrics
+from adaptsr_jax import config, metrics
+from adaptsr_jax.adapt import losses
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.metrics import features, weights
 from tests.shared import shared

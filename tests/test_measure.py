@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from adaptsr_jax import bicubic, data, image, infer, measure, metrics, statistics, tables
+from adaptsr_jax import bicubic, data, image, infer, metrics
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.evaluate import measure, statistics, tables
 from adaptsr_jax.report import gather
 from tests.pictures import scene, write_pairs
 

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from adaptsr_jax import measures, metrics
+from adaptsr_jax import metrics
 from adaptsr_jax.convert import torchfile
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.evaluate import asked as measures
 from adaptsr_jax.metrics import features, weights
 from adaptsr_jax.zoo import metric_weights
 from adaptsr_jax.zoo.metric_weights import METRIC_FILES

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaptsr_jax import adapt, config, lora, losses, methods, models, optim, tree
+from adaptsr_jax import adapt, config, lora, methods, models, tree
+from adaptsr_jax.adapt import losses, optim
 from adaptsr_jax.adapters import file, operations
 from adaptsr_jax.errors import UserError
 

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from adaptsr_jax import checkpoint, evaluate, files, image, upscale
+from adaptsr_jax import files, image, params_folder, upscale
 from adaptsr_jax.adapters.__main__ import main as adapters
+from adaptsr_jax.evaluate import __main__ as evaluate
 from tests.shared import shared
 from tests.test_adapter_file import FIELDS, make, random_params, save
 
@@ -17,7 +18,7 @@ def folder(tmp_path):
   import jax
 
   params = jax.tree.map(lambda leaf: 0.1 * leaf, random_params())
-  checkpoint.save_params(tmp_path / 'base', params, {'model': 'edsr', 'fields': FIELDS})
+  params_folder.save_params(tmp_path / 'base', params, {'model': 'edsr', 'fields': FIELDS})
   for seed, name in enumerate('ab'):
     adapter = make(params, seed=seed)
     small = {key: 0.1 * leaf for key, leaf in adapter.tensors.items()}

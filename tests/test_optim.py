@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaptsr_jax import config, optim
+from adaptsr_jax import config
+from adaptsr_jax.adapt import optim
 
 
 def setup(**fields):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax import export
 
-from adaptsr_jax import compiler, config, lora, losses, methods, models, optim, step
+from adaptsr_jax import compiler, config, lora, methods, models
+from adaptsr_jax.adapt import losses, optim, step
 from adaptsr_jax.models import layers
 from tests.test_methods import OF_EACH_METHOD, make
 

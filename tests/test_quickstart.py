@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from adaptsr_jax import config, show
+from adaptsr_jax import config
+from adaptsr_jax.adapt import show
 from configs import quickstart
 
 ROOT = Path(__file__).parents[1]

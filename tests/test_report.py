@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from skimage import color
 
-from adaptsr_jax import adapt, image, metrics, statistics
+from adaptsr_jax import adapt, image, metrics
+from adaptsr_jax.evaluate import statistics
 from adaptsr_jax.report import drawings, pictures
 from adaptsr_jax.report.__main__ import main
 from adaptsr_jax.report.gather import Interval

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from adaptsr_jax import adapt, base, checkpoint, config, convert, energy, image, log, tree
+from adaptsr_jax import adapt, base, config, convert, energy, image, log, tree
+from adaptsr_jax.adapt.store import RunStore
 from adaptsr_jax.adapters import file as adapter_file
 from adaptsr_jax.errors import UserError
 from configs import tiny
@@ -282,7 +283,7 @@ def test_interrupt_saves_and_says_how_to_continue(folders, tmp_path):
   output = process.communicate()[0]
   assert process.returncode == 130, output
   assert 'the same command continues' in output
-  assert checkpoint.RunStore(tmp_path / 'run' / 'checkpoints', 'psnr_y').latest() >= 5
+  assert RunStore(tmp_path / 'run' / 'checkpoints', 'psnr_y').latest() >= 5
 
 
 def test_divergence_names_the_step_and_keeps_the_last_good_state(folders, tmp_path):

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adaptsr_jax import bicubic, config, data, image, metrics, prepare
+from adaptsr_jax import bicubic, config, data, image, metrics
+from adaptsr_jax.adapt import prepare
 from adaptsr_jax.data import samples
 from adaptsr_jax.errors import UserError
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaptsr_jax import config, files, lora, losses, methods, models
+from adaptsr_jax import config, files, lora, methods, models
+from adaptsr_jax.adapt import losses
 from adaptsr_jax.base import Base
 from benchmarks import flops, step_time
 

@@ -8,8 +8,9 @@ import pytest
 
 import adaptsr_jax as sr
 from adaptsr_jax import base as base_lib
-from adaptsr_jax import evaluate, lora, methods, tree
+from adaptsr_jax import lora, methods, tree
 from adaptsr_jax.adapters import file, operations
+from adaptsr_jax.evaluate import __main__ as evaluate
 from tests.pictures import write_pairs
 from tests.shared import GOLDEN
 from tests.test_adapter_file import make, save

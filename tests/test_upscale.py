@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adaptsr_jax import bicubic, checkpoint, convert, image, infer, models, upscale
+from adaptsr_jax import bicubic, convert, image, infer, models, params_folder, upscale
 
 FIELDS = {'upscale': 2, 'num_feat': 4, 'num_block': 1}
 RNG = np.random.default_rng(0)
@@ -51,7 +51,7 @@ def test_one_picture_to_one_file(tmp_path, weights, params):
 
 def test_params_folder_tiles_and_ensemble(tmp_path, params):
   folder = tmp_path / 'params'
-  checkpoint.save_params(folder, params, {'model': 'edsr', 'fields': FIELDS, 'assumed': {}, 'source': None})
+  params_folder.save_params(folder, params, {'model': 'edsr', 'fields': FIELDS, 'assumed': {}, 'source': None})
   x = smooth(40, 36)
   image.write(tmp_path / 'x.png', x)
   assert run(folder, tmp_path / 'x.png', tmp_path / 'y.png', '--tile=24', '--overlap=4', '--ensemble') == 0
@@ -186,7 +186,7 @@ def test_networks_of_the_whole_picture_get_it(tmp_path, capsys, monkeypatch):
   shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
   params = jax.tree.map(lambda x: RNG.normal(0, 0.2, x.shape).astype(np.float32), shapes)
   info = {'model': 'safmn_ntire2023', 'fields': fields, 'assumed': {}, 'source': None}
-  checkpoint.save_params(tmp_path / 'params', params, info)
+  params_folder.save_params(tmp_path / 'params', params, info)
   monkeypatch.setattr(infer, 'AUTO_WHOLE', 100)
   x = smooth(20, 28)
   image.write(tmp_path / 'x.png', x)

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from adaptsr_jax import adapt, base, checkpoint, config, convert, evaluate, files, log, step
+from adaptsr_jax import adapt, base, config, convert, files, log
+from adaptsr_jax.adapt import step, store
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.evaluate import __main__ as evaluate
 from configs import swinir
 from tests.pictures import write_pairs
 
@@ -76,7 +78,7 @@ def test_terminated_and_continued_equals_never_stopped(command, tmp_path):
   output = process.communicate()[0]
   assert process.returncode == 130, output
   assert 'the same command continues' in output
-  done = checkpoint.latest_step(stopped / 'checkpoints')
+  done = store.latest_step(stopped / 'checkpoints')
   assert 3 <= done < STEPS
   assert not (stopped / 'results.json').exists()
   assert f'Continuing from step {done}.' in finish(command(stopped))

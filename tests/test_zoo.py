@@ -16,10 +16,11 @@ import jax
 import numpy as np
 import pytest
 
-from adaptsr_jax import base, convert, evaluate, zoo
+from adaptsr_jax import base, convert, zoo
 from adaptsr_jax.convert import __main__ as convert_command
 from adaptsr_jax.convert import torchfile
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.evaluate import __main__ as evaluate
 from adaptsr_jax.zoo import __main__ as command
 from adaptsr_jax.zoo import transfer
 from tests.pictures import write_pairs

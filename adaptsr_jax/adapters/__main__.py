@@ -121,13 +121,13 @@ def _inspect(options: argparse.Namespace) -> None:
 
 def _merge(options: argparse.Namespace) -> None:
   from adaptsr_jax import base as base_lib
-  from adaptsr_jax import checkpoint
+  from adaptsr_jax import params_folder
   from adaptsr_jax.adapters import card, file, operations
 
   _check_out(options.out, [options.base, options.file])
   if not base_lib.is_file(options.out):
     files.check_folder(options.out, base_lib.FILES)
-  if Path(options.out).is_dir() and not checkpoint.is_params_folder(options.out):
+  if Path(options.out).is_dir() and not params_folder.is_params_folder(options.out):
     raise UserError(f'{options.out} is a folder with other content; choose another OUT.')
   adapter = file.load(options.file)
   base = base_lib.load(options.base, key=options.key)
@@ -195,8 +195,9 @@ def _print_loss(options: argparse.Namespace, base, tuned, adapter) -> None:
   """Measures base, fine-tuned network and base with the adapter on the pictures that are given."""
   from types import SimpleNamespace
 
-  from adaptsr_jax import data, infer, measure, tables
+  from adaptsr_jax import data, infer
   from adaptsr_jax.adapters import operations
+  from adaptsr_jax.evaluate import measure, tables
 
   model = base.model()
   where = SimpleNamespace(lr=options.lr, hr=options.hr, names=options.names, root='', track='')

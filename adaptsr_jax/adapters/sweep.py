@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from adaptsr_jax import base as base_lib
-from adaptsr_jax import data, figures, files, image, infer, log, measure, measures, tables, tree
+from adaptsr_jax import data, figures, files, image, infer, log, tree
 from adaptsr_jax.adapters import file, operations
 from adaptsr_jax.adapters.file import Adapter
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.evaluate import asked as measures
+from adaptsr_jax.evaluate import measure, tables
 from adaptsr_jax.files import check_folder
 from adaptsr_jax.tree import Params
 

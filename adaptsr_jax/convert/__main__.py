@@ -129,7 +129,7 @@ def _interpolated(bases: list[Any], weights: list[float], names: list[str]) -> t
 
 def _check_out(source: str, out: str) -> None:
   """Refuses what must not be overwritten."""
-  from adaptsr_jax import base, checkpoint, files
+  from adaptsr_jax import base, files, params_folder
 
   path, given = Path(out), Path(base.place(source)[0])
   if path.exists() and given.exists() and path.samefile(given):
@@ -140,7 +140,7 @@ def _check_out(source: str, out: str) -> None:
     raise UserError(f'{out} is a file, and would be a params folder; choose another OUT.')
   if not base.is_file(out):
     files.check_folder(out, base.FILES)
-  if path.is_dir() and any(path.iterdir()) and not checkpoint.is_params_folder(path):
+  if path.is_dir() and any(path.iterdir()) and not params_folder.is_params_folder(path):
     raise UserError(f'{out} is a folder with other content; choose another OUT.')
   if not path.absolute().parent.is_dir():
     raise UserError(f'{out} cannot be written: its folder does not exist.')
@@ -164,7 +164,7 @@ def _write(out: str, loaded: Any, dtype: str | None, like_source: bool) -> None:
   import jax.numpy as jnp
   import numpy as np
 
-  from adaptsr_jax import base, checkpoint, tree
+  from adaptsr_jax import base, params_folder, tree
 
   for name, leaf in tree.flatten(loaded.params).items() if dtype else ():
     if leaf.size and np.abs(leaf).max() > float(jnp.finfo(dtype).max):
@@ -174,7 +174,7 @@ def _write(out: str, loaded: Any, dtype: str | None, like_source: bool) -> None:
   if base.is_file(out):
     base.export(out, loaded, loaded.params, dtype, like_source)
   else:
-    checkpoint.save_params(out, jax.tree.map(lambda leaf: _stored(leaf, dtype), loaded.params), loaded.info())
+    params_folder.save_params(out, jax.tree.map(lambda leaf: _stored(leaf, dtype), loaded.params), loaded.info())
 
 
 def _rounding(params: Any, dtype: str) -> str:

@@ -46,7 +46,7 @@ def _run(args: argparse.Namespace) -> str:
   """Writes the report; returns what to print."""
   from absl import logging
 
-  from adaptsr_jax import tables
+  from adaptsr_jax.evaluate import tables
   from adaptsr_jax.report import content, gather, markdown, page, pictures
 
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file it reads

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from adaptsr_jax import config as config_lib
-from adaptsr_jax import statistics
+from adaptsr_jax.evaluate import statistics
+from adaptsr_jax.evaluate.tables import number, write
 from adaptsr_jax.log import clock
 from adaptsr_jax.report import drawings, gather, verdict
 from adaptsr_jax.report.gather import Interval, Run, System
 from adaptsr_jax.report.pictures import Asked, Colour, Look, Shown
 from adaptsr_jax.report.verdict import NAMES, Verdict, signed
-from adaptsr_jax.tables import number, write
 
 
 class Heading(NamedTuple):

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from adaptsr_jax import config as config_lib
-from adaptsr_jax import statistics
+from adaptsr_jax.adapt.folder import Folder
 from adaptsr_jax.errors import UserError
-from adaptsr_jax.folder import Folder
+from adaptsr_jax.evaluate import statistics
 
 Scores = dict[str, dict[str, float]]  # picture -> metric -> value
 

@@ -11,8 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptsr_jax import base as base_lib
-from adaptsr_jax import bicubic, data, image, infer, measures, metrics, prepare, statistics, tables, tree
+from adaptsr_jax import bicubic, data, image, infer, metrics, tree
+from adaptsr_jax.adapt import prepare
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.evaluate import asked as measures
+from adaptsr_jax.evaluate import statistics, tables
 from adaptsr_jax.log import say, watched
 from adaptsr_jax.metrics.table import names_of
 from adaptsr_jax.report.gather import Run, Scores, System, metrics_of

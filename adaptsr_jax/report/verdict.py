@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from adaptsr_jax import optim
+from adaptsr_jax.adapt import optim
+from adaptsr_jax.evaluate.tables import lower_is_better
 from adaptsr_jax.log import clock
 from adaptsr_jax.report import gather
 from adaptsr_jax.report.gather import Interval, Run, System
 from adaptsr_jax.report.pictures import Look
-from adaptsr_jax.tables import lower_is_better
 
 METRIC = 'psnr_y'  # what the verdict goes by
 NAMES = {'psnr_y': 'PSNR (Y)', 'ssim_y': 'SSIM (Y)', 'psnr_rgb': 'PSNR (RGB)', 'ssim_rgb': 'SSIM (RGB)'}

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from adaptsr_jax import figures, log, tables
+from adaptsr_jax import figures, log
+from adaptsr_jax.evaluate import tables
 from experiments import sweeping
 
 HERE = Path(__file__).parent

@@ -12,7 +12,9 @@ import jax
 import numpy as np
 
 from adaptsr_jax import config as config_lib
-from adaptsr_jax import data, infer, losses, measure, methods, prepare, step
+from adaptsr_jax import data, infer, methods
+from adaptsr_jax.adapt import losses, prepare, step
+from adaptsr_jax.evaluate import measure
 
 SIZE = 184  # Real-ESRGAN's 180, rounded up to a multiple of the batch
 

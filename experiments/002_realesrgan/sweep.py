@@ -12,7 +12,8 @@ import argparse
 import json
 from pathlib import Path
 
-from adaptsr_jax import figures, tables
+from adaptsr_jax import figures
+from adaptsr_jax.evaluate import tables
 from experiments import sweeping
 
 HERE = Path(__file__).parent

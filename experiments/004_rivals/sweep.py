@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adaptsr_jax import statistics, tables
+from adaptsr_jax.evaluate import statistics, tables
 from experiments import sweeping
 
 HERE = Path(__file__).parent

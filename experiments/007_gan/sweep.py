@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from adaptsr_jax import bicubic, files, image, log, tables
+from adaptsr_jax import bicubic, files, image, log
+from adaptsr_jax.evaluate import tables
 from experiments import sweeping
 
 HERE = Path(__file__).parent

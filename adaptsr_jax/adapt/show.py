@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from adaptsr_jax import bicubic, data, figures, image, infer, statistics, tables
+from adaptsr_jax import bicubic, data, figures, image, infer
+from adaptsr_jax.evaluate import statistics, tables
 from adaptsr_jax.log import clock, read_metrics
 
 _CROP = 160  # side of the shown crops in HR pixels

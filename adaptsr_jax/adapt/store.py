@@ -1,8 +1,4 @@
-"""What is kept on disk in orbax's format: params folders, and the state of a run.
-
-A params folder holds `params/` (orbax) and `model.json` with all that is needed to use them: {'model': name of the
-architecture, 'fields': its hyper-parameters, 'assumed', 'source': layout of the file it came from, ...}.
-"""
+"""The states of a run on disk, in orbax's format."""
 
 import hashlib
 import itertools
@@ -17,67 +13,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from adaptsr_jax import files
-from adaptsr_jax.errors import UserError, shown
+from adaptsr_jax.errors import UserError, first_line, shown
 from adaptsr_jax.log import say
-from adaptsr_jax.tree import Params
-
-_INFO = 'model.json'
-
-
-def is_params_folder(path: str | os.PathLike) -> bool:
-  """Tells whether `path` is a folder that `save_params` wrote."""
-  return (Path(path) / _INFO).is_file()
-
-
-def save_params(path: str | os.PathLike, params: Params, info: dict[str, Any]) -> None:
-  """Writes a params folder; one that is there is replaced once the new one is whole.
-
-  Raises:
-    UserError: where `path` is a file, or a folder of something else.
-  """
-  path = Path(path).absolute()
-  if path.exists() and not is_params_folder(path):
-    raise UserError(f'{path} is there and is no params folder; choose another name.')
-  path.parent.mkdir(parents=True, exist_ok=True)
-  needs = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-  with files.aside_folder(path, needs) as aside:
-    with ocp.StandardCheckpointer() as checkpointer:
-      checkpointer.save(aside / 'params', jax.tree.map(np.asarray, params))
-    files.write_json(aside / _INFO, info)
-
-
-def read_info(path: str | os.PathLike) -> dict[str, Any]:
-  """Returns the `model.json` of a params folder."""
-  file = Path(path) / _INFO
-  try:
-    info = files.read_json(file)
-    forms = {'model': str, 'fields': dict, 'assumed': dict | None, 'source': dict | None}
-    wrong = [name for name, form in forms.items() if not isinstance(info.get(name), form)]
-  except (OSError, UserError, AttributeError) as error:
-    raise UserError(f'{file} does not describe a model ({_first_line(error)}).') from error
-  if wrong:
-    raise UserError(f'{file} does not describe a model: its {wrong[0]} is {shown(info.get(wrong[0]))}.')
-  return info
-
-
-def load_params(path: str | os.PathLike) -> tuple[Params, dict[str, Any]]:
-  """Reads a params folder: (params as numpy arrays in their stored dtype, content of model.json).
-
-  Raises:
-    UserError: where the folder is none, or is damaged.
-  """
-  path = Path(path).absolute()
-  if not is_params_folder(path):
-    raise UserError(f'{path} is not a params folder: it has no {_INFO}.')
-  info = read_info(path)
-  try:
-    with ocp.StandardCheckpointer() as checkpointer:
-      shapes = checkpointer.metadata(path / 'params').item_metadata.tree
-      # A target of numpy arrays: restored on any machine, whatever devices they were saved from.
-      target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-      return checkpointer.restore(path / 'params', target), info
-  except Exception as error:
-    raise UserError(f'{path}/params cannot be read as parameters: {_first_line(error)}') from error
 
 
 def latest_step(folder: str | os.PathLike) -> int:
@@ -154,7 +91,7 @@ class RunStore:
       return self._restored(step, target, iterator)
     except Exception as error:
       raise UserError(
-        f'The state of step {step} in {self._folder} does not fit this run ({_first_line(error)}); '
+        f'The state of step {step} in {self._folder} does not fit this run ({first_line(error)}); '
         'give the config and data it was started with, or another --workdir.'
       ) from error
 
@@ -177,7 +114,7 @@ class RunStore:
         raise
       except Exception as error:
         iterator.set_state(begin)
-        self._tell_damaged(step, _first_line(error))
+        self._tell_damaged(step, first_line(error))
         self._manager.reload()
     return 0, target, {}
 
@@ -211,7 +148,7 @@ class RunStore:
       values.append((described.get('metrics') or {self._metric: 0})[self._metric])
       return '' if all(type(value) in (int, float) for value in values) else 'what is noted of it are no numbers'
     except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
-      return _first_line(error)
+      return first_line(error)
 
   def _tell_damaged(self, step: int, why: str) -> None:
     aside = self._set_aside(str(step))
@@ -245,7 +182,3 @@ def _digest(state: Any) -> str:
     is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     digest.update(np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes())
   return digest.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-  return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

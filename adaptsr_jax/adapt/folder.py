@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from adaptsr_jax import checkpoint, files, log, methods
 from adaptsr_jax import config as config_lib
+from adaptsr_jax import files, log, methods
+from adaptsr_jax.adapt import store
 from adaptsr_jax.errors import UserError
 
 try:
@@ -49,7 +50,7 @@ class Folder(NamedTuple):
   @property
   def done(self) -> int:
     """Steps of the newest state that is kept."""
-    return checkpoint.latest_step(self.path / 'checkpoints')
+    return store.latest_step(self.path / 'checkpoints')
 
   def read(self, name: str) -> Any:
     """Returns the content of NAME.json; None where there is none.

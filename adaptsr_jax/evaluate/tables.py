@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adaptsr_jax import files, statistics
+from adaptsr_jax import files
+from adaptsr_jax.evaluate import statistics
 from adaptsr_jax.metrics.table import VALUES
 
 Rows = list[list[str]]

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from adaptsr_jax import command, is_function
+from adaptsr_jax import command
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.files import check_folder
 
@@ -101,7 +101,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(args: argparse.Namespace) -> None:
   specs = _checked(args)
-  from adaptsr_jax import log, tables
+  from adaptsr_jax import log
+  from adaptsr_jax.evaluate import tables
 
   runs = _run(args, specs)
   for path in args.out:
@@ -145,7 +146,9 @@ def _gathered(specs: list[_Spec]) -> list[_Spec]:
 
 def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, Any]]:
   """Checks all that can be checked, then measures run by run; {label: result}."""
-  from adaptsr_jax import data, image, log, measure, measures, tables
+  from adaptsr_jax import data, image, log
+  from adaptsr_jax.evaluate import asked as measures
+  from adaptsr_jax.evaluate import measure, tables
 
   chosen = measures.load([name.strip() for name in args.metrics.split(',') if name.strip()], args.metric_weights)
   if not chosen.functions:
@@ -231,7 +234,8 @@ def _scale(args: argparse.Namespace, loaded: dict[str, Any]) -> int:
 
 def _restored(args: argparse.Namespace, where: str, loaded: Any, source: Any) -> tuple[Iterator[Any], dict[str, Any]]:
   """Returns the enlarged pictures of a network, or of the kernel `where` for None, and how they are made."""
-  from adaptsr_jax import bicubic, data, infer, measure, tree
+  from adaptsr_jax import bicubic, data, infer, tree
+  from adaptsr_jax.evaluate import measure
 
   if loaded is None:
     kernel = {'bicubic': bicubic.imresize, 'bicubic_pil': bicubic.pillow}[where]
@@ -252,7 +256,7 @@ def _restored(args: argparse.Namespace, where: str, loaded: Any, source: Any) ->
 
 def _protocol(args: argparse.Namespace, source: Any, result: dict[str, Any]) -> dict[str, Any]:
   """Returns what a table must say beside its numbers, as far as it does not depend on the run or the metric."""
-  from adaptsr_jax import measure, statistics
+  from adaptsr_jax.evaluate import measure, statistics
 
   protocol = {
     'crop': source.scale,
@@ -269,7 +273,8 @@ def _protocol(args: argparse.Namespace, source: Any, result: dict[str, Any]) -> 
 
 
 def _write(path: Path, runs: dict[str, dict[str, Any]]) -> None:
-  from adaptsr_jax import files, tables
+  from adaptsr_jax import files
+  from adaptsr_jax.evaluate import tables
 
   suffix = path.suffix.lower()
   if suffix == '.json':
@@ -282,5 +287,3 @@ def _write(path: Path, runs: dict[str, dict[str, Any]]) -> None:
 
 if __name__ == '__main__':
   command.start(main)
-else:
-  is_function(__name__)

@@ -13,42 +13,19 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from adaptsr_jax import (
-  __version__,
-  bicubic,
-  checkpoint,
-  data,
-  figures,
-  files,
-  gan,
-  infer,
-  is_function,
-  losses,
-  measure,
-  measures,
-  methods,
-  metrics,
-  prepare,
-  show,
-  statistics,
-  step,
-  tables,
-  train,
-  tree,
-)
+from adaptsr_jax import __version__, bicubic, data, figures, files, infer, methods, metrics, params_folder, tree
 from adaptsr_jax import base as base_lib
 from adaptsr_jax import config as config_lib
-from adaptsr_jax import folder as folder_lib
+from adaptsr_jax.adapt import folder as folder_lib
+from adaptsr_jax.adapt import gan, losses, prepare, show, step, train
+from adaptsr_jax.adapt.folder import Folder
 from adaptsr_jax.adapters import card
 from adaptsr_jax.adapters import file as adapter_file
 from adaptsr_jax.errors import UserError, enough_memory
-from adaptsr_jax.folder import Folder
+from adaptsr_jax.evaluate import asked as measures
+from adaptsr_jax.evaluate import measure, statistics, tables
 from adaptsr_jax.log import Work, say, watched
-from adaptsr_jax.step import TrainState, make_step
-from adaptsr_jax.train import Interrupted
 from adaptsr_jax.tree import Params
-
-__all__ = ['Interrupted', 'TrainState', 'make_step', 'run']
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> dict[str, Any]:
@@ -251,7 +228,7 @@ def _export(workdir: Path, base: base_lib.Base, params: Params, method, trained:
   }
   base = base.with_origin(card.origin([card.Folded(meta, 1.0, 'adapter.safetensors')], base.licence))
   if not method.unmergeable:
-    checkpoint.save_params(workdir / 'merged', params, {**base.info(), 'metrics': meta['metrics']})
+    params_folder.save_params(workdir / 'merged', params, {**base.info(), 'metrics': meta['metrics']})
   # One with more parameters than the network would be a second checkpoint.
   if results['trainable_parameters'] < results['total_parameters'] or method.unmergeable:
     adapter = adapter_file.Adapter(meta, tree.flatten(trained), method.constants)
@@ -282,6 +259,3 @@ def versions() -> dict[str, str]:
   found = {distribution.metadata['Name']: distribution.version for distribution in metadata.distributions()}
   known = {'python': platform.python_version(), 'adaptsr-jax': __version__}
   return known | {name: found.get(name, 'not installed') for name in names}
-
-
-is_function(__name__)

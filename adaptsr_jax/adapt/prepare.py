@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from adaptsr_jax import base as base_lib
 from adaptsr_jax import config as config_lib
-from adaptsr_jax import data, lora, losses, ranks, tree, zoo
+from adaptsr_jax import data, lora, ranks, tree, zoo
+from adaptsr_jax.adapt import losses
 from adaptsr_jax.data import degrade, samples
 from adaptsr_jax.errors import UserError, enough_memory
 from adaptsr_jax.log import Work, clock, say

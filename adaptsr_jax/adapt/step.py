@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from adaptsr_jax import compiler, losses, methods, optim
+from adaptsr_jax import compiler, methods
+from adaptsr_jax.adapt import losses, optim
 from adaptsr_jax.tree import Params
 
 

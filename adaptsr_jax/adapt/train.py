@@ -11,12 +11,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from adaptsr_jax import checkpoint
+from adaptsr_jax.adapt.step import Training
+from adaptsr_jax.adapt.store import RunStore
 from adaptsr_jax.energy import Clock
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.log import Progress, RunLog, Work, say
 from adaptsr_jax.metrics.table import VALUES
-from adaptsr_jax.step import Training
 from adaptsr_jax.tree import Params
 
 # A run is logged, measured and saved this many times by default.
@@ -58,7 +58,7 @@ def train(
     Interrupted: after Ctrl-C or a termination signal, once the state is saved.
   """
   state, best = training.state, VALUES[config.best]
-  store = checkpoint.RunStore(workdir / 'checkpoints', config.best, best.lower)
+  store = RunStore(workdir / 'checkpoints', config.best, best.lower)
   done, state, kept = store.resume(state, batches)
   notes = {'seconds': 0.0, 'joules': 0.0, 'best': None, **kept}
   if done:

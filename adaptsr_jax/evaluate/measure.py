@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adaptsr_jax import data, image, metrics, statistics
+from adaptsr_jax import data, image, metrics
 from adaptsr_jax.data.folders import MARKS
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.evaluate import statistics
 
 Pairs = Iterable[tuple[str, np.ndarray, np.ndarray]]
 Functions = Iterable[Callable[[np.ndarray, np.ndarray, int], dict[str, float]]]

@@ -16,11 +16,12 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from adaptsr_jax import compiler, convert, losses, methods, optim, tree, zoo
-from adaptsr_jax import step as step_lib
+from adaptsr_jax import compiler, convert, methods, tree, zoo
+from adaptsr_jax.adapt import losses, optim
+from adaptsr_jax.adapt import step as step_lib
+from adaptsr_jax.adapt.step import Training
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.models import discriminator
-from adaptsr_jax.step import Training
 from adaptsr_jax.tree import Params
 
 _WIDTHS = {'patch': 32, 'unet': 64}
