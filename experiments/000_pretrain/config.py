@@ -3,8 +3,8 @@
   python -m adaptsr_jax.main --config=experiments/000_pretrain/config.py:edsr --config.data.train.hr=HR \
     --config.data.valid.lr=SET5_LR --config.data.valid.hr=SET5_HR --workdir=runs/pretrain_edsr
 
-The rate is constant and falls over the last fifth of `steps`. To train longer than planned, or to begin the decay at any
-state before it, give the same command another `--config.steps`. README.md has the results.
+The rate is constant and falls over the last fifth of `steps`. To train longer than planned, or to begin the decay at
+any state before it, give the same command another `--config.steps`. README.md has the results.
 """
 
 from adaptsr_jax import config
