@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 Params = dict[str, Any]
@@ -70,6 +69,8 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 def count(tree: Any) -> int:
   """Returns the number of scalars in all leaves."""
+  import jax  # Readers of flags come by this module, and need not wait for it.
+
   return sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(tree))
 
 

@@ -147,6 +147,15 @@ def test_help_of_every_command_into_a_closed_pipe(name):
 
 
 @pytest.mark.parametrize('name', COMMANDS)
+def test_help_of_every_command_comes_without_jax(name):
+  call = [sys.executable, '-X', 'importtime', '-m', f'adaptsr_jax.{name}', '--help']
+  done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+  imported = {line.rpartition('|')[2].strip() for line in done.stderr.splitlines()}
+  assert 'adaptsr_jax.command' in imported
+  assert 'jax' not in imported
+
+
+@pytest.mark.parametrize('name', COMMANDS)
 def test_every_command_begins_the_same_way(name):
   folder = Path(command.__file__).parent
   path = folder / f'{name}.py' if (folder / f'{name}.py').exists() else folder / name / '__main__.py'

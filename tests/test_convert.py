@@ -5,8 +5,6 @@ import functools
 import io
 import json
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -696,18 +694,3 @@ def test_command_errors_are_one_sentence_and_write_nothing(tmp_path, arguments, 
   assert match in err
   assert 'Traceback' not in err
   assert {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()} == before
-
-
-def test_help_comes_without_jax():
-  code = """
-import sys
-from adaptsr_jax.convert import __main__
-try:
-  __main__.main(['--help'])
-except SystemExit as stop:
-  assert not stop.code
-assert 'jax' not in sys.modules, 'jax'
-"""
-  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
-  assert done.returncode == 0, done.stderr
-  assert 'params folder' in done.stdout

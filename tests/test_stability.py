@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -115,13 +114,3 @@ def test_command_names_what_is_wrong(tmp_path, pictures, command, capsys, flags,
 def test_missing_config_file_is_named(tmp_path, command, capsys):
   assert command(f'--config={tmp_path / "absent.py"}', f'--out={tmp_path}') == 2
   assert 'absent.py' in capsys.readouterr().err
-
-
-def test_help_needs_no_jax():
-  code = (
-    'import sys, adaptsr_jax.stability as s\nsys.argv = ["stability", "--help"]\n'
-    'try: s.main()\nfinally: assert "jax" not in sys.modules'
-  )
-  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
-  assert (done.returncode, done.stderr) == (0, '')
-  assert '--batches N' in done.stdout
