@@ -16,6 +16,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from adaptsr_jax import files
@@ -71,13 +72,16 @@ def start(main: Callable[[], int | None]) -> NoReturn:
 
 
 def keep_programs() -> None:
-  """Lets jax keep compiled programs for the next command, unless its own variables tell where, or not to.
+  """Lets jax keep compiled programs for the next command, unless its own variable tells where, or not to.
 
-  Those of different processors lie apart: programs for a CPU are made for the instructions that it has.
+  ADAPTSR_JAX_COMPILED is 'off', or the folder for them. Those of different processors lie apart: programs for a CPU are
+  made for the instructions that it has.
   """
-  if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
+  given = os.environ.get('ADAPTSR_JAX_COMPILED', '')
+  if 'JAX_COMPILATION_CACHE_DIR' in os.environ or given == 'off':
     return
-  folder = files.cache_folder() / 'programs' / f'{zlib.crc32(_processor().encode()):08x}'
+  parent = Path(given).expanduser().absolute() if given else files.cache_folder() / 'programs'
+  folder = parent / f'{zlib.crc32(_processor().encode()):08x}'
   settings = {'jax_compilation_cache_dir': str(folder), 'jax_persistent_cache_min_compile_time_secs': 0.5}
   for name, value in settings.items():
     os.environ.setdefault(name.upper(), str(value))

@@ -35,8 +35,9 @@ def run(tmp_path, work, **options):
   [
     # In what follows the first, in a step that Python cannot leave, and where the first is swallowed.
     'try:\n  print("ready", flush=True)\n  time.sleep(60)\nfinally:\n  time.sleep(60)',
-    'import hashlib\nprint("ready", flush=True)\nhashlib.pbkdf2_hmac("sha512", b"a", b"b", 200_000_000)',
-    # By the time that the thread speaks, the main one is where it swallows everything.
+    # By the time that the thread speaks, the main one is in that step, or where it swallows everything.
+    'import hashlib, threading\nthreading.Timer(1, print, ["ready"], {"flush": True}).start()\n'
+    'hashlib.pbkdf2_hmac("sha512", b"a", b"b", 200_000_000)',
     'import threading\nthreading.Timer(1, print, ["ready"], {"flush": True}).start()\n'
     'for _ in range(60):\n  try:\n    time.sleep(60)\n  except BaseException:\n    pass',
   ],
@@ -164,7 +165,7 @@ def test_every_command_begins_the_same_way(name):
   assert 'except KeyboardInterrupt' not in text
 
 
-def test_compiled_programs_are_kept_unless_jax_is_told_where(tmp_path):
+def test_compiled_programs_are_kept_where_variables_say(tmp_path):
   code = (
     'import os; from adaptsr_jax import command; command.keep_programs()\n'
     'import jax; jax.jit(lambda x: x + 1).lower(1.0).compile(); print(jax.config.jax_compilation_cache_dir)'
@@ -180,3 +181,7 @@ def test_compiled_programs_are_kept_unless_jax_is_told_where(tmp_path):
   assert folder.startswith(str(tmp_path / 'programs'))
   assert os.listdir(folder)
   assert kept(JAX_COMPILATION_CACHE_DIR=str(tmp_path / 'mine')) == str(tmp_path / 'mine')
+  folder = kept(ADAPTSR_JAX_COMPILED=str(tmp_path / 'other'))
+  assert folder.startswith(str(tmp_path / 'other'))
+  assert os.listdir(folder)
+  assert kept(ADAPTSR_JAX_COMPILED='off') == 'None'

@@ -71,6 +71,13 @@ def test_it_ends_with_a_table_pictures_and_what_to_try_next(first):
   assert f'adaptsr_jax.upscale --params={workdir}/merged' in output
 
 
+def test_readme_names_every_file_of_a_run(first):
+  workdir, _ = first
+  named = set(re.findall(r'`([a-z.]+)/?`', (ROOT / 'README.md').read_text()))
+  there = {path.name for path in workdir.iterdir()}
+  assert {'results.json', 'material.json'} <= there <= named
+
+
 def test_a_second_start_is_done(first, start):
   workdir, _ = first
   results = json.loads((workdir / 'results.json').read_text())

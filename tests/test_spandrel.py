@@ -67,7 +67,7 @@ NETWORKS = {
   'rrdb x1': ('rrdb', {'upscale': 1, 'num_feat': 12, 'num_block': 1, 'unshuffle': 4}),
   'rrdb_bsrgan x2': ('rrdb_bsrgan', {'upscale': 2, 'num_feat': 12, 'num_block': 1}),
   'rrdb_esrgan x1': ('rrdb_esrgan', {'upscale': 1, 'num_feat': 12, 'num_block': 1}),
-  'rrdb gray': ('rrdb', {'upscale': 4, 'num_feat': 12, 'num_block': 1, 'num_in_ch': 1}),
+  'rrdb gray': ('rrdb', {'upscale': 4, 'num_feat': 16, 'num_block': 1, 'num_in_ch': 1}),
   'srvgg': ('srvgg', {'upscale': 4, 'num_feat': 12, 'num_conv': 3}),
   'srvgg x2': ('srvgg', {'upscale': 2, 'num_feat': 12, 'num_conv': 2}),
 }

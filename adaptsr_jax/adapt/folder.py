@@ -5,6 +5,7 @@ What is in it:
   config.json, material.json     what the run is: its fields, and what tells its base and pictures from others
   method.json, constants.safetensors     what was decided before training (`methods.Plan`)
   ranks.json, ranks.png          of methods with ranks: scores, ranks, and a map of them
+  parameters.txt                 name, shape and size of every parameter of the base
   base.json, bicubic.json        measurements before training
   metrics.jsonl, tensorboard/, checkpoints/     what was logged, and the states that are kept
   results.json, merged/, merged.pth, adapter.safetensors, compare.png, curve.png     what came out
