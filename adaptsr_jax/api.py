@@ -133,6 +133,8 @@ class Net:
     if not math.isfinite(strength):
       raise UserError(f'The strength of an adapter is {strength}; give a finite number.')
     loaded, name = getattr(adapter, 'adapter', adapter), 'adapter'
+    if loaded is None:
+      raise UserError('All parameters were trained, so there is no adapter; what `adapt` returned has the network.')
     if not isinstance(loaded, file.Adapter):
       loaded, name = file.load(loaded), os.fspath(loaded)
     file.check_base(loaded.meta, self.base.params)

@@ -11,7 +11,6 @@ import math
 import mimetypes
 import os
 import re
-import resource
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +21,9 @@ from adaptsr_jax.errors import UserError
 
 try:
   import fcntl
+  import resource
 except ImportError:  # on Windows
-  fcntl = None
+  fcntl = resource = None
 
 _PREFIX, _SUFFIX = '.adaptsr-', '.part'
 # No room on the disk, no room in the user's share of it, a file larger than files may be.
@@ -92,8 +92,10 @@ def aside(path: str | os.PathLike, needs: int = 0) -> Iterator[Path]:
     UserError: no room for it; nothing is changed.
   """
   path = Path(path)
+  if path.exists() and not (path.is_file() or path.is_dir()):
+    raise UserError(f'{path} is a device or a pipe; give the name of a file.')
   with _locked(path, needs, _new_file) as temporary:
-    if needs > resource.getrlimit(resource.RLIMIT_FSIZE)[0] >= 0:
+    if resource and needs > resource.getrlimit(resource.RLIMIT_FSIZE)[0] >= 0:
       raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     yield temporary
     os.replace(temporary, path)

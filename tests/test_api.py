@@ -123,6 +123,8 @@ def test_full_fine_tuning_has_a_network_and_no_adapter(folder, net):
   assert np.abs(adapted.net.enlarge(scene(1, 12, 16)) - net.enlarge(scene(1, 12, 16))).max() > 0
   with pytest.raises(sr.UserError, match='save `net` instead'):
     adapted.save(folder / 'none.safetensors')
+  with pytest.raises(sr.UserError, match='there is no adapter'):
+    net.with_adapter(adapted)
 
 
 def test_mistakes_are_one_sentence(folder, net, page):

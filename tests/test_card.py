@@ -62,6 +62,20 @@ def test_the_header_is_json_for_everybody(adapter, capsys):
   assert (told['gains']['psnr_y'], told['gains']['ssim_y'][0]) == ([1.0, 0.5, 1.5], None)
 
 
+def test_mixtures_do_not_claim_what_one_of_them_measured(adapter, tmp_path):
+  assert main(['mix', str(adapter), str(adapter), str(tmp_path / 'mixed.safetensors'), '--weights=0.5,0.5']) == 0
+  meta = file.load(tmp_path / 'mixed.safetensors').meta
+  assert not {'gains', 'pictures', 'data', 'steps', 'versions'} & meta.keys()
+
+
+def test_entries_of_other_forms_are_not_shown(adapter, tmp_path, capsys):
+  loaded = file.load(adapter)
+  odd = {'data': 'some', 'steps': 'many', 'gains': [1], 'versions': 3, 'mixed_from': {}, 'pictures': None}
+  file.save(tmp_path / 'odd.safetensors', loaded._replace(meta={**loaded.meta, **odd}))
+  assert main(['inspect', str(tmp_path / 'odd.safetensors')]) == 0
+  assert card.sentence({'base': 'mine'}) == 'told in a form that is not known here'
+
+
 def test_what_earlier_versions_and_mixtures_tell(tmp_path, capsys):
   for name in ('one', 'mixed'):
     assert main(['inspect', str(GOLDEN / 'adapter_v1' / f'{name}.safetensors')]) == 0

@@ -94,6 +94,17 @@ def test_store_keeps_the_latest_and_the_best(tmp_path):
   np.testing.assert_array_equal(best['trainable']['a'], 2)
 
 
+def test_a_best_state_that_is_gone_is_no_best(tmp_path):
+  store = RunStore(tmp_path / 'checkpoints', 'psnr_y')
+  for step, psnr in ((1, 33.0), (2, 32.0), (3, 31.0)):
+    store.save(step, state(step), None, {'psnr_y': psnr, 'best': {'step': 1, 'psnr_y': 33.0}})
+  store.close()
+  (tmp_path / 'checkpoints' / '1' / '_CHECKPOINT_METADATA').write_bytes(b'')
+  store = RunStore(tmp_path / 'checkpoints', 'psnr_y')
+  _, notes = store.restore(3, state(0))
+  assert notes['best'] is None
+
+
 def test_a_state_of_another_shape_is_refused(tmp_path):
   store = RunStore(tmp_path / 'checkpoints', 'psnr_y')
   store.save(1, state(1), None, {})

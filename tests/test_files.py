@@ -97,6 +97,13 @@ def test_links_are_replaced_and_not_followed(tmp_path, monkeypatch):
   assert (tmp_path / 'precious').read_text() == 'precious'
 
 
+def test_devices_and_pipes_stay_what_they_are(tmp_path):
+  os.mkfifo(tmp_path / 'pipe')
+  with pytest.raises(UserError, match='a device or a pipe'):
+    files.write(tmp_path / 'pipe', '{}')
+  assert (tmp_path / 'pipe').is_fifo()
+
+
 def test_too_little_room_is_told_before(tmp_path):
   with pytest.raises(UserError, match=r'No space left on \S+: needs about 1000000000000\.0 MB, and \S+ MB are free'):
     files.check_room(tmp_path / 'not' / 'there', 10**18)

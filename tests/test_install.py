@@ -56,8 +56,9 @@ def test_configs_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   for given in ('safmn', 'safmn.py', 'configs/safmn.py'):
     assert Path(config.find(given)).samefile(ROOT / 'configs' / 'safmn.py')
+  assert config.find('safmn:x2') == f'{config.find("safmn")}:x2'  # what follows the colon is for its get_config()
   mine = tmp_path / 'safmn.py'
-  mine.touch()
+  mine.write_text('def get_config(): ...')
   assert config.find('safmn.py') == 'safmn.py'  # a file goes before what comes with the package
   for given in ('safmm', 'mine/safmn.py'):
     with pytest.raises(UserError, match='those that come with the package: drct, drct_gan, edsr, '):

@@ -77,6 +77,11 @@ def test_identical_pictures_stay_out_of_the_mean():
   assert measure.left_out(result) == {'psnr_y': 1, 'psnr_rgb': 1, 'niqe': 3}
 
 
+def test_values_read_back_from_a_file_count_as_left_out():
+  images = {'a': {'niqe': None}, 'b': {'niqe': 4.0}, 'c': {'niqe': float('inf')}}
+  assert measure.left_out({'mean': {'niqe': 4.0}, 'images': images}) == {'niqe': 2}
+
+
 @pytest.mark.parametrize(
   ('restore', 'size', 'said'),
   [

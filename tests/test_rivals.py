@@ -69,6 +69,16 @@ def test_dora_of_parts_leaves_the_other_columns_alone():
     close(np.linalg.norm(merged[:, part], axis=0), np.abs(trainable['m'][name]))
 
 
+def test_dora_of_an_output_of_zeros_starts_at_the_base():
+  kernel = np.ones((4, 3), np.float32) * [1, 0, 2]
+  site = lora.Site('fc', ('fc',), 'mlp', (4, 3), None)
+  spec = {'method': 'dora', 'form': '1x1_kxk', 'alpha': 1.0, 'rslora': False, 'biases': False}
+  method = methods.from_spec({**spec, 'sites': lora.to_json([site], {'fc': 1})})
+  base = {'fc': {'kernel': kernel.astype(np.float32)}}
+  merged = method.merge(*method.init(jax.random.key(0), base))
+  np.testing.assert_array_equal(merged['fc']['kernel'], base['fc']['kernel'])
+
+
 def test_arc_folds():
   data, meta = golden('arc_block')
   names = {'attn/qkv': 'attn', 'mlp/fc1': 'mlp'}

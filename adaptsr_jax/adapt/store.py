@@ -131,6 +131,8 @@ class RunStore:
       raise ValueError('its numbers are not those that were saved')
     if int(getattr(state, 'step', step)) != step:
       raise ValueError(f'it is the state of step {int(state.step)}')
+    if notes.get('best') and notes['best']['step'] not in self._manager.all_steps():  # set aside as damaged
+      notes['best'] = None
     return state, notes
 
   def _fault(self, name: str) -> str:

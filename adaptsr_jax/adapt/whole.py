@@ -25,6 +25,7 @@ from adaptsr_jax.errors import UserError, enough_memory
 from adaptsr_jax.evaluate import asked as measures
 from adaptsr_jax.evaluate import measure, statistics, tables
 from adaptsr_jax.log import Work, say, watched
+from adaptsr_jax.metrics.table import METRICS
 from adaptsr_jax.tree import Params
 
 
@@ -63,7 +64,9 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   asked = measures.load(('psnr', 'ssim', *config.metrics), config.metric_weights)
   criterion = losses.make(config)
   batches = prepare.batches(config, setup.train, config.seed) if setup.train and config.steps else None
-  for sentence in asked.missing.values():
+  for name, sentence in asked.missing.items():
+    if config.best in METRICS[name].keys:
+      raise UserError(f'config.best is {config.best!r}, and {sentence}')
     say(sentence)
   if not done:
     prepare.check_pixels(setup)
@@ -81,9 +84,9 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   training = make_training(config, setup.model.apply, method, frozen, trainable, criterion)
 
   if not done:
-    # Two states are kept while a third is written, each of parameters, two moments and an average; the network twice.
-    size = [sum(leaf.nbytes for leaf in jax.tree.leaves(part)) for part in (trainable, base.params)]
-    files.check_room(folder.path, 12 * size[0] + 2 * size[1])
+    # Up to three states are kept while a fourth is written; the network twice.
+    size = [sum(leaf.nbytes for leaf in jax.tree.leaves(part)) for part in (training.state, base.params)]
+    files.check_room(folder.path, 4 * size[0] + 2 * size[1])
   # The folder is taken now that nothing that was given can be wrong any more.
   folder.take(config, material)
   overview = parameter_overview.get_parameter_overview(base.params, include_stats=False)

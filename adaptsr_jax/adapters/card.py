@@ -19,6 +19,11 @@ from typing import Any, NamedTuple
 from adaptsr_jax import __version__, files, tree
 from adaptsr_jax.adapters.file import Adapter
 
+_FORMS = {
+  **{'base_file': str, 'base_licence': str, 'date': str, 'steps': int, 'pictures': int, 'mixed_from': list},
+  **dict.fromkeys(('metrics', 'gains', 'data', 'versions'), dict),
+}
+
 
 class Folded(NamedTuple):
   """An adapter in a network: its header, at what strength, and the file."""
@@ -77,9 +82,12 @@ def origin(folded: Sequence[Folded], licence: str = '') -> dict[str, Any]:
 
 def sentence(origin: Mapping[str, Any]) -> str:
   """Returns what a person needs of an origin, in a line."""
-  base = origin['base']
-  parts = [f'{each["file"]} at strength {each["strength"]:g}' for each in origin['adapters']]
-  return f'{base["file"]} (licence {base["licence"]}) with {" and ".join(parts)}, {origin["date"]}'
+  try:
+    base = origin['base']
+    parts = [f'{each["file"]} at strength {each["strength"]:g}' for each in origin['adapters']]
+    return f'{base["file"]} (licence {base["licence"]}) with {" and ".join(parts)}, {origin["date"]}'
+  except (KeyError, TypeError, ValueError):  # of a file that somebody else has written
+    return 'told in a form that is not known here'
 
 
 def text(name: str, size: int, adapter: Adapter) -> str:
@@ -90,7 +98,8 @@ def text(name: str, size: int, adapter: Adapter) -> str:
     size: of the file in bytes.
     adapter: what is in it.
   """
-  meta = adapter.meta
+  # What is optional is not checked on reading.
+  meta = {key: entry for key, entry in adapter.meta.items() if isinstance(entry, _FORMS.get(key, object))}
   fields = ', '.join(f'{field}={value}' for field, value in meta['fields'].items())
   base = f'{meta.get("base_file") or "not named"}, fingerprint {meta["base_fingerprint"][:12]}'
   data, steps = meta.get('data', {}), f', {meta["steps"]:,} steps' if 'steps' in meta else ''

@@ -31,7 +31,10 @@ from adaptsr_jax.errors import UserError, shown
 
 FORMAT, VERSION = 'adaptsr_jax adapter', 2
 _ENTRY = 'adaptsr_jax'  # A single entry: the order of several is not defined, and equal adapters shall be equal files.
-_OF_THE_FILE = ('format', 'version', 'model', 'fields', 'base_fingerprint', 'base_file', 'metrics', 'mixed_from')
+_OF_THE_FILE = (
+  *('format', 'version', 'model', 'fields', 'base_fingerprint', 'base_file', 'base_licence', 'metrics', 'gains'),
+  *('pictures', 'data', 'steps', 'date', 'versions', 'mixed_from', 'extracted_from', 'resized_from'),
+)
 _FIELDS = {
   'model': (str, 'text'),
   'fields': (dict, 'a table'),

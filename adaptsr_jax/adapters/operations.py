@@ -89,7 +89,7 @@ def mix(
         f'{first["base_fingerprint"]}; only adapters of one base can be mixed.'
       )
   states = [{**a.tensors, **{methods.CONSTANTS + name: leaf for name, leaf in a.constants.items()}} for a in adapters]
-  spec, mixed = methods.mix([a.meta for a in adapters], states, weights, names, base)
+  spec, mixed = methods.mix([file.spec_of(a) for a in adapters], states, weights, names, base)
   meta = {
     **{field: first.get(field) for field in ('model', 'fields', 'base_fingerprint', 'base_file')},
     'base_licence': first.get('base_licence', ''),

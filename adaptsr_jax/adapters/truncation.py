@@ -63,6 +63,9 @@ def extract(
   if not total:
     raise UserError('The two networks are the same: there is nothing to extract.')
   updates = {site.name: changes[f'{"/".join(site.path)}/kernel'] for site in sites}
+  for site in sites:
+    if updates[site.name].ndim != len(site.shape):
+      raise UserError(f'{site.name} mixes several kernels, each with a change of its own, which no one adapter holds.')
   cut = _cut(sites, updates, rank, budget, form, 1.0, True)
   adapted = ['/'.join(site.path) for site in sites if site.name in cut.adapters]
   biases = {f'biases/{path}/bias': changed[f'{path}/bias'] for path in adapted if f'{path}/bias' in changed}

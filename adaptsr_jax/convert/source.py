@@ -66,7 +66,9 @@ def read_source(path: str | Path, key: str | None = None) -> Source:
         f'{path} OUT.pth'
       )
   else:
-    tree, metadata = torchfile.load(path), torchfile.extra(path)
+    tree = torchfile.load(path)
+    with torchfile.faults(path):
+      metadata = torchfile.extra(path)
   with torchfile.faults(path):
     found = networks.find(path, tree)
     chosen = networks.choose(path, found, key)

@@ -98,7 +98,9 @@ def score(items: Iterable[Restored], functions: Functions = (metrics.quality,)) 
 
 def left_out(result: dict[str, Any]) -> dict[str, int]:
   """Returns for each metric with values that are not finite how many they are."""
-  counts = {key: sum(not np.isfinite(row[key]) for row in result['images'].values()) for key in result['mean']}
+  # In files, what is not finite is null.
+  values = {key: [row[key] for row in result['images'].values()] for key in result['mean']}
+  counts = {key: sum(value is None or not np.isfinite(value) for value in row) for key, row in values.items()}
   return {key: count for key, count in counts.items() if count}
 
 

@@ -58,7 +58,8 @@ def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Metho
     for site in adapted:
       kernel = tree.get(params, site.path)['kernel']
       size = jax.lax.stop_gradient(_size(kernel))
-      ratio = trainable['m'][site.name] / _columns(size, site)
+      # An output of zeros has no direction to turn.
+      ratio = trainable['m'][site.name] / _columns(jnp.where(size, size, 1), site)
       kernel *= _columns(jnp.ones_like(size).at, site).set(ratio)
       params = tree.replaced(params, (*site.path, 'kernel'), kernel)
     return params

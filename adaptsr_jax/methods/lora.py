@@ -66,7 +66,7 @@ def fields() -> ConfigDict:
 def check(config: ConfigDict) -> None:
   """Raises UserError for what CHOICES and LEAST do not tell."""
   c = config.lora
-  if c.alpha <= 0 or not math.isfinite(c.alpha):
+  if c.alpha <= 0:
     raise UserError(f'config.lora.alpha is {c.alpha}; it must be above 0.')
   if c.r_max < c.r_min:
     raise UserError(f'config.lora.r_max is {c.r_max}, below config.lora.r_min of {c.r_min}.')
