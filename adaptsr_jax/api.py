@@ -328,9 +328,9 @@ def evaluate(
     ensemble: average over the eight flips and turns.
 
   Returns:
-    {'mean': {metric: value}, 'interval': {metric: (low, high)}, 'images': {name: {metric: value}}, 'protocol'}, of each
-    label where there are labels; from the second on with 'difference' to the first, picture by picture:
-    {metric: (mean, low, high)}.
+    {'mean': {metric: value}, 'interval': {metric: (low, high)}, 'images': {name: {metric: value}}, 'levels': {name:
+    grey levels above HR}, 'protocol'}, of each label where there are labels; from the second on with 'difference' to
+    the first, picture by picture: {metric: (mean, low, high)}.
 
   Raises:
     UserError: no metric is left, or a picture that cannot be measured.

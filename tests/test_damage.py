@@ -62,6 +62,7 @@ DAMAGE = {
   'rank of the plan as text': ('method.json', change(lambda content: content['sites'][0].update(rank='2'))),
   'no sites': ('method.json', change(lambda content: content.pop('sites'))),
   'mean as text': ('base.json', change(lambda content: content['mean'].update(psnr_y='30'))),
+  'level as text': ('base.json', change(lambda content: content.update(levels={'p00': 'bright'}))),
   'no protocol': ('bicubic.json', change(lambda content: content.pop('protocol'))),
   'metrics not UTF-8': ('metrics.jsonl', append(b'\xff\xfe')),
   'metrics number': ('metrics.jsonl', append(b'3\n[]\n{"loss": 1}\n{"step": "a"}\n{"step": 1, "loss": {}}\n')),

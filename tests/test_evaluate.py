@@ -35,7 +35,7 @@ def test_params_folder(folders, params, tmp_path, capsys):
   out = tmp_path / 'results.json'
   assert run(f'--params={params}', f'--lr={lr}', f'--hr={hr}', f'--out={out}') == 0
   results = json.loads(out.read_text())
-  assert set(results) == {'mean', 'interval', 'images', 'protocol'}
+  assert set(results) == {'mean', 'interval', 'images', 'levels', 'protocol'}
   assert set(results['images']) == {'p00', 'p01', 'p02'}
   for key, mean in results['mean'].items():
     assert mean == pytest.approx(np.mean([row[key] for row in results['images'].values()]))

@@ -200,6 +200,19 @@ def test_strip_shows_every_pixel_unchanged(tmp_path):
     assert contains(drawn, picture.repeat(factor, 0).repeat(factor, 1))
 
 
+def test_the_title_of_a_strip_is_broken_into_lines_and_moves_the_pictures(tmp_path):
+  rows = [[('LR', np.zeros((60, 240, 3))), ('HR', np.zeros((60, 240, 3)))]]
+  figures.compare_strip(tmp_path / 'plain.png', rows)
+  figures.compare_strip(tmp_path / 'titled.png', rows, title='a verdict of so many words ' * 6)
+  plain, titled = (pixels(tmp_path / f'{name}.png') for name in ('plain', 'titled'))
+  more = titled.shape[0] - plain.shape[0]
+  assert titled.shape[1] == plain.shape[1]
+  assert more > 2 * 14  # pixels: at least two lines of the smallest usual letters
+  np.testing.assert_array_equal(titled[more + 4 :], plain[4:])
+  margin = titled[:more, -4:]
+  assert (margin == 255).all()
+
+
 def test_strip_enlarges_small_pictures_for_their_titles(tmp_path):
   figures.compare_strip(tmp_path / 'strip.png', [[('a title of some length', np.zeros((16, 20, 3)))]])
   black = (pixels(tmp_path / 'strip.png') == 0).all(-1)

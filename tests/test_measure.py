@@ -27,6 +27,8 @@ def test_measure_is_the_metric_of_each_picture_and_their_mean():
   for name, lr, hr in pairs(3):
     output = image.to_uint8(bicubic.imresize(image.to_float(lr), 2))
     assert result['images'][name] == metrics.quality(output, hr, 2)
+    y = [metrics.fidelity.to_luma(x[2:-2, 2:-2]).mean() for x in (output, hr)]
+    assert result['levels'][name] == pytest.approx(y[0] - y[1])
   for key, mean in result['mean'].items():
     values = [row[key] for row in result['images'].values()]
     assert mean == np.mean(values)

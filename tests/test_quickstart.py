@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from adaptsr_jax import config
 from adaptsr_jax.adapt import show
+from adaptsr_jax.evaluate import tables
 from configs import quickstart
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +91,45 @@ def test_full_fine_tuning_is_the_same_command(start, tmp_path):
   output = start(tmp_path / 'full', '--config.method=full')
   assert 'by full.' in output
   assert '--config.method=lora' in output.partition('Next:')[2]
+
+
+def of_gains(*gains, level=0.0):
+  """Returns what a run leaves whose pictures gained so much, the level of the last one having shifted."""
+  images = [{f'p{i}': {'psnr_y': 30 + gain} for i, gain in enumerate(g)} for g in (gains, [0] * len(gains))]
+  levels = [{name: level * (i == len(gains) - 1) for i, name in enumerate(images[0])}, dict.fromkeys(images[0], 0.5)]
+  adapted, base = ({'images': i, 'levels': n, 'mean': {'psnr_y': 30}} for i, n in zip(images, levels, strict=True))
+  adapted['difference'] = tables.differences(adapted, base)
+  common = {'method': 'lora', 'steps': 9, 'seconds': 1, 'bicubic': base, 'config': config.default().to_dict()}
+  return common | {'base': base, 'adapted': adapted}
+
+
+def test_the_last_lines_tell_the_picture_that_decides(tmp_path):
+  gains = [0.1, 0.14, 0.18, 0.12, 0.16, 0.14, 0.2, 0.09, 0.15, 0.13, 0.14, 0.17, 0.11, -2.6]
+  said = show.summary(of_gains(*gains, level=9.8), tmp_path)
+  assert 'no different beyond chance: -0.055 dB' in said
+  p = stats.wilcoxon(gains).pvalue
+  assert f'Better on 13 of 14 pictures (signed-rank p = {p:.2g}), median +0.14 dB.' in said
+  decides = 'p13 decides the mean: -2.60 dB, its level shifted by +9.3 grey levels (+9.8 from HR)'
+  assert f'{decides}; without it the mean is +0.14 dB.' in said
+  for even in ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], [1, -1] * 4, [0.1, -2], [0.0] * 8):
+    assert 'decides' not in show.summary(of_gains(*even), tmp_path)
+  assert 'signed-rank' not in show.summary(of_gains(0.1, 0.2, 0.3), tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('gains', 'first', 'second'),
+  [
+    ([0.1, 0.2, 0.3], 'upscale', '_own'),
+    ([0.1] * 5 + [0.2, -3], 'report', 'upscale'),
+    ([-0.1] * 8, 'report', 'config.optim.lr='),
+    ([0.1, -0.1] * 4, 'report', 'config.optim.lr='),
+  ],
+)
+def test_what_to_try_next_depends_on_what_came_out(gains, first, second):
+  commands = show.next_commands(['--config=safmn', '--workdir=a'], of_gains(*gains), 'a').splitlines()[2::2]
+  assert first in commands[0]
+  assert second in commands[1]
+  assert '--config.method=full' in commands[-1]
 
 
 def test_next_commands_repeat_the_flags_of_the_run():

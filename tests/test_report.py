@@ -133,9 +133,12 @@ def test_it_says_by_how_much_the_adaptation_helped(good, of_good, capsys):
   after, before = ([row['psnr_y'] for row in r[label]['images'].values()] for label in ('adapted', 'base'))
   mean, low, high = statistics.paired(after, before)
   assert low > 0
+  median = np.median(np.subtract(after, before))
   for content in (page.text, text):
     assert f'The adaptation helped: {mean:+.2f} dB PSNR (Y) against the base.' in content
-    assert f'Better on {PICTURES} of {PICTURES} pictures. The 95 % interval is {low:+.2f} to {high:+.2f} dB' in content
+    says = f'Better on {PICTURES} of {PICTURES} pictures (signed-rank p = 0.016), median {median:+.2f} dB.'
+    assert says in content
+    assert f'The 95 % interval is {low:+.2f} to {high:+.2f} dB, without 0' in content
     assert 'What to try' not in content
   # The tiny run is measured on what it was trained on, and says so.
   assert 'measured on the pictures it was trained on' in page.text
@@ -170,6 +173,38 @@ def test_an_interval_with_0_is_not_clear(good, tmp_path):
   assert 'More validation pictures' in page.text
   # The pictures, made again, are not those that were measured.
   assert re.search(r'differ from the recorded measurements by up to \d', page.text)
+
+
+@pytest.fixture(scope='module')
+def mixed(good, tmp_path_factory):
+  """A run in which one picture lost and all others gained."""
+
+  def change(base):
+    rows = {n: {**row, 'psnr_y': row['psnr_y'] + 0.1 + 0.01 * i} for i, (n, row) in enumerate(base.items())}
+    rows['p03']['psnr_y'] = base['p03']['psnr_y'] - 2
+    return rows
+
+  return edited(good, tmp_path_factory.mktemp('runs') / 'mixed', change)
+
+
+def test_one_picture_that_decides_the_mean_is_told_with_its_level(mixed, tmp_path):
+  run, r = shutil.copytree(mixed, tmp_path / 'run'), results(mixed)
+  assert r['adapted']['levels'].keys() == r['adapted']['images'].keys()
+  r['adapted']['levels']['p03'] = r['base']['levels']['p03'] + 9.3
+  (run / 'results.json').write_text(json.dumps(r))
+  page, text = report(tmp_path / 'out', run, pictures=1)
+  for content in (page.text, text):
+    assert 'Most pictures gained, but it is not clear that the adaptation helped: \N{MINUS SIGN}0.' in content
+    assert f'Better on {PICTURES - 1} of {PICTURES} pictures (signed-rank p' in content
+    assert 'p03 decides the mean: \N{MINUS SIGN}2.00 dB, its level shifted by +9.3 grey levels' in content
+  assert 'A look at p03' in page.text
+  assert 'lower learning rate' not in page.text
+  assert page.all('article')[0]['data-name'] == 'p03'
+  for row in ('base', 'adapted'):  # as versions before this one left it
+    del r[row]['levels']
+  (run / 'results.json').write_text(json.dumps(r))
+  page, _ = report(tmp_path / 'out', run, pictures=1)
+  assert 'p03 decides the mean: \N{MINUS SIGN}2.00 dB; without it' in page.text
 
 
 def test_a_metric_that_goes_the_other_way_is_named(good, tmp_path):
@@ -294,7 +329,7 @@ def test_large_pictures_are_kept_small_and_that_is_said(good, tmp_path, monkeypa
 
 def test_further_metrics_are_measured_here(good, tmp_path):
   weights = shared('weights')
-  page, _ = report(tmp_path, good, pictures=1, metrics='psnr,lpips_alex', metric_weights=weights)
+  page, _ = report(tmp_path, good, pictures=2, metrics='psnr,lpips_alex', metric_weights=weights)
   assert 'LPIPS ALEX' in page.text
   assert 'Largest gains in LPIPS ALEX' in page.text
 
@@ -440,11 +475,33 @@ def browser(tmp_path):
   browser.close()
 
 
-@pytest.mark.parametrize('width', [390, 1280])
+HEIGHTS = {390: 844, 1280: 800}  # of the screens of a phone and a laptop
+
+
+def check_first_screen(browser, width):
+  box = "(b => [b.left, b.top, b.right, b.bottom])(document.querySelector('{}').getBoundingClientRect())"
+  for part in ('h1', '.verdict', '.lead .stage', '.lead .tools'):
+    left, top, right, bottom = browser.run(box.format(part))
+    assert 0 <= left < right <= width
+    assert 0 < top < bottom <= HEIGHTS[width]
+
+
+@pytest.mark.parametrize('width', HEIGHTS)
+def test_the_first_screen_holds_a_long_verdict_too(browser, mixed, tmp_path, width):
+  report(tmp_path / 'out', mixed, pictures=1)
+  browser.open(tmp_path / 'out' / 'report.html', width, HEIGHTS[width])
+  check_first_screen(browser, width)
+
+
+@pytest.mark.parametrize('width', HEIGHTS)
 def test_in_a_browser(browser, of_good, width):
   path = of_good[0] / 'report.html'
-  browser.open(path, width)
+  browser.open(path, width, HEIGHTS[width])
   assert browser.run('document.documentElement.scrollWidth') <= width
+  check_first_screen(browser, width)
+  boxes = '[...document.querySelectorAll("table")].map(t => t.parentElement)'
+  assert browser.run(f'{boxes}.every(b => b.className.includes("scroll") && getComputedStyle(b).overflowX == "auto")')
+  assert browser.run(f'{boxes}.every(b => b.getBoundingClientRect().right <= {width})')
   assert browser.run('[...document.images].every(i => !i.checkVisibility() || i.complete && i.naturalWidth > 0)')
   assert browser.run("getComputedStyle(document.querySelector('.stage')).position") == 'relative'
   assert browser.complaints == []

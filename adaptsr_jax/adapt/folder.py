@@ -178,8 +178,11 @@ def _is_measurement(content: Any) -> bool:
     'interval': lambda part: _is_table(part, is_interval),
     'images': lambda part: _is_table(part, lambda row: _is_table(row, _is_number)),
     'protocol': _is_table,
+    'levels': lambda part: _is_table(part, _is_number),
   }
-  return _is_table(content) and all(name in content and form(content[name]) for name, form in forms.items())
+  # Versions before this one kept no levels.
+  content = {'levels': {}, **content} if _is_table(content) else {}
+  return all(name in content and form(content[name]) for name, form in forms.items())
 
 
 def _is_ranks(content: Any) -> bool:

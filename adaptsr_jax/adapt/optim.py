@@ -67,6 +67,13 @@ def schedule(config: ConfigDict) -> optax.Schedule:
   return lambda update: ramp(update) / peak * rate(update)
 
 
+def peak_rate(config: ConfigDict) -> float:
+  """Returns the learning rate that the schedule falls from."""
+  without_ramp = config.copy_and_resolve_references()
+  without_ramp.optim.warmup = 0
+  return float(schedule(without_ramp)(0))
+
+
 def _constant_then_decay(peak: float, updates: int) -> optax.Schedule:
   """Returns `peak`, and over the last fifth 1 - sqrt of what has passed of it (Haegele et al., NeurIPS 2024).
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from adaptsr_jax import bicubic, data, figures, image, infer
-from adaptsr_jax.evaluate import statistics, tables
+from adaptsr_jax import config as config_lib
+from adaptsr_jax.adapt import optim
+from adaptsr_jax.evaluate import statistics, tables, verdict
 from adaptsr_jax.log import clock, read_metrics
 
 _CROP = 160  # side of the shown crops in HR pixels
@@ -31,7 +33,8 @@ def draw(workdir: Path, valid: data.Source | None, networks: dict[str, infer.Net
 def compare(path: Path, valid: data.Source, networks: dict[str, infer.Network], results: dict[str, Any]) -> None:
   """Draws input | bicubic | base | adapted (after steps) | HR of the pictures that gained most, the median, and least.
 
-  Each crop lies where the HR picture has most detail, not where the adaptation did best.
+  Above them stands what came out. Each crop lies where the HR picture has most detail, not where the adaptation did
+  best.
   """
   before, after = results['base']['images'], results['adapted']['images']
   order = sorted(after, key=lambda name: _gain(before[name], after[name]))
@@ -53,7 +56,8 @@ def compare(path: Path, valid: data.Source, networks: dict[str, infer.Network], 
     x, y, width, height = figures.busiest_box(hr, _CROP)
     window = np.s_[y : y + height, x : x + width]
     rows[name] = [(title, np.clip(picture[window], 0, 1)) for title, picture in panels.items()]
-  figures.compare_strip(path, [rows[name] for name in chosen], chosen)
+  title = _verdict(results) if results['steps'] else ''
+  figures.compare_strip(path, [rows[name] for name in chosen], chosen, title)
 
 
 def _gain(before: dict[str, float], after: dict[str, float]) -> float:
@@ -84,7 +88,7 @@ def summary(results: dict[str, Any], workdir: Path) -> str:
 
 
 def _verdict(results: dict[str, Any]) -> str:
-  """Returns in one sentence whether the adaptation helped, as far as the pictures can tell."""
+  """Returns whether the adaptation helped, as far as the pictures can tell, and what single ones say."""
   gain, low, high = results['adapted']['difference']['psnr_y']
   count = len(results['base']['images'])
   pictures = f'{count} {"pictures" if count > 1 else "picture"}'
@@ -92,22 +96,49 @@ def _verdict(results: dict[str, Any]) -> str:
     return 'The pictures come out without an error, so there is nothing to compare.'
   word = 'better' if gain > 0 else 'worse' if gain < 0 else 'the same'
   if count < statistics.FEW:
-    return f'The adapted network is {word}: {gain:+.3f} dB (Y) over {pictures}, too few to speak for others.'
-  if not statistics.certain(low, high, count):
-    word = 'no different beyond chance'
-  return f'The adapted network is {word}: {gain:+.3f} dB (Y) over {pictures}, 95 % interval {low:+.3f} to {high:+.3f}.'
+    sure = 'too few to speak for others'
+  else:
+    sure = f'95 % interval {low:+.3f} to {high:+.3f}'
+    if not statistics.certain(low, high, count):
+      word = 'no different beyond chance'
+  both = results['adapted'], results['base']
+  more = verdict.words(verdict.spread(verdict.gains(*both)), *both, lambda value, digits: f'{value:+.{digits}f}')
+  return '\n'.join([f'The adapted network is {word}: {gain:+.3f} dB (Y) over {pictures}, {sure}.', *more])
+
+
+def _outcome(results: dict[str, Any]) -> str:
+  """Returns 'better', 'mixed' (pictures gain, but the mean does not for certain) or 'failed'."""
+  gain, low, high = (results.get('adapted') or {}).get('difference', {}).get('psnr_y', (np.nan,) * 3)
+  if np.isnan(gain):
+    return 'better'
+  each = verdict.spread(verdict.gains(results['adapted'], results['base']))
+  if gain > 0 and (each.pictures < statistics.FEW or statistics.certain(low, high, each.pictures)):
+    return 'better'
+  return 'mixed' if each.rising else 'failed'
 
 
 def next_commands(argv: list[str], results: dict[str, Any], workdir: str | os.PathLike) -> str:
-  """Returns what to try after a run that was started with the flags `argv`: three commands, a purpose above each."""
+  """Returns what to try after a run that was started with the flags `argv`: three commands, a purpose above each.
+
+  A network that did harm, or is no different, is not to be used yet: what to try then depends on what came out.
+  """
   other = next(name for name in ('full', 'lora') if name != results['method'])
   parts = {'train': '', 'valid': '_VALID'}
   own = {f'config.data.{part}.{side}': side.upper() + end for part, end in parts.items() for side in ('lr', 'hr')}
   workdir = Path(workdir)
   enlarge = f'python -m adaptsr_jax.upscale --params={shlex.quote(f"{workdir}/merged")} IN OUT'
-  commands = {
-    **({} if results.get('unmergeable') else {'Enlarge your own photographs': enlarge}),
-    'Adapt to your own camera': _again(argv, own | {'workdir': f'{workdir}_own'}, drop=_NAMES),
+  commands, outcome = {}, _outcome(results)
+  if outcome != 'better':
+    report = shlex.join(['python', '-m', 'adaptsr_jax.report', str(workdir), f'--out={workdir}_report'])
+    commands['See which pictures gained and which lost, and what else to try'] = report
+  if outcome == 'failed':
+    rate = f'{optim.peak_rate(config_lib.restored(results["config"])) / 3:.1g}'
+    commands['Learn more slowly'] = _again(argv, {'config.optim.lr': rate, 'workdir': f'{workdir}_slower'})
+  elif not results.get('unmergeable'):
+    commands['Enlarge your own photographs'] = enlarge
+  if outcome == 'better':
+    commands['Adapt to your own camera'] = _again(argv, own | {'workdir': f'{workdir}_own'}, drop=_NAMES)
+  commands |= {
     # An adapter to start from is of one method.
     f'Compare with method {other}': _again(
       argv, {'config.method': other, 'workdir': f'{workdir}_{other}'}, drop=['config.init_from']

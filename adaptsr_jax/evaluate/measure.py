@@ -76,7 +76,7 @@ def score(items: Iterable[Restored], functions: Functions = (metrics.quality,)) 
 
   Returns:
     {'mean': {metric: value}, 'interval': {metric: (low, high)} (see `statistics.bootstrap`),
-    'images': {name: {metric: value}}}.
+    'images': {name: {metric: value}}, 'levels': {name: output minus HR in grey levels (see `metrics.level`)}}.
   """
   functions = tuple(functions)
   with futures.ThreadPoolExecutor(_SCORERS) as threads:
@@ -87,12 +87,13 @@ def score(items: Iterable[Restored], functions: Functions = (metrics.quality,)) 
         in_hand.popleft().result()
       rows[item.name] = threads.submit(_row, functions, item)
       in_hand.append(rows[item.name])
-    images = {name: row.result() for name, row in rows.items()}
+    images = {name: row.result()[0] for name, row in rows.items()}
   columns = {key: [row[key] for row in images.values()] for key in next(iter(images.values()), {})}
   return {
     'mean': {key: statistics.mean(values) for key, values in columns.items()},
     'interval': {key: statistics.bootstrap(values) for key, values in columns.items()},
     'images': images,
+    'levels': {name: row.result()[1] for name, row in rows.items()},
   }
 
 
@@ -168,9 +169,10 @@ def _some(items: list[str], separator: str) -> str:
   return separator.join(items[:_SHOWN]) + more
 
 
-def _row(functions: tuple[Callable, ...], item: Restored) -> dict[str, float]:
+def _row(functions: tuple[Callable, ...], item: Restored) -> tuple[dict[str, float], float]:
   try:
-    return {key: float(value) for fn in functions for key, value in fn(item.output, item.hr, item.crop).items()}
+    pair = item.output, item.hr, item.crop
+    return {key: float(value) for fn in functions for key, value in fn(*pair).items()}, metrics.level(*pair)
   except UserError as error:  # too small for a metric
     raise UserError(f'{item.name}: {error}') from error
 

@@ -71,6 +71,7 @@ def compare_strip(
   path: str | os.PathLike,
   rows: Sequence[Sequence[tuple[str, np.ndarray]]],
   names: Sequence[str] = (),
+  title: str = '',
 ) -> None:
   """Draws pictures beside each other, pixel for pixel, one row per scene.
 
@@ -82,8 +83,9 @@ def compare_strip(
     rows: per scene the panels, as (title, picture (H, W, 3) float in [0, 1]); a line break in the title begins a
       second line. Heights in a row are equal, or fit a whole number of times into the largest (an LR picture).
     names: of the scenes, written above their rows; empty for none.
+    title: written above all, in as many lines as it needs.
   """
-  _draw_strip(path, [[_Panel(title, picture) for title, picture in row] for row in rows], names)
+  _draw_strip(path, [[_Panel(label, picture) for label, picture in row] for row in rows], names, title)
 
 
 def attribution(path: str | os.PathLike, rows: Sequence[Attribution]) -> None:
@@ -117,7 +119,9 @@ def _factor(large: tuple[int, ...], small: tuple[int, ...]) -> int:
   return factor
 
 
-def _draw_strip(path: str | os.PathLike, rows: Sequence[Sequence[_Panel]], names: Sequence[str]) -> None:
+def _draw_strip(
+  path: str | os.PathLike, rows: Sequence[Sequence[_Panel]], names: Sequence[str], title: str = ''
+) -> None:
   if not rows or not all(rows):
     raise ValueError('a strip needs at least one row of at least one panel')
   rows = [_to_one_height(row) for row in rows]
@@ -130,9 +134,12 @@ def _draw_strip(path: str | os.PathLike, rows: Sequence[Sequence[_Panel]], names
   heights = [max(panel.picture.shape[0] for panel in row) for row in rows]
   below = [line * max(panel.title.count('\n') + 1 for panel in row) + 2 * space for row in rows]
   width = max(sum(panel.picture.shape[1] + space for panel in row) for row in rows) + space
-  sheet = _Sheet(width, sum(heights) + sum(below) + len(rows) * above + space, size)
+  head = _wrapped(title, (width - 2 * space) / size)
+  sheet = _Sheet(width, sum(heights) + sum(below) + len(rows) * above + space + len(head) * line, size)
 
-  top = space
+  for n, part in enumerate(head):
+    sheet.write(part, space, space + (n + 0.8) * line)
+  top = space + len(head) * line
   for i, row in enumerate(rows):
     if names:
       sheet.write(names[i], space, top + 0.8 * line, weight='bold')
@@ -145,6 +152,15 @@ def _draw_strip(path: str | os.PathLike, rows: Sequence[Sequence[_Panel]], names
       left += panel.picture.shape[1] + space
     top += above + heights[i] + below[i]
   save(sheet.figure, path)
+
+
+def _wrapped(text: str, width: float) -> list[str]:
+  """Breaks a text between words into lines of at most `width` times the size of its letters."""
+  lines: list[str] = []
+  for word in text.split():
+    longer = f'{lines[-1]} {word}' if lines else word
+    lines[-1:] = [longer] if text_width(longer, 72) <= width else [*lines[-1:], word]
+  return lines
 
 
 def _to_one_height(row: Sequence[_Panel]) -> list[_Panel]:

@@ -53,6 +53,12 @@ def quality(output: np.ndarray, hr: np.ndarray, crop: int) -> dict[str, float]:
   return {name: float(value[0]) for name, value in values.items()}
 
 
+def level(output: np.ndarray, hr: np.ndarray, crop: int) -> float:
+  """Returns by how many grey levels (Y) one picture (H, W, 3) is brighter than another in the mean; see `psnr`."""
+  a, b = _planes(output[None], hr[None], crop, luma=True)
+  return float(a.mean() - b.mean())
+
+
 def to_luma(rgb: np.ndarray) -> np.ndarray:
   """Returns the BT.601 luma (..., 1) in [16, 235], float64 and not rounded, of 8-bit RGB (..., 3)."""
   return (rgb @ _LUMA / _PEAK + 16)[..., None]

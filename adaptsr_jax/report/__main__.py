@@ -66,7 +66,8 @@ def _run(args: argparse.Namespace) -> str:
   report = content.compose(runs, systems, look, why_not, asked, out)
   tables.write(out / 'report.md', markdown.render(report, out))
   tables.write(out / 'report.html', page.render(report))
-  return '\n'.join([f'{judged.headline} {judged.detail}' for _, judged in report.verdicts] + [f'{out / "report.html"}'])
+  said = [f'{judged.headline} {judged.says} {judged.detail}'.rstrip() for _, judged in report.verdicts]
+  return '\n'.join([*said, f'{out / "report.html"}'])
 
 
 if __name__ == '__main__':

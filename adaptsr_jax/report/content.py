@@ -86,6 +86,7 @@ class Report(NamedTuple):
   title: str
   verdicts: list[tuple[str, Verdict]]  # by label of the adapted network
   others: list[str]  # sentences that compare further runs with the first
+  lead: Viewer | None  # the picture beside the verdict
   blocks: list
   footer: str
 
@@ -107,11 +108,12 @@ def compose(
   by_label = {system.label: system for system in systems}
   adapted = [system for system in systems if system.kind == 'adapted']
   verdicts = [(s.label, verdict.judge(s, by_label[s.base], look)) for s in adapted]
+  lead, why = _lead(look, verdicts[0][1])
   blocks = [
     *_remarks_and_advice(verdicts),
     *_numbers(systems, asked),
     *_each_picture(systems, out),
-    *_pictures(systems, look, why_not),
+    *_pictures(systems, look, why_not, lead),
     *(_colours(look) if look else []),
     *_cost(systems, look),
     *_drawn(runs, systems, out),
@@ -122,6 +124,7 @@ def compose(
     f'Adaptation report: {names}',
     verdicts,
     [verdict.compare(system, adapted[0]) for system in adapted[1:]],
+    lead and _viewer(lead, systems, (look.order, verdict.METRIC), f'{why}: '),
     blocks,
     f'Made {datetime.datetime.now():%Y-%m-%d %H:%M} by adaptsr_jax.report.',
   )
@@ -225,14 +228,26 @@ def _each_picture(systems: Sequence[System], out: Path) -> list:
 # ------------------------------------------------------------------------------------------------------------ pictures
 
 
-def _pictures(systems: Sequence[System], look: Look | None, why_not: str) -> list:
+def _lead(look: Look | None, judged: Verdict) -> tuple[Shown | None, str]:
+  """Returns the picture that shows best what the verdict says, and why it does."""
+  best, worst = (look.best, look.worst) if look else ([], [])
+  for picture in (*best, *worst):
+    if picture.name == judged.spread.decides:
+      return picture, 'decides the mean'
+  if judged.kind == 'hurt' and worst:
+    return worst[0], 'smallest gain, or loss'
+  return (best[0], 'largest gain') if best else (None, '')
+
+
+def _pictures(systems: Sequence[System], look: Look | None, why_not: str, lead: Shown | None) -> list:
   if not look:
     return [
       Heading('Pictures'),
       Text(f'No pictures are shown, and nothing is said on colours, cost and further metrics: {why_not}'),
     ]
   blocks = []
-  for title, shown in (('Largest gains', look.best), ('Smallest gains, or losses', look.worst)):
+  for title, pictures in (('Largest gains', look.best), ('Smallest gains, or losses', look.worst)):
+    shown = [picture for picture in pictures if picture is not lead]
     if shown:
       blocks += [
         Heading(f'{title} in {_metric(look.order)}'),
@@ -245,7 +260,7 @@ def _pictures(systems: Sequence[System], look: Look | None, why_not: str) -> lis
   return [*blocks, *([Bullets(missing)] if missing else []), Text(f'Whole pictures at full resolution, {stored}.')]
 
 
-def _viewer(picture: Shown, systems: Sequence[System], shown_first: Sequence[str]) -> Viewer:
+def _viewer(picture: Shown, systems: Sequence[System], shown_first: Sequence[str], why: str = '') -> Viewer:
   keys = _keys(systems)
   values = [['', *map(_metric, keys)]]
   values += [[s.label, *(number(key, s.scores[picture.name].get(key)) for key in keys)] for s in systems]
@@ -256,7 +271,7 @@ def _viewer(picture: Shown, systems: Sequence[System], shown_first: Sequence[str
   base = next(system for system in systems if system.label == first.base)
   after, before = (system.scores[picture.name] for system in (first, base))
   gains = [f'{_metric(key)} {_minus(number(key, after[key] - before[key], "+"))}' for key in dict.fromkeys(shown_first)]
-  return Viewer(picture.name, ', '.join(gains), picture.files, picture.size, values, left, right)
+  return Viewer(picture.name, why + ', '.join(gains), picture.files, picture.size, values, left, right)
 
 
 def _colours(look: Look) -> list:

@@ -14,9 +14,11 @@ def render(report: content.Report, folder: Path) -> str:
   parts = [f'# {_text(report.title)}']
   several = len(report.verdicts) > 1
   for label, judged in report.verdicts:
-    parts.append((f'{_text(label)}: ' if several else '') + f'**{_text(judged.headline)}** {_text(judged.detail)}')
+    of = f'{_text(label)}: ' if several else ''
+    parts.append(f'{of}**{_text(judged.headline)}** {_text(f"{judged.says} {judged.detail}".rstrip())}')
   parts += [_text(sentence) for sentence in report.others]
-  return '\n\n'.join([*parts, *_blocks(report.blocks, folder), _text(report.footer)]) + '\n'
+  lead = [report.lead] if report.lead else []
+  return '\n\n'.join([*parts, *_blocks([*lead, *report.blocks], folder), _text(report.footer)]) + '\n'
 
 
 def _blocks(blocks: Sequence, folder: Path) -> list[str]:

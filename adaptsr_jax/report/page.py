@@ -53,20 +53,23 @@ def _hash(text: str) -> str:
 
 def _head(report: content.Report) -> str:
   (label, first), *rest = report.verdicts
-  parts = [f'<header><p class="title">{escape(report.title)}</p>', f'<div class="verdict {first.kind}">']
   of = f': {escape(label)}' if rest else ''
-  parts.append(
-    f'<p class="kind">{_KINDS[first.kind]}{of}</p><h1>{escape(first.headline)}</h1><p>{escape(first.detail)}</p></div>'
-  )
+  parts = [
+    f'<header><p class="title">{escape(report.title)}</p><div class="first">',
+    f'<div class="verdict {first.kind}"><p class="kind">{_KINDS[first.kind]}{of}</p><h1>{escape(first.headline)}</h1>'
+    f'<p>{escape(first.says)}</p></div>',
+    *([f'<div class="lead">{_viewer(report.lead)}</div>'] if report.lead else []),
+    f'<div><p>{escape(first.detail)}</p>' if first.detail else '<div>',
+  ]
   for label, judged in rest:
     parts.append(
       f'<div class="verdict {judged.kind}"><p class="kind">{_KINDS[judged.kind]}: {escape(label)}</p>'
-      f'<p><strong>{escape(judged.headline)}</strong> {escape(judged.detail)}</p></div>'
+      f'<p><strong>{escape(judged.headline)}</strong> {escape(judged.says)} {escape(judged.detail)}</p></div>'
     )
   parts += [f'<p>{_text(sentence)}</p>' for sentence in report.others]
   if not rest:
     parts.append(_facts(first))
-  return '\n'.join([*parts, '</header>'])
+  return '\n'.join([*parts, '</div></div></header>'])
 
 
 def _facts(judged: Verdict) -> str:
@@ -75,7 +78,7 @@ def _facts(judged: Verdict) -> str:
   facts = {
     'Gain in PSNR (Y)': f'{signed(judged.gain.mean, digits)} dB',
     '95 % interval': f'{low} to {high}' if math.isfinite(judged.gain.low) else 'needs two pictures',
-    'Pictures that gained': f'{judged.better} of {judged.pictures}',
+    'Pictures that gained': f'{judged.spread.gained} of {judged.spread.pictures}',
     **judged.facts,
   }
   items = (f'<div><dt>{escape(term)}</dt><dd>{escape(value)}</dd></div>' for term, value in facts.items())

@@ -19,8 +19,8 @@ body {
   overflow-wrap: anywhere;
 }
 main, header, footer { max-width: 72rem; margin: 0 auto; padding: 0 1.25rem; }
-header { padding-top: 1.75rem; }
-h1 { margin: .35rem 0 .4rem; font-size: clamp(1.3rem, 1rem + 1.6vw, 2.05rem); line-height: 1.25; font-weight: 650;
+header { padding-top: 1rem; }
+h1 { margin: .35rem 0 .4rem; font-size: clamp(1.15rem, 1rem + .9vw, 1.6rem); line-height: 1.25; font-weight: 650;
   letter-spacing: -.01em; text-wrap: balance; }
 h2 { margin: 2.75rem 0 .75rem; font-size: 1.25rem; line-height: 1.3; }
 h3 { margin: 0 0 .6rem; font-size: 1rem; }
@@ -35,7 +35,7 @@ pre { background: var(--panel); border: 1px solid var(--line); border-radius: 8p
   overflow-x: auto; overflow-wrap: normal; }
 .title, .note, figcaption, caption { color: var(--faint); font-size: .875rem; }
 .title { margin: 0; }
-.verdict { border-left: .35rem solid; padding-left: 1.1rem; margin: .8rem 0 1.4rem; }
+.verdict { border-left: .35rem solid; padding-left: 1.1rem; margin: .6rem 0 1rem; }
 .verdict > p:last-child { margin: 0; }
 .verdict > :not(.kind) { color: var(--ink); }
 .kind { margin: 0; font-weight: 650; font-size: .8rem; letter-spacing: .06em; text-transform: uppercase; }
@@ -54,7 +54,8 @@ caption { text-align: left; font-weight: 600; color: var(--ink); padding-bottom:
 th, td { padding: .38rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { font-weight: 600; } thead th { border-bottom: 2px solid var(--line); white-space: nowrap; }
 th:first-child { padding-left: 0; }
-tbody th { position: sticky; left: 0; background: var(--paper); min-width: 5.5rem; max-width: 15rem; }
+tbody th { position: sticky; left: 0; background: var(--paper); min-width: 5.5rem; max-width: 15rem;
+  overflow-wrap: anywhere; }
 td { white-space: nowrap; }
 .number { text-align: right; }
 .words td { white-space: normal; min-width: 14rem; max-width: 34rem; }
@@ -67,6 +68,11 @@ figure { margin: 1rem 0; }
 .viewers { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr));
   gap: 1.75rem 1.5rem; }
 .viewer { min-width: 0; }
+@media (min-width: 60rem) {
+  .first:has(.lead) { display: grid; grid-template: auto 1fr / 1fr 1fr; column-gap: 2rem; }
+  .first > * { min-width: 0; grid-column: 1; }
+  .first > .lead { grid-area: 1 / 2 / span 2; }
+}
 .layers { display: grid; grid-template-columns: repeat(2, 1fr); gap: .5rem; }
 .layers figure { margin: 0; min-width: 0; }
 .layers img { display: block; width: 100%; height: auto; }
@@ -75,7 +81,7 @@ figure { margin: 1rem 0; }
 .stage { position: relative; overflow: auto; max-height: 85vh; background: var(--panel); border-radius: 6px;
   cursor: ew-resize; touch-action: pan-y pinch-zoom; user-select: none; }
 .stage.zoomed { touch-action: auto; }
-.pair { position: relative; overflow: hidden; }
+.pair { position: relative; overflow: hidden; margin: 0 auto; }
 .pair img { position: absolute; inset: 0; width: 100%; height: 100%; pointer-events: none; }
 .pair img[hidden] { display: none; }
 .pair .coarse { image-rendering: pixelated; }
@@ -92,6 +98,7 @@ figure { margin: 1rem 0; }
 details { margin: .9rem 0; } summary { cursor: pointer; color: var(--link); width: fit-content; }
 @media (max-width: 34rem) {
   main, header, footer { padding-left: 1rem; padding-right: 1rem; }
+  tbody th { max-width: 8rem; }
   .tools { grid-template-columns: 1fr 1fr 1fr; }
   .tools input { grid-column: 1 / -1; grid-row: 1; }
   .tools select { max-width: 100%; min-width: 0; }
@@ -163,7 +170,9 @@ function build(viewer) {
     const factor = +zoom.value;
     stage.classList.toggle('zoomed', factor > 0);
     // CSS pixels are several pixels of a dense screen; 1:1 is one pixel of the screen for each of the picture.
-    const wide = factor ? width * factor / devicePixelRatio : stage.clientWidth;
+    // The first picture leaves room on the screen for the verdict.
+    const most = viewer.closest('.lead') ? Math.max(160, .36 * innerHeight) * width / height : Infinity;
+    const wide = factor ? width * factor / devicePixelRatio : Math.min(stage.clientWidth, most);
     pair.style.width = wide + 'px';
     pair.style.height = wide * height / width + 'px';
     for (const [label, copy] of Object.entries(copies))

@@ -6,9 +6,8 @@ import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
 from adaptsr_jax.adapt import optim
+from adaptsr_jax.evaluate import verdict as pictures
 from adaptsr_jax.evaluate.tables import lower_is_better
 from adaptsr_jax.log import clock
 from adaptsr_jax.report import gather
@@ -26,10 +25,10 @@ class Verdict(NamedTuple):
 
   kind: str  # 'helped', 'hurt', 'unclear' or 'untrained'
   headline: str
-  detail: str  # the interval, and what it rests on
+  says: str  # what single pictures say
+  detail: str  # the interval, and what it rests on; may be empty
   gain: Interval
-  better: int  # pictures that gained
-  pictures: int
+  spread: pictures.Spread
   remarks: list[str]  # what speaks against the headline, or limits it
   advice: list[str]  # what to try; empty where it helped
   facts: dict[str, str]  # what it took
@@ -40,13 +39,17 @@ def judge(system: System, base: System, look: Look | None) -> Verdict:
   run = system.run
   gain = gather.gain(system, base, METRIC)
   each = gather.gains(system, base, METRIC)
-  better, number = sum(value > 0 for value in each.values()), len(each)
-  kind = _kind(run, gain)
-  remarks = _remarks(run, system, base, number, look)
-  advice = _advice(run, number, kind) if kind in ('hurt', 'unclear') else []
-  return Verdict(
-    kind, _headline(kind, gain), _detail(kind, gain, better, number), gain, better, number, remarks, advice, _facts(run)
-  )
+  spread, kind = pictures.spread(each), _kind(run, gain)
+  remarks = _remarks(run, system, base, len(each), look)
+  advice = _advice(run, kind, spread) if kind in ('hurt', 'unclear') else []
+  if kind == 'untrained':
+    says, detail = f'Measured on {plural(len(each), "picture")}.', ''
+  elif not math.isfinite(gain.low):
+    says, detail = 'Measured on one picture, which says nothing about others: an interval needs two.', ''
+  else:
+    says = ' '.join(pictures.words(spread, run.results['adapted'], base.run.results['base'], signed))
+    detail = _detail(kind, gain)
+  return Verdict(kind, _headline(kind, gain, spread), says, detail, gain, spread, remarks, advice, _facts(run))
 
 
 def compare(system: System, first: System) -> str:
@@ -78,28 +81,25 @@ def _kind(run: Run, gain: Interval) -> str:
   return 'helped' if gain.mean > 0 else 'hurt'
 
 
-def _headline(kind: str, gain: Interval) -> str:
+def _headline(kind: str, gain: Interval, spread: pictures.Spread) -> str:
   amount = f'{signed(gain.mean, _digits(gain))} dB PSNR (Y) against the base'
+  it = 'Most pictures gained, but it' if spread.rising else 'It'
   return {
     'untrained': 'Nothing was trained: a run of 0 steps measures the base.',
     'helped': f'The adaptation helped: {amount}.',
     'hurt': f'The adaptation did harm: {amount}.',
-    'unclear': f'It is not clear that the adaptation helped: {amount}.',
+    'unclear': f'{it} is not clear that the adaptation helped: {amount}.',
   }[kind]
 
 
-def _detail(kind: str, gain: Interval, better: int, number: int) -> str:
-  if kind == 'untrained':
-    return f'Measured on {plural(number, "picture")}.'
-  if not math.isfinite(gain.low):
-    return 'Measured on one picture, which says nothing about others: an interval needs two.'
+def _detail(kind: str, gain: Interval) -> str:
   low, high = (signed(value, _digits(gain)) for value in gain[1:3])
   says = ', without 0'
   if kind == 'unclear' and gain.low * gain.high > 0:
     says = ', but from too few pictures to speak for others'
   elif kind == 'unclear':
     says = ', which includes 0: more or other pictures may turn it round'
-  return f'Better on {better} of {plural(number, "picture")}. The 95 % interval is {low} to {high} dB{says}.'
+  return f'The 95 % interval is {low} to {high} dB{says}.'
 
 
 def _digits(gain: Interval) -> int:
@@ -170,16 +170,22 @@ def _colour_remark(system: System, base: System, look: Look | None) -> list[str]
   ]
 
 
-def _advice(run: Run, number: int, kind: str) -> list[str]:
-  c = run.config
-  peak = _peak_rate(c)
-  advice = [
-    *_earlier(run),
-    f'A lower learning rate: it was {peak:.2g}; try `--config.optim.lr={peak / 3:.1g}`.',
-  ]
-  if not c.optim.clip:
+def _advice(run: Run, kind: str, spread: pictures.Spread) -> list[str]:
+  c, number = run.config, spread.pictures
+  advice = []
+  if spread.decides:
+    advice.append(
+      f'A look at {spread.decides}, which decides the mean: whether its LR and HR agree in exposure, and whether there '
+      'are training pictures as dark or bright as it is.'
+    )
+  # Where most pictures gain, the steps are not at fault.
+  if not spread.rising:
+    peak = optim.peak_rate(c)
+    lower = f'A lower learning rate: it was {peak:.2g}; try `--config.optim.lr={peak / 3:.1g}`.'
+    advice += [*_earlier(run), lower]
+  if not spread.rising and not c.optim.clip:
     advice.append('Clipping of the gradient was off, so one bad batch can undo the rest: `--config.optim.clip=1`.')
-  if not c.optim.ema:
+  if not spread.rising and not c.optim.ema:
     advice.append('No average of the weights was kept, so the last batches decide: `--config.optim.ema=0.99`.')
   counts = re.findall(r'(\d+) pairs', run.material.get('training pictures', ''))
   if counts:
@@ -191,13 +197,6 @@ def _advice(run: Run, number: int, kind: str) -> list[str]:
     command = shlex.join(['python', '-m', 'adaptsr_jax.doctor', f'--lr={folders.lr}', f'--hr={folders.hr}'])
     advice.append(f'Pairs that lie apart, or differ in exposure, teach the wrong thing; look for them by `{command}`.')
   return advice
-
-
-def _peak_rate(config: ConfigDict) -> float:
-  """Returns the learning rate that the schedule falls from."""
-  without_ramp = config.copy_and_resolve_references()
-  without_ramp.optim.warmup = 0
-  return float(optim.schedule(without_ramp)(0))
 
 
 def _earlier(run: Run) -> Sequence[str]:
