@@ -88,5 +88,6 @@ def test_published_files(file, name, parameters, tmp_path):
   assert sum(leaf.size for leaf in jax.tree.leaves(loaded.params)) == parameters
   base.export(tmp_path / 'back.pth', loaded, loaded.params)
   original, back = convert.read(shared('weights', file)), convert.read(tmp_path / 'back.pth')
-  assert list(original) == list(back)
+  # Files come out in the order of the authors' code; that of SAFMN x2 has been through another format.
+  assert list(original) == list(back) if name == 'safmn_ntire2023' else sorted(original) == sorted(back)
   same(original, back)

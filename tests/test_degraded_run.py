@@ -6,6 +6,7 @@ import pytest
 
 from adaptsr_jax import adapt, metrics, params_folder
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.evaluate import asked
 from configs import tiny
 from tests.pictures import write_pairs
 
@@ -61,9 +62,9 @@ def test_base_is_measured_again_once_a_metric_has_its_weights(folders, tmp_path,
   """The weights of a metric may be found between two starts; a table with gaps would compare nothing."""
   c = settings(folders, steps=0, metrics=('niqe',), metric_weights=str(tmp_path))
   assert 'niqe' not in adapt.run(c, tmp_path / 'run')['base']['mean']
-  found = adapt.measures.Measures(
+  found = asked.Measures(
     (metrics.quality, lambda output, hr, crop: {'niqe': 2.0}), {}, {**metrics.PROTOCOL, 'niqe': 'x'}
   )
-  monkeypatch.setattr(adapt.measures, 'load', lambda names, folder: found)
+  monkeypatch.setattr(asked, 'load', lambda names, folder: found)
   again = adapt.run(c, tmp_path / 'run')
   assert again['base']['mean']['niqe'] == again['bicubic']['mean']['niqe'] == 2

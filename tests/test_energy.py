@@ -72,7 +72,7 @@ def test_this_machine_tells_or_does_not():
 
 
 def test_a_clock_leaves_out_pauses_and_goes_on_from_what_was_spent(folder, monkeypatch):
-  now = iter([0.0, 1.0, 5.0, 7.0])  # begun, pause begun and ended, asked
+  now = iter([0.0, 1.0, 5.0, 7.0, 8.0])  # begun, pause begun and ended, asked; the second one begun
   monkeypatch.setattr(energy.time, 'perf_counter', lambda: next(now))
   meter = energy.Meter
   monkeypatch.setattr(energy, 'Meter', lambda: meter(folder))

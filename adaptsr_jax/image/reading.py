@@ -32,9 +32,10 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
 
 def tell_unread(folder: str | os.PathLike) -> None:
   """Says once how much of `folder` is no picture of ours and how many folders lie in it, if any; hidden ones aside."""
+  pictures = len(list_images(folder))
   entries = [path for path in Path(folder).iterdir() if not path.name.startswith('.')]
   folders = sum(path.is_dir() for path in entries)
-  others = len(entries) - folders - len(list_images(folder))
+  others = len(entries) - folders - pictures
   counts = [f'{n} {word}{"" if n == 1 else "s"}' for n, word in ((others, 'other file'), (folders, 'folder')) if n]
   line = f'Not read in {shown(folder)}: {" and ".join(counts)}.'
   if counts and line not in _told:
