@@ -23,7 +23,9 @@ HERE = Path(__file__).parent
 # adapters of rank 8 have, 61,656 and their 84 biases.
 ARMS = {
   'full fine-tuning': {'method': 'full'},
+  'full fine-tuning, 2.5 times the rate': {'method': 'full', 'optim.lr': 5e-4},
   'AdaptSR, rank-aware, of rank 8': {'method': 'lora'},
+  'AdaptSR, of rank 8, twice the rate': {'method': 'lora', 'optim.lr': 2e-3},
   'LoRA, uniform, of rank 8': {'method': 'lora', 'lora.rule': 'uniform'},
   'DoRA, uniform, of rank 8': {'method': 'dora', 'lora.rule': 'uniform'},
   'ARC, r = 10 (50 / 5)': {'method': 'arc', 'arc.rank': 10},
