@@ -1,5 +1,6 @@
 """What an installation gives: the command `adaptsr`, configs by name from any folder, a wheel that has it all."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -76,7 +77,9 @@ def test_both_ways_to_write_the_flag(capsys):
 
 
 def test_what_is_built_has_configs_and_weights_and_works_outside_the_clone(tmp_path):
-  pytest.importorskip('setuptools', reason='setuptools is not installed: python -m pip install setuptools')
+  # Not imported: setuptools refuses to be once another test has imported distutils.
+  if not importlib.util.find_spec('setuptools'):
+    pytest.skip('setuptools is not installed: python -m pip install setuptools')
   call = [sys.executable, 'setup.py', '--quiet', 'build', '--build-base', tmp_path / 'base', '--build-lib']
   subprocess.run([*call, tmp_path / 'lib'], cwd=ROOT, check=True, capture_output=True)
   built = tmp_path / 'lib' / 'adaptsr_jax'
