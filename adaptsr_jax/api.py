@@ -39,8 +39,6 @@ from adaptsr_jax.evaluate import asked as measures
 from adaptsr_jax.evaluate import measure, statistics, tables
 from adaptsr_jax.tree import Params
 
-_KERNELS = {'bicubic': bicubic.imresize, 'bicubic_pil': bicubic.pillow}
-
 
 class Folded(NamedTuple):
   """An adapter in a network: the adapter, at what strength, and what it is called."""
@@ -358,8 +356,10 @@ def evaluate(
 def _restore(network: Any, tile: int, ensemble: bool) -> Callable[[np.ndarray, int], np.ndarray]:
   if isinstance(network, Net):
     return infer.network(network.model, network._on_device, tile, ensemble=ensemble)
-  if isinstance(network, str) and network in _KERNELS:
-    return _KERNELS[network]
+  if isinstance(network, str) and network in bicubic.KERNELS:
+    return bicubic.KERNELS[network]
   if callable(network):
     return network
-  raise UserError(f'{network!r} cannot be measured; give a network of `load`, {", ".join(_KERNELS)}, or a function.')
+  raise UserError(
+    f'{network!r} cannot be measured; give a network of `load`, {", ".join(bicubic.KERNELS)}, or a function.'
+  )

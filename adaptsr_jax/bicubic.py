@@ -81,3 +81,7 @@ def _cubic(x: np.ndarray) -> np.ndarray:
   near = 1.5 * x**3 - 2.5 * x**2 + 1
   far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
   return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
+
+
+# By the names under which commands know them: MATLAB's, and Pillow's in 8 bit.
+KERNELS = {'bicubic': imresize, 'bicubic_pil': pillow}

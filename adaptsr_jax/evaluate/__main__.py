@@ -238,8 +238,7 @@ def _restored(args: argparse.Namespace, where: str, loaded: Any, source: Any) ->
   from adaptsr_jax.evaluate import measure
 
   if loaded is None:
-    kernel = {'bicubic': bicubic.imresize, 'bicubic_pil': bicubic.pillow}[where]
-    return measure.restored(kernel, data.pairs(source)), {'model': _KERNELS[where]}
+    return measure.restored(bicubic.KERNELS[where], data.pairs(source)), {'model': _KERNELS[where]}
   base, network = loaded
   how = {
     'model': f'{base.name} {base.fields}',

@@ -76,7 +76,6 @@ def main() -> None:
 
 def run(arm: str, seed: int, args: argparse.Namespace) -> dict:
   """Runs one arm, or finds it done; returns its row."""
-  held_out = sweeping.every_seventh(args.data / 'HR', args.runs / 'validation.txt')
   fields = {
     'base': args.base,
     'steps': args.steps,
@@ -86,13 +85,7 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> dict:
     'eval_every': args.steps,
     'metrics': ('lpips_alex',),
     'metric_weights': args.weights,
-    'data.train.lr': args.data / 'LR',
-    'data.train.hr': args.data / 'HR',
-    'data.train.skip_names': held_out,
-    'data.valid.lr': args.data / 'LR',
-    'data.valid.hr': args.data / 'HR',
-    'data.valid.names': held_out,
-    'tensorboard': False,
+    **sweeping.pairs(args.data, args.runs),
     **ARMS[arm],
   }
   results = sweeping.adapted(args.runs / f'{sweeping.folder_name(arm)}_{seed}', 'configs/safmn.py', fields)

@@ -38,7 +38,7 @@ def main() -> None:
   parser.add_argument('--gan_steps', type=int, default=161, help='of the adversarial stage')
   args = parser.parse_args()
   held_out = sweeping.every_seventh(args.data / 'HR', args.runs / 'validation.txt')
-  adapters = stages(args, held_out)
+  adapters = stages(args)
   pairs = {'lr': args.data / 'LR', 'hr': args.data / 'HR', 'names': held_out}
   slider = sweep(args, adapters, pairs, 11, args.runs / 'slider')
   shutil.copy(args.runs / 'slider' / 'sweep.png', HERE / 'slider.png')
@@ -48,7 +48,7 @@ def main() -> None:
   fill(results)
 
 
-def stages(args: argparse.Namespace, held_out: Path) -> list[Path]:
+def stages(args: argparse.Namespace) -> list[Path]:
   """Trains both stages, as far as they are not; returns their adapter files."""
   fields = {
     'base': args.base,
@@ -56,13 +56,7 @@ def stages(args: argparse.Namespace, held_out: Path) -> list[Path]:
     'batch_size': 8,
     'patch': 128,
     'eval_every': 100,
-    'data.train.lr': args.data / 'LR',
-    'data.train.hr': args.data / 'HR',
-    'data.train.skip_names': held_out,
-    'data.valid.lr': args.data / 'LR',
-    'data.valid.hr': args.data / 'HR',
-    'data.valid.names': held_out,
-    'tensorboard': False,
+    **sweeping.pairs(args.data, args.runs),
     'metrics': 'lpips_alex',
     'metric_weights': args.metric_weights,
   }
