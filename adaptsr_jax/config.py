@@ -236,6 +236,8 @@ def default() -> ConfigDict:
   c.metric_weights = ''
   # Side of the LR tiles in which pictures are measured; -1: whole pictures, 0: tiles for large ones.
   c.eval_tile = -1
+  # Note in the adapter file which cameras took the LR pictures of training, by their EXIF: make, model, lens and ISO.
+  c.record_cameras = True
   # Also write TensorBoard events to the run's folder.
   c.tensorboard = True
   # Operations that give the same bits in every run on a GPU (slower); a CPU always does.

@@ -4,10 +4,13 @@ python -m adaptsr_jax.upscale --params=runs/camera/merged photo.jpg large.png
 python -m adaptsr_jax.upscale --params=safmn.pth PHOTOS LARGE --format=png --skip_existing
 python -m adaptsr_jax.upscale --params=safmn.pth --adapter=faithful.safetensors:0.6 --adapter=sharp.safetensors:0.4 \
   PHOTOS LARGE
+python -m adaptsr_jax.upscale --params=safmn.pth --adapters=CAMERAS PHOTOS LARGE
 """
 
 import argparse
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +18,9 @@ from adaptsr_jax import command, files
 from adaptsr_jax.errors import UserError, shown
 
 if TYPE_CHECKING:
+  from adaptsr_jax import base as base_lib
   from adaptsr_jax.image import Picture
+  from adaptsr_jax.tree import Params
 
 
 class Job(NamedTuple):
@@ -34,13 +39,18 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('inputs', nargs='+', metavar='IN', help='pictures, or folders of pictures')
   parser.add_argument('output', metavar='OUT', help='a picture for a single picture, otherwise a folder')
   parser.add_argument('--params', required=True, metavar='X', help='params folder, .pth, .pt or .safetensors file')
-  parser.add_argument(
+  adapters = parser.add_mutually_exclusive_group()
+  adapters.add_argument(
     '--adapter',
-    dest='adapters',
     action='append',
     default=[],
     metavar='FILE[:WEIGHT]',
     help='adapter file of these params, folded in while enlarging; repeatable, e.g. --adapter=A:0.6 --adapter=B:0.4',
+  )
+  adapters.add_argument(
+    '--adapters',
+    metavar='DIR',
+    help='folder of adapter files of these params: of each picture that of its camera, by EXIF; else none',
   )
   parser.add_argument(
     '--key', metavar='NAME', help='which network of a file with several; as X::NAME (default: the averaged one)'
@@ -148,9 +158,8 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _enlarger(args: argparse.Namespace) -> Any:
-  """Loads the network; returns a function (picture, on_tile) -> enlarged picture."""
+  """Loads the network; returns a function (picture, on_tile) -> (enlarged picture, what to say of it)."""
   from adaptsr_jax import base, config, infer
-  from adaptsr_jax.adapters import operations
 
   loaded = base.load(args.params, config.parse_fields(args.fields), args.key)
   for remark in base.remarks(loaded, '--fields='):
@@ -164,13 +173,35 @@ def _enlarger(args: argparse.Namespace) -> Any:
     else:
       print(f'Note: {note}, so there are no tiles; if memory does not suffice, --tile gives a similar result.')
       tile = infer.WHOLE
-  params = operations.folded(loaded.params, args.adapters) if args.adapters else loaded.params
-  network = infer.network(model, params, tile, args.overlap, args.ensemble)
+  choose, params_of = _adapters(args, loaded)
 
-  def enlarge(picture: 'Picture', on_tile: Any) -> 'Picture':
-    return picture._replace(rgb=network(_bled(picture), on_tile=on_tile), alpha=_enlarged_alpha(picture, model.upscale))
+  @functools.lru_cache(maxsize=2)
+  def network(adapter: Any) -> infer.Network:
+    return infer.network(model, params_of(adapter), tile, args.overlap, args.ensemble)
 
+  def enlarge(picture: 'Picture', on_tile: Any) -> tuple['Picture', str]:
+    adapter, said = choose(picture)
+    rgb = network(adapter)(_bled(picture), on_tile=on_tile)
+    return picture._replace(rgb=rgb, alpha=_enlarged_alpha(picture, model.upscale)), said
+
+  network(None)  # what cannot be is said before any picture
   return enlarge
+
+
+def _adapters(args: argparse.Namespace, loaded: 'base_lib.Base') -> tuple[Callable[..., Any], Callable[..., 'Params']]:
+  """Returns what chooses an adapter, picture -> (name, what to say), and name -> parameters; None is no choice."""
+  from adaptsr_jax import image
+  from adaptsr_jax.adapters import cameras, operations
+
+  if not args.adapters:
+    params = operations.folded(loaded.params, args.adapter) if args.adapter else loaded.params
+    return lambda _: (None, ''), lambda _: params
+  found = operations.folder(args.adapters, loaded.params)
+  known = {name: cameras.of(adapter.meta) for name, adapter in found.items()}
+  return (
+    lambda picture: cameras.choose(image.shot(picture.exif), known),
+    lambda name: operations.apply(found[name], loaded.params) if name else loaded.params,
+  )
 
 
 def _bled(picture: 'Picture') -> Any:
@@ -199,8 +230,8 @@ def _run(jobs: list[Job], enlarge: Any) -> list[str]:
   with log.Work('Enlarging', len(jobs)) as work:
     for number, (source, target) in enumerate(jobs, 1):
       try:
-        _do(source, target, enlarge, lambda _, tiles: work.advance(1 / tiles))
-        told = f'-> {shown(target)}'
+        said = _do(source, target, enlarge, lambda _, tiles: work.advance(1 / tiles))
+        told = f'-> {shown(target)}{said and f", {said}"}'
       except (UserError, OSError, MemoryError) as error:
         failures.append(_sentence(source, error))
         told = 'FAILED'
@@ -210,14 +241,16 @@ def _run(jobs: list[Job], enlarge: Any) -> list[str]:
   return failures
 
 
-def _do(source: Path, target: Path, enlarge: Any, on_tile: Any) -> None:
+def _do(source: Path, target: Path, enlarge: Any, on_tile: Any) -> str:
+  """Enlarges one picture; returns what `enlarge` says of it."""
   from adaptsr_jax import image
 
   picture = image.read(source)
   image.check_format(target, picture)  # before the work, not after it
-  large = enlarge(picture, on_tile)
+  large, said = enlarge(picture, on_tile)
   target.parent.mkdir(parents=True, exist_ok=True)
   image.write(target, large.rgb, large)
+  return said
 
 
 def _sentence(source: Path, error: BaseException) -> str:

@@ -5,13 +5,14 @@ import contextlib
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import adaptsr_jax as sr
 from adaptsr_jax import base as base_lib
-from adaptsr_jax import lora, methods, tree
+from adaptsr_jax import image, lora, methods, tree, upscale
 from adaptsr_jax.adapters import file, operations
 from adaptsr_jax.evaluate import __main__ as evaluate
-from tests.pictures import write_pairs
+from tests.pictures import scene, write_pairs
 from tests.shared import GOLDEN
 from tests.test_adapter_file import make, save
 
@@ -66,6 +67,26 @@ def test_evaluate_compiles_once_for_a_base_with_many_adapters(adapters, tmp_path
     assert evaluate.main(words) == 0
   # Both load the base and check that it fits its model, which traces without compiling.
   assert [event for event in further if 'backend_compile' in event] == []
+
+
+def test_a_folder_of_photographs_by_adapters_of_their_cameras_compiles_once(adapters, tmp_path):
+  """Pictures of another size than above, for which the first of them compiles."""
+  (tmp_path / 'in').mkdir()
+  (tmp_path / 'cameras').mkdir()
+  for number, path in enumerate(adapters):
+    adapter = file.load(path)
+    meta = {**adapter.meta, 'cameras': [{'model': f'model {number}'}]}
+    file.save(tmp_path / 'cameras' / path.name, adapter._replace(meta=meta))
+    exif = Image.Exif()
+    exif[0x0110] = f'Model {number}'
+    Image.fromarray(image.to_uint8(scene(number, 7, 11))).save(tmp_path / 'in' / f'{number}.jpg', exif=exif)
+  run = [f'--params={WEIGHTS}', f'--adapters={tmp_path / "cameras"}']
+  assert upscale.main([*run, str(tmp_path / 'in' / '0.jpg'), str(tmp_path / 'first.png')]) == 0
+  with compilations() as further:
+    assert upscale.main([*run, str(tmp_path / 'in'), str(tmp_path / 'out')]) == 0
+  assert [event for event in further if 'backend_compile' in event] == []
+  large = [image.read_array(tmp_path / 'out' / f'{number}.jpg') for number in range(len(adapters))]
+  assert {each.shape for each in large} == {(14, 22, 3)}
 
 
 def test_what_is_folded_without_compiling_is_what_training_merges(adapters):

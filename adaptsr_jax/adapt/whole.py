@@ -13,13 +13,13 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from adaptsr_jax import __version__, bicubic, data, figures, files, infer, methods, metrics, params_folder, tree
+from adaptsr_jax import __version__, bicubic, data, figures, files, image, infer, methods, metrics, params_folder, tree
 from adaptsr_jax import base as base_lib
 from adaptsr_jax import config as config_lib
 from adaptsr_jax.adapt import folder as folder_lib
 from adaptsr_jax.adapt import gan, losses, prepare, show, step, train
 from adaptsr_jax.adapt.folder import Folder
-from adaptsr_jax.adapters import card
+from adaptsr_jax.adapters import cameras, card
 from adaptsr_jax.adapters import file as adapter_file
 from adaptsr_jax.errors import UserError, enough_memory
 from adaptsr_jax.evaluate import asked as measures
@@ -171,7 +171,7 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   if left_out:
     results['protocol']['left_out'] = ', '.join(f'{key} of {count} without an error' for key, count in left_out.items())
   with Work('Writing the network'):
-    _export(workdir, base, params, method, trained.trainable, results)
+    _export(workdir, base, params, method, trained.trainable, results, _told_of(config, setup))
 
   # 9. Show.
   with Work('Drawing'):
@@ -219,7 +219,19 @@ def _told(label: str, result: dict[str, Any]) -> dict[str, Any]:
   return result
 
 
-def _export(workdir: Path, base: base_lib.Base, params: Params, method, trained: Params, results: dict) -> None:
+def _told_of(config: ConfigDict, setup: prepare.Setup) -> dict[str, Any]:
+  """Returns what the header of the adapter file tells of the pictures, beside what was measured."""
+  if not config.record_cameras or not setup.train:
+    return {}
+  photographs = filter(None, map(setup.train.photograph, range(len(setup.train))))
+  found = cameras.recorded(map(image.shot_of, photographs))
+  return {'cameras': found} if found else {}
+
+
+def _export(
+  workdir: Path, base: base_lib.Base, params: Params, method, trained: Params, results: dict, told: dict
+) -> None:
+  """Writes the network and the adapter file; `told` goes into the header of the latter."""
   meta = {
     **method.spec,
     'model': base.name,
@@ -228,6 +240,7 @@ def _export(workdir: Path, base: base_lib.Base, params: Params, method, trained:
     'base_file': Path(results['base_file']).name,
     'base_licence': base.licence,
     **card.measured(results, results['data']),
+    **told,
   }
   base = base.with_origin(card.origin([card.Folded(meta, 1.0, 'adapter.safetensors')], base.licence))
   if not method.unmergeable:

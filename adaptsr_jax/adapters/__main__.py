@@ -6,6 +6,7 @@ python -m adaptsr_jax.adapters sweep base.pth faithful.safetensors sharp.safeten
 python -m adaptsr_jax.adapters merge gan_training.pth::g_ema runs/realsr/adapter.safetensors adapted.pth
 python -m adaptsr_jax.adapters extract base.pth finetuned.pth camera.safetensors --rank=8
 python -m adaptsr_jax.adapters resize camera.safetensors small.safetensors --budget=20000
+python -m adaptsr_jax.adapters tag camera.safetensors --make=Canon --model='EOS 5D*' --iso=100-400
 python -m adaptsr_jax.adapters mix canon.safetensors nikon.safetensors both.safetensors --weights 0.5,0.5
 """
 
@@ -40,6 +41,15 @@ def _parser() -> argparse.ArgumentParser:
   inspect.add_argument('file', metavar='FILE', help='.safetensors file of an adapter')
   inspect.add_argument('--json', action='store_true', help='print JSON instead of tables')
   inspect.set_defaults(run=_inspect)
+
+  tag = commands.add_parser('tag', help='write into an adapter file which photographs it is for')
+  tag.add_argument('file', metavar='FILE', help='.safetensors file of an adapter; its header is written anew')
+  tag.add_argument('--make', default='', help="of the camera, as EXIF has it; * stands for anything, e.g. 'NIKON*'")
+  tag.add_argument('--model', default='', help='of the camera')
+  tag.add_argument('--lens', default='', help='its model')
+  tag.add_argument('--iso', default='', metavar='LOW-HIGH', help='ISO from, to')
+  tag.add_argument('--add', action='store_true', help='beside what it is for already, not instead')
+  tag.set_defaults(run=_tag)
 
   merge = commands.add_parser('merge', help='fold an adapter into its base')
   merge.add_argument('base', metavar='BASE', help='.pth or .safetensors weights, or a params folder')
@@ -117,6 +127,16 @@ def _inspect(options: argparse.Namespace) -> None:
   print(card.text(options.file, Path(options.file).stat().st_size, adapter))
   if table := methods.table(meta, adapter.tensors):
     print(f'\n{table}')
+
+
+def _tag(options: argparse.Namespace) -> None:
+  from adaptsr_jax.adapters import cameras, file
+
+  camera = cameras.tagged(options.make, options.model, options.lens, options.iso)
+  adapter = file.load(options.file)
+  found = [*(cameras.of(adapter.meta) if options.add else []), camera]
+  file.save(options.file, adapter._replace(meta={**adapter.meta, 'cameras': found}))
+  print(f'{options.file} is for {"; ".join(map(cameras.words, found))}')
 
 
 def _merge(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ In an adapter file these are entries of the header beside those that `adapters.f
   pictures      how many were measured
   data          {'train' and 'valid': what the pictures are}
   steps, date, versions
+  cameras       which photographs it is for, see `adapters.cameras`
 
 A merged network tells its `origin`: in model.json of a params folder, in the metadata of a .safetensors, in the record
 'extra/adaptsr_jax.json' of the zip archive that a .pth is.
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from adaptsr_jax import __version__, files, tree
+from adaptsr_jax.adapters import cameras
 from adaptsr_jax.adapters.file import Adapter
 
 _FORMS = {
@@ -110,6 +112,7 @@ def text(name: str, size: int, adapter: Adapter) -> str:
     'made': _when(meta),
     'data': data.get('train', ''),
     'tested on': data.get('valid', ''),
+    'for': '; '.join(map(cameras.words, cameras.of(meta))),
     'mixed of': ', '.join(f'{each["weight"]:g} {each["file"]}' for each in meta.get('mixed_from', ())),
   }
   lines = [f'{name}: {size:,} bytes', *(f'  {label:9}  {row}' for label, row in rows.items() if row)]

@@ -1,12 +1,14 @@
 """What can be done with trained adapters: fold one into its base, mix several into one."""
 
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from adaptsr_jax import lora, methods, tree
-from adaptsr_jax.adapters import card, file
+from adaptsr_jax import log, lora, methods, tree
+from adaptsr_jax.adapters import cameras, card, file
 from adaptsr_jax.adapters.file import Adapter
 from adaptsr_jax.errors import UserError
 
@@ -42,6 +44,34 @@ def folded(params: tree.Params, given: Sequence[str]) -> tree.Params:
   for adapter in adapters:
     file.check_base(adapter.meta, params)
   return combined(params, adapters, weights, files)
+
+
+def folder(path: str | os.PathLike, params: tree.Params) -> dict[str, Adapter]:
+  """Returns the adapter files of a folder by name; says which of them are not of the base `params`.
+
+  Raises:
+    UserError: no folder, or none in it that tells which photographs it is for.
+  """
+  try:
+    paths = sorted(each for each in Path(path).iterdir() if each.suffix == '.safetensors' and each.name[0] != '.')
+  except OSError as error:
+    raise UserError(f'{path} cannot be listed as a folder of adapter files: {error.strerror}.') from error
+  found, fingerprint = {}, tree.fingerprint(params)
+  for each in paths:
+    try:
+      adapter = file.load(each)
+    except UserError as error:
+      log.say(f'Left out: {error}')
+      continue
+    if adapter.meta['base_fingerprint'] != fingerprint:
+      log.say(f'Left out: {each} was trained on another base.')
+    elif not cameras.of(adapter.meta):
+      log.say(f'Left out: {each} does not tell which photographs it is for (see `adapters tag`).')
+    else:
+      found[each.name] = adapter
+  if not found:
+    raise UserError(f'{path} holds no adapter of this base that tells which photographs it is for.')
+  return found
 
 
 def combined(

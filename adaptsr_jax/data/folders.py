@@ -58,6 +58,9 @@ class FolderSource(Stored):
   def origin(self, index: int) -> str:
     return str(self.items[index].hr)
 
+  def photograph(self, index: int) -> Path | None:
+    return self.items[index].lr
+
   def crop(self, index: int, top: int, left: int, size: int) -> dict[str, np.ndarray]:
     """As of `Source.crop`, without making the whole LR picture where it comes from HR and is not kept."""
     if self.items[index].lr is not None or self.cache_bytes:

@@ -11,6 +11,7 @@ import itertools
 import math
 import shlex
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -76,6 +77,10 @@ class Mixture:
   def lr_size(self, index: int) -> Size:
     part, index = self._at(index)
     return part.lr_size(index)
+
+  def photograph(self, index: int) -> Path | None:
+    part, index = self._at(index)
+    return part.photograph(index)
 
   def preset(self, index: int) -> str:
     part, index = self._at(index)

@@ -4,6 +4,7 @@ import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent import futures
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,6 +64,9 @@ class Source(Protocol):
 
   def origin(self, index: int) -> str:
     """Returns what messages call picture `index`."""
+
+  def photograph(self, index: int) -> Path | None:
+    """Returns the file of LR picture `index`, as a camera left it; None where it is made, or lies in no such file."""
 
   def preset(self, index: int) -> str:
     """Returns the simulated camera that makes the LR picture `index` in training; '' where there is one."""
@@ -149,6 +153,10 @@ class Stored:
 
   def lr_size(self, index: int) -> Size:
     return self._sizes[index][1]
+
+  def photograph(self, index: int) -> Path | None:
+    del index
+    return None
 
   def preset(self, index: int) -> str:
     del index

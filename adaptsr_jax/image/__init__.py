@@ -5,6 +5,7 @@ colour profile are treated once and alike. 8-bit files are decoded by Pillow. Pi
 a word, so 16-bit files are recognised by their headers, decoded by OpenCV and encoded here.
 """
 
+from adaptsr_jax.image.metadata import Shot, shot
 from adaptsr_jax.image.picture import (
   SUFFIXES,
   WRITABLE,
@@ -15,7 +16,7 @@ from adaptsr_jax.image.picture import (
   to_levels,
   to_uint8,
 )
-from adaptsr_jax.image.reading import list_images, read, read_array, size, tell_unread
+from adaptsr_jax.image.reading import list_images, read, read_array, shot_of, size, tell_unread
 from adaptsr_jax.image.writing import write
 
 __all__ = [
@@ -23,10 +24,13 @@ __all__ = [
   'WRITABLE',
   'ImageError',
   'Picture',
+  'Shot',
   'check_format',
   'list_images',
   'read',
   'read_array',
+  'shot',
+  'shot_of',
   'size',
   'tell_unread',
   'to_float',

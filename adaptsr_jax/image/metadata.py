@@ -2,7 +2,7 @@
 
 import os
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 EXIF_PREFIX = b'Exif\0\0'  # before the block itself in JPEG, and in Pillow's answers
 # The first bytes of TIFF and EXIF: (byte order, whether offsets have 64 bits).
@@ -12,6 +12,43 @@ _EXIF_IFDS = (0x8769, 0x8825)  # camera settings, position
 _INTEROP_IFD = 0xA005
 # The tags of a TIFF file that describe the picture: description, camera, software, date, artist, copyright.
 _TIFF_TEXTS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
+
+_MAKE, _MODEL, _LENS = 0x010F, 0x0110, 0xA434
+_ISO = (0x8827, 0x8832, 0x8831)  # sensitivity; where it is above 65,535, the index recommended, or of the standard
+
+
+class Shot(NamedTuple):
+  """What EXIF tells of how a photograph was taken; '' and 0 where it tells nothing."""
+
+  make: str = ''
+  model: str = ''
+  lens: str = ''
+  iso: int = 0
+
+
+def shot(exif: bytes | None) -> Shot:
+  """Returns what an EXIF block tells of the camera; nothing where it is damaged."""
+  from PIL import Image
+
+  if not exif:
+    return Shot()
+  try:
+    block = Image.Exif()
+    block.load(exif)
+    settings = block.get_ifd(_EXIF_IFDS[0])
+    texts = (_text(block.get(_MAKE)), _text(block.get(_MODEL)), _text(settings.get(_LENS)))
+    return Shot(*texts, next((iso for iso in map(_number, map(settings.get, _ISO)) if 0 < iso != 65535), 0))
+  except Exception:  # as in orientation
+    return Shot()
+
+
+def _text(value: Any) -> str:
+  return ' '.join(value.replace('\0', ' ').split()) if isinstance(value, str) else ''
+
+
+def _number(value: Any) -> int:
+  value = value[0] if isinstance(value, tuple) and value else value
+  return value if isinstance(value, int) else 0
 
 
 def stored_size(image: Any) -> tuple[int, int]:

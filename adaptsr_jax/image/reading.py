@@ -53,6 +53,15 @@ def size(path: str | os.PathLike) -> tuple[int, int]:
     return (width, height) if metadata.orientation(image, path) >= 5 else (height, width)
 
 
+def shot_of(path: str | os.PathLike) -> metadata.Shot:
+  """Returns what the header of a picture file tells of the camera; nothing where it is no picture."""
+  try:
+    with _opened(path) as image:
+      return metadata.shot(metadata.exif(image))
+  except ImageError:
+    return metadata.Shot()
+
+
 def read_array(path: str | os.PathLike) -> np.ndarray:
   """Returns the upright picture as RGB (H, W, 3), uint8 or uint16 as in the file.
 
