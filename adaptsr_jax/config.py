@@ -138,6 +138,9 @@ def default() -> ConfigDict:
   c.data.degrade = _camera()
   # Sharpen what degraded pictures are compared with (unsharp mask, as Real-ESRGAN does).
   c.data.usm = False
+  # Give the HR crops of pairs the exposure of their LR crops, by a gain and an offset fitted to each: pictures of real
+  # cameras differ in exposure from pair to pair, which a network cannot know.
+  c.data.match_exposure = False
   # Processes that read and crop; 0 does it in a thread of this one.
   c.data.workers = 0
   # Decoded pictures are kept in memory up to this size (GiB).

@@ -215,3 +215,35 @@ def test_sources_need_no_jax():
 
   code = 'import sys, adaptsr_jax.data.sources as s; sys.exit("jax" in sys.modules or "grain" in sys.modules)'
   assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
+
+
+def test_hr_crops_are_given_the_exposure_of_lr(folder):
+  rng = np.random.default_rng(0)
+  lr = rng.uniform(0.2, 0.8, (3, 4, 4, 3)).astype(np.float32).repeat(8, 1).repeat(8, 2)
+  gain, offset = (rng.uniform(low, high, (3, 1, 1, 1)) for low, high in ((0.8, 1.2), (-0.1, 0.1)))
+  noise = 0.02 * rng.standard_normal((3, 64, 64, 3))
+  hr = lr.repeat(SCALE, 1).repeat(SCALE, 2)
+  matched = pipeline.exposure_matched({'lr': lr, 'hr': (gain * (hr + noise) + offset).astype(np.float32)})['hr']
+  assert matched.dtype == np.float32
+  np.testing.assert_allclose(matched - noise, hr, atol=0.5 / 255)
+
+
+def test_batches_are_matched_on_request(folder):
+  arguments = source_of(folder), 3, 16, SCALE, 0
+  as_given, matched = (take(data.train_batches(*arguments, match_exposure=match), 5) for match in (False, True))
+  assert any((a['hr'] != b['hr']).any() for a, b in zip(as_given, matched, strict=True))
+  assert_same([pipeline.exposure_matched(batch) for batch in as_given], matched)
+
+
+def test_flat_crops_are_matched_by_an_offset_alone():
+  lr, hr = np.full((1, 8, 8, 3), 0.1, np.float32), np.full((1, 16, 16, 3), 0.12, np.float32)
+  hr[0, ::2] += 1e-4
+  matched = pipeline.exposure_matched({'lr': lr, 'hr': hr})['hr']
+  np.testing.assert_allclose(matched - hr, np.float32(0.1) - hr.mean(), atol=1e-6)
+
+
+def test_a_run_does_not_go_on_with_another_exposure(folder):
+  arguments = source_of(folder), 3, 8, SCALE, 0
+  state = data.train_batches(*arguments).get_state()
+  with pytest.raises(UserError, match='match_exposure'):
+    data.train_batches(*arguments, match_exposure=True).set_state(state)

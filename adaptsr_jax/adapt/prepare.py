@@ -133,7 +133,8 @@ def loss_of(model: Any) -> Callable[[Params, Mapping[str, jax.Array]], jax.Array
 def batches(config: ConfigDict, source: data.Source, seed: int):
   """Returns the endless iterator over training batches that `seed` gives (see `data.train_batches`)."""
   simulated = _cameras(config, source)
-  return data.train_batches(source, config.batch_size, config.patch, source.scale, seed, config.data.workers, simulated)
+  size = config.batch_size, config.patch, source.scale
+  return data.train_batches(source, *size, seed, config.data.workers, simulated, config.data.match_exposure)
 
 
 class Cameras(NamedTuple):

@@ -47,6 +47,7 @@ def train_batches(
   seed: int,
   workers: int = 0,
   degrade: Degradation | None = None,
+  match_exposure: bool = False,
 ) -> 'Batches':
   """Returns an endless iterator of training batches.
 
@@ -64,6 +65,7 @@ def train_batches(
     workers: processes that read and crop; 0 does it in threads of this one. With workers, the main module is imported
       again in each (guard it with `if __name__ == '__main__'`), and each keeps its own cache.
     degrade: the simulated cameras; needed where the source names presets.
+    match_exposure: give HR crops the exposure of LR (see `exposure_matched`).
 
   Raises:
     UserError: the patch does not suit the scale or the size of a picture, or a preset is unknown; names it.
@@ -81,6 +83,8 @@ def train_batches(
     .batch(batch_size, drop_remainder=True, batch_fn=_stack)
   )
   origin = {'pictures': repr(source), 'batch_size': batch_size, 'patch': patch, 'seed': seed}
+  if match_exposure:
+    dataset, origin = dataset.map(exposure_matched), {**origin, 'match_exposure': True}
   if not simulated:
     return Batches(dataset, origin, workers)
   return Batches(dataset, {**origin, 'degrade': degrade.digest}, workers, Simulation(degrade.presets, seed))
@@ -345,6 +349,39 @@ def _unit_range(crops: Sequence[np.ndarray]) -> np.ndarray:
   for row, crop in zip(out, crops, strict=True):
     np.divide(crop, np.float32(np.iinfo(crop.dtype).max), out=row)
   return out
+
+
+def exposure_matched(batch: dict[str, Any]) -> dict[str, Any]:
+  """Returns `batch` with the HR crop of every given pair at the exposure of its LR crop; raw crops are left alone.
+
+  Photographs of one scene taken one after the other differ in exposure, which no network can know from the LR picture:
+  it learns the mean difference instead, and shifts flat pictures by it. HR becomes gain * HR + offset, the same in all
+  channels, by least squares between the means of squares of 8 LR pixels, in which blur and noise hardly count. A flat
+  crop tells no gain: it is drawn to 1 as if by a contrast of two grey levels.
+  """
+  if 'lr' not in batch:
+    return batch
+  lr, hr = (batch[key] for key in ('lr', 'hr'))
+  scale = hr.shape[1] // lr.shape[1]
+  side = min(_SQUARE, lr.shape[1])
+  x, y = _square_means(hr, side * scale), _square_means(lr, side)
+  mean_x, mean_y = (values.mean(axis=1, keepdims=True) for values in (x, y))
+  ridge = np.float32((2 / 255) ** 2)
+  covariance, variance = ((x - mean_x) * (y - mean_y)).mean(axis=1), ((x - mean_x) ** 2).mean(axis=1)
+  gain = ((covariance + ridge) / (variance + ridge))[:, None]
+  offset = mean_y - gain * mean_x
+  return {**batch, 'hr': gain[..., None, None] * hr + offset[..., None, None]}
+
+
+_SQUARE = 8
+
+
+def _square_means(x: np.ndarray, side: int) -> np.ndarray:
+  """Returns (n, squares * 3), the means of the whole squares of `side` pixels in (n, h, w, 3)."""
+  n, h, w, c = x.shape
+  rows, columns = h // side, w // side
+  squares = x[:, : rows * side, : columns * side].reshape(n, rows, side, columns, side, c)
+  return squares.mean(axis=(2, 4)).reshape(n, -1)
 
 
 def _of_one_depth(crops: Sequence[np.ndarray]) -> np.ndarray:
