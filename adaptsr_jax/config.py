@@ -141,6 +141,8 @@ def default() -> ConfigDict:
   # Give the HR crops of pairs the exposure of their LR crops, by a gain and an offset fitted to each: pictures of real
   # cameras differ in exposure from pair to pair, which a network cannot know.
   c.data.match_exposure = False
+  # Licence of the training pictures, for those who get the adapter file; that of the sample photographs is known.
+  c.data.licence = ''
   # Processes that read and crop; 0 does it in a thread of this one.
   c.data.workers = 0
   # Decoded pictures are kept in memory up to this size (GiB).
@@ -241,6 +243,8 @@ def default() -> ConfigDict:
   c.eval_tile = -1
   # Note in the adapter file which cameras took the LR pictures of training, by their EXIF: make, model, lens and ISO.
   c.record_cameras = True
+  # Put a small picture into the adapter file: a crop of a validation picture by the base and as adapted.
+  c.thumbnail = True
   # Also write TensorBoard events to the run's folder.
   c.tensorboard = True
   # Operations that give the same bits in every run on a GPU (slower); a CPU always does.

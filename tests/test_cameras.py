@@ -177,7 +177,7 @@ def test_a_run_records_the_cameras_of_its_lr_pictures(tmp_path):
   camera = {'make': CANON.make, 'model': CANON.model, 'lens': CANON.lens, 'iso': [50, 400]}
   assert file.load(tmp_path / 'run' / 'adapter.safetensors').meta['cameras'] == [camera]
   c.record_cameras = False
-  assert whole._told_of(c, prepare.prepare(c)) == {}
+  assert whole._told_of(c, prepare.prepare(c), {}) == {}
 
 
 def test_a_tag_of_nothing_is_an_error():

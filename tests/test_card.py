@@ -1,5 +1,6 @@
 """What adapter files and merged networks tell of themselves, in every format, and what other readers make of it."""
 
+import base64
 import hashlib
 import json
 
@@ -8,7 +9,8 @@ import pytest
 import safetensors
 
 from adaptsr_jax import base as base_lib
-from adaptsr_jax import convert, lora, zoo
+from adaptsr_jax import convert, image, lora, zoo
+from adaptsr_jax.adapt import show
 from adaptsr_jax.adapters import card, file
 from adaptsr_jax.adapters.__main__ import main
 from adaptsr_jax.convert.__main__ import main as convert_main
@@ -50,6 +52,37 @@ def test_inspect_prints_a_card(adapter, capsys):
   assert (told['data'], told['tested on']) == ('6 pairs, x2, LR 128x128', '3 pairs, x2, LR 64x64')
   assert told['gain'] == 'psnr_y     27.0300 -> 28.0300   +1.0000, 95 % interval +0.5000 to +1.5000, 3 pictures'
   assert any(line.startswith('site ') for line in lines)
+
+
+def test_the_header_has_a_small_picture_and_the_licence_of_the_data(adapter, tmp_path, capsys):
+  rng = np.random.default_rng(0)
+  shown = {title: rng.random((160, 130, 3)) for title in ('input', 'base 27.03 dB', 'adapted 28.03 dB', 'HR')}
+  rows = {'best': [], 'median': list(shown.items()), 'worst': []}
+  told = {'thumbnail': show.thumbnail(rows), 'data_licence': 'CC BY 4.0'}
+  loaded = file.load(adapter)
+  path = save(tmp_path / 'told.safetensors', loaded._replace(meta={**loaded.meta, **told}))
+  assert main(['inspect', str(path)]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert f'  picture    before and after, {len(told["thumbnail"]):,} bytes; --json has it' in lines
+  assert '  data       6 pairs, x2, LR 128x128, licence CC BY 4.0' in lines
+  assert main(['inspect', str(path), '--json']) == 0
+  kind, _, content = json.loads(capsys.readouterr().out)['thumbnail'].partition(';base64,')
+  (tmp_path / 'x.jpg').write_bytes(base64.b64decode(content))
+  picture = image.read_array(tmp_path / 'x.jpg')
+  assert (kind, picture.shape) == ('data:image/jpeg', (112, 224, 3))
+  assert len(content) < 40_000  # noise, the worst there is
+  expected = [shown[title][24:136, 9:121].mean() for title in ('base 27.03 dB', 'adapted 28.03 dB')]
+  np.testing.assert_allclose([part.mean() / 255 for part in np.split(picture, 2, axis=1)], expected, atol=0.01)
+  assert main(['merge', str(WEIGHTS), str(path), str(tmp_path / 'merged.pth')]) == 0
+  assert base_lib.load(tmp_path / 'merged.pth').origin['adapters'][0]['data_licence'] == 'CC BY 4.0'
+  assert main(['resize', str(path), str(tmp_path / 'small.safetensors'), '--budget=2000']) == 0
+  small = file.load(tmp_path / 'small.safetensors').meta
+  assert ('thumbnail' in small, small['data_licence']) == (False, 'CC BY 4.0')
+
+
+def test_networks_that_were_not_adapted_have_no_picture():
+  assert show.thumbnail({}) == ''
+  assert show.thumbnail({'one': [('base 27.03 dB', np.zeros((8, 8, 3)))]}) == ''
 
 
 def test_the_header_is_json_for_everybody(adapter, capsys):

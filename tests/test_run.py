@@ -100,6 +100,7 @@ def test_all_exports_are_the_same_network(done, folders):
   with pytest.raises(UserError, match='base'):
     adapter_file.check_base(adapter.meta, merged.params)
   assert adapter.meta['metrics']['adapted'] == results['adapted']['mean']
+  assert 2000 < len(adapter.meta['thumbnail']) < 20_000
 
 
 def test_a_second_start_is_done_at_once(done, folders, capsys):

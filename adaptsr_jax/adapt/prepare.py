@@ -79,6 +79,11 @@ def find_sites(config: ConfigDict, model: nn.Module) -> tuple[lora.Site, ...]:
   return sites
 
 
+def licence(config: ConfigDict) -> str:
+  """Returns the licence of the training pictures, where it is known."""
+  return samples.LICENCE if config.data.train.hr.startswith(samples.PREFIX) else ''
+
+
 def open_pictures(config: ConfigDict, part: str, scale: int) -> data.Source | None:
   """Opens the pictures of 'train' or 'valid'; None where nothing is given."""
   pictures = config.data[part]

@@ -1,5 +1,6 @@
 """What a run leaves to look at: learning curve, comparison picture, and the last lines on the terminal."""
 
+import base64
 import os
 import shlex
 from collections.abc import Sequence
@@ -15,9 +16,12 @@ from adaptsr_jax.evaluate import statistics, tables, verdict
 from adaptsr_jax.log import clock, read_metrics
 
 _CROP = 160  # side of the shown crops in HR pixels
+_SMALL = 112  # of those in the header of an adapter file
+
+Panels = list[tuple[str, np.ndarray]]  # pictures of one scene with their titles
 
 
-def draw(workdir: Path, valid: data.Source | None, networks: dict[str, infer.Network], results: dict[str, Any]) -> None:
+def draw(workdir: Path, rows: dict[str, Panels], results: dict[str, Any]) -> None:
   """Draws curve.png (PSNR against steps) and compare.png into `workdir`, as far as there is something to show."""
   history = [(row['step'], row['valid/psnr_y']) for row in read_metrics(workdir) if 'valid/psnr_y' in row]
   if history:
@@ -26,16 +30,20 @@ def draw(workdir: Path, valid: data.Source | None, networks: dict[str, infer.Net
     base = results['base']['mean']['psnr_y']
     baselines = {'base': base} if base is not None and np.isfinite(base) else {}
     figures.learning_curves(workdir / 'curve.png', series, 'step', 'PSNR (Y) in dB', baselines=baselines)
-  if valid is not None:
-    compare(workdir / 'compare.png', valid, networks, results)
+  if rows:
+    title = _verdict(results) if results['steps'] else ''
+    figures.compare_strip(workdir / 'compare.png', list(rows.values()), list(rows), title)
 
 
-def compare(path: Path, valid: data.Source, networks: dict[str, infer.Network], results: dict[str, Any]) -> None:
-  """Draws input | bicubic | base | adapted (after steps) | HR of the pictures that gained most, the median, and least.
+def compared(
+  valid: data.Source | None, networks: dict[str, infer.Network], results: dict[str, Any]
+) -> dict[str, Panels]:
+  """Returns input, bicubic, base, adapted (after steps) and HR of the pictures that gained most, the median, and least.
 
-  Above them stands what came out. Each crop lies where the HR picture has most detail, not where the adaptation did
-  best.
+  Each crop lies where the HR picture has most detail, not where the adaptation did best.
   """
+  if valid is None:
+    return {}
   before, after = results['base']['images'], results['adapted']['images']
   order = sorted(after, key=lambda name: _gain(before[name], after[name]))
   chosen = list(dict.fromkeys([order[-1], order[len(order) // 2], order[0]]))
@@ -56,8 +64,23 @@ def compare(path: Path, valid: data.Source, networks: dict[str, infer.Network], 
     x, y, width, height = figures.busiest_box(hr, _CROP)
     window = np.s_[y : y + height, x : x + width]
     rows[name] = [(title, np.clip(picture[window], 0, 1)) for title, picture in panels.items()]
-  title = _verdict(results) if results['steps'] else ''
-  figures.compare_strip(path, [rows[name] for name in chosen], chosen, title)
+  return {name: rows[name] for name in chosen}
+
+
+def thumbnail(rows: dict[str, Panels]) -> str:
+  """Returns base and adapted of the median picture side by side, as a JPEG in a data URI of a few kilobytes.
+
+  Args:
+    rows: of `compared`; '' where they show no adapted network.
+  """
+  panels = list(rows.values())[min(1, len(rows) - 1)] if rows else []
+  found = [next((p for title, p in panels if title.startswith(label)), None) for label in ('base ', 'adapted ')]
+  if any(picture is None for picture in found):
+    return ''
+  height, width = (min(_SMALL, n) for n in found[0].shape[:2])
+  y, x = ((n - m) // 2 for n, m in zip(found[0].shape, (height, width), strict=False))
+  pair = np.concatenate([picture[y : y + height, x : x + width] for picture in found], axis=1)
+  return f'data:image/jpeg;base64,{base64.b64encode(image.small_jpeg(pair)).decode()}'
 
 
 def _gain(before: dict[str, float], after: dict[str, float]) -> float:

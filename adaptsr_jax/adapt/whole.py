@@ -170,12 +170,14 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   left_out = measure.left_out(adapted) if adapted else {}
   if left_out:
     results['protocol']['left_out'] = ', '.join(f'{key} of {count} without an error' for key, count in left_out.items())
+  with Work('Enlarging what is shown'):
+    rows = show.compared(setup.valid, networks, results)
   with Work('Writing the network'):
-    _export(workdir, base, params, method, trained.trainable, results, _told_of(config, setup))
+    _export(workdir, base, params, method, trained.trainable, results, _told_of(config, setup, rows))
 
   # 9. Show.
   with Work('Drawing'):
-    show.draw(workdir, setup.valid, networks, results)
+    show.draw(workdir, rows, results)
   folder.write('results', results)
   say(show.summary(results, workdir))
   return results
@@ -219,13 +221,15 @@ def _told(label: str, result: dict[str, Any]) -> dict[str, Any]:
   return result
 
 
-def _told_of(config: ConfigDict, setup: prepare.Setup) -> dict[str, Any]:
+def _told_of(config: ConfigDict, setup: prepare.Setup, rows: dict[str, show.Panels]) -> dict[str, Any]:
   """Returns what the header of the adapter file tells of the pictures, beside what was measured."""
-  if not config.record_cameras or not setup.train:
-    return {}
-  photographs = filter(None, map(setup.train.photograph, range(len(setup.train))))
-  found = cameras.recorded(map(image.shot_of, photographs))
-  return {'cameras': found} if found else {}
+  told = {'data_licence': config.data.licence or prepare.licence(config)}
+  if config.thumbnail:
+    told['thumbnail'] = show.thumbnail(rows)
+  if config.record_cameras and setup.train:
+    photographs = filter(None, map(setup.train.photograph, range(len(setup.train))))
+    told['cameras'] = cameras.recorded(map(image.shot_of, photographs))
+  return {name: value for name, value in told.items() if value}
 
 
 def _export(

@@ -7,7 +7,9 @@ In an adapter file these are entries of the header beside those that `adapters.f
   pictures      how many were measured
   data          {'train' and 'valid': what the pictures are}
   steps, date, versions
+  data_licence  of the training pictures
   cameras       which photographs it is for, see `adapters.cameras`
+  thumbnail     base and adapted side by side, a crop of the median validation picture: 'data:image/jpeg;base64,...'
 
 A merged network tells its `origin`: in model.json of a params folder, in the metadata of a .safetensors, in the record
 'extra/adaptsr_jax.json' of the zip archive that a .pth is.
@@ -22,7 +24,8 @@ from adaptsr_jax.adapters import cameras
 from adaptsr_jax.adapters.file import Adapter
 
 _FORMS = {
-  **{'base_file': str, 'base_licence': str, 'date': str, 'steps': int, 'pictures': int, 'mixed_from': list},
+  **dict.fromkeys(('base_file', 'base_licence', 'data_licence', 'thumbnail'), str),
+  **{'date': str, 'steps': int, 'pictures': int, 'mixed_from': list},
   **dict.fromkeys(('metrics', 'gains', 'data', 'versions'), dict),
 }
 
@@ -65,7 +68,7 @@ def origin(folded: Sequence[Folded], licence: str = '') -> dict[str, Any]:
     licence: of the base; by default what the adapters say.
   """
   first = folded[0].meta
-  kept = ('method', 'steps', 'date', 'data', 'pictures', 'gains')
+  kept = ('method', 'steps', 'date', 'data', 'data_licence', 'pictures', 'gains')
   return {
     'made_by': f'adaptsr_jax {__version__}',
     'date': today(),
@@ -110,8 +113,9 @@ def text(name: str, size: int, adapter: Adapter) -> str:
     'base': base + (f', licence {meta["base_licence"]}' if meta.get('base_licence') else ''),
     'trained': f'{tree.count(adapter.tensors):,} parameters by {meta["method"]}{steps}',
     'made': _when(meta),
-    'data': data.get('train', ''),
+    'data': ', licence '.join(filter(None, (data.get('train'), meta.get('data_licence')))),
     'tested on': data.get('valid', ''),
+    'picture': f'before and after, {len(meta["thumbnail"]):,} bytes; --json has it' if meta.get('thumbnail') else '',
     'for': '; '.join(map(cameras.words, cameras.of(meta))),
     'mixed of': ', '.join(f'{each["weight"]:g} {each["file"]}' for each in meta.get('mixed_from', ())),
   }

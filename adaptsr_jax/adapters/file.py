@@ -33,7 +33,8 @@ FORMAT, VERSION = 'adaptsr_jax adapter', 2
 _ENTRY = 'adaptsr_jax'  # A single entry: the order of several is not defined, and equal adapters shall be equal files.
 _OF_THE_FILE = (
   *('format', 'version', 'model', 'fields', 'base_fingerprint', 'base_file', 'base_licence', 'metrics', 'gains'),
-  *('pictures', 'data', 'steps', 'date', 'versions', 'mixed_from', 'extracted_from', 'resized_from', 'cameras'),
+  *('pictures', 'data', 'steps', 'date', 'versions', 'mixed_from', 'extracted_from', 'resized_from'),
+  *('cameras', 'thumbnail', 'data_licence'),
 )
 _FIELDS = {
   'model': (str, 'text'),

@@ -109,7 +109,7 @@ def resize(adapter: Adapter, rank: int = 0, budget: int = 0) -> Truncated:
   modules = {'/'.join(site.path) for site in sites if site.name in cut.adapters}
   biases = {name: leaf for name, leaf in adapter.tensors.items() if name.startswith('biases/')}
   kept = {name: leaf for name, leaf in biases.items() if name.split('/', 1)[1].rpartition('/')[0] in modules}
-  measured = ('metrics', 'gains', 'pictures')
+  measured = ('metrics', 'gains', 'pictures', 'thumbnail')
   everything = lora.to_json(lora.from_json(meta['sites'])[0], cut.ranks)
   resized = {
     **{name: value for name, value in meta.items() if name not in measured},

@@ -25,6 +25,7 @@ from adaptsr_jax.errors import UserError
 
 PREFIX = 'samples:'
 SCALE = 4
+LICENCE = 'CC0 or public domain'  # of PHOTOGRAPHS, each
 
 
 class Photograph(NamedTuple):

@@ -17,7 +17,7 @@ from adaptsr_jax.image.picture import (
   to_uint8,
 )
 from adaptsr_jax.image.reading import list_images, read, read_array, shot_of, size, tell_unread
-from adaptsr_jax.image.writing import write
+from adaptsr_jax.image.writing import small_jpeg, write
 
 __all__ = [
   'SUFFIXES',
@@ -32,6 +32,7 @@ __all__ = [
   'shot',
   'shot_of',
   'size',
+  'small_jpeg',
   'tell_unread',
   'to_float',
   'to_levels',

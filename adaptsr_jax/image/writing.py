@@ -45,6 +45,15 @@ def write(path: str | os.PathLike, rgb: np.ndarray, like: Picture | None = None)
     raise ImageError(f'{path} cannot be written: {reason(error)}.') from error
 
 
+def small_jpeg(rgb: np.ndarray) -> bytes:
+  """Returns (H, W, 3), floats in [0, 1], as a JPEG file that is to be small."""
+  from PIL import Image
+
+  file = io.BytesIO()
+  Image.fromarray(to_levels(rgb, np.dtype(np.uint8))).save(file, 'JPEG', quality=80, optimize=True)
+  return file.getvalue()
+
+
 def _assembled(path: Path, rgb: np.ndarray, like: Picture) -> np.ndarray:
   """Puts what is to be stored into one array (H, W, C), uint8 or uint16."""
   rgb = np.asarray(rgb)
