@@ -18,6 +18,8 @@ from adaptsr_jax.errors import UserError
 
 KINDS = ('conv', 'mlp', 'attn')
 LOSSES = ('l1', 'charbonnier', 'mse', 'colour', 'perceptual', 'lpips', 'dists', 'adversarial')
+# Of `data`: what is trained on, measured, and asked when something is to be decided.
+PARTS = ('train', 'valid', 'decide')
 # The fields that say where pictures come from.
 SOURCES = ('hr', 'root', 'tfds', 'packed', 'mix')
 CHOICES = {
@@ -134,6 +136,9 @@ def default() -> ConfigDict:
   c.data.train.mix = ''
   # Measured before and after; empty: no measurements.
   c.data.valid = _pictures()
+  # Decide which state is the best, when to stop, and what strength is recommended; empty: `valid` does, which then
+  # flatters itself. Pictures of another camera than that of `train` tell what an adaptation does to others.
+  c.data.decide = _pictures()
   # Ranges and probabilities of the simulated camera; what is not given is as the preset has it.
   c.data.degrade = _camera()
   # Sharpen what degraded pictures are compared with (unsharp mask, as Real-ESRGAN does).
@@ -231,10 +236,14 @@ def default() -> ConfigDict:
   c.log_every = 0
   c.eval_every = 0
   c.save_every = 0
-  # Which state is merged and exported: the last, or the best of the measured ones (which then flatters itself) by the
-  # value `best`: psnr_y, ssim_y, psnr_rgb, ssim_rgb, or one of `metrics`.
+  # Which state is merged and exported: the last, or the best of the measured ones (see `data.decide`) by the value
+  # `best`: psnr_y, ssim_y, psnr_rgb, ssim_rgb, or one of `metrics`.
   c.export = 'last'
   c.best = 'psnr_y'
+  # Stop after so many measurements in a row that are no better than the best before; 0: never.
+  c.patience = 0
+  # Measured at the end: the network with so much of its change, 1 being all (`adapters merge --strength`).
+  c.strengths = (0.6, 0.8)
   # What is measured of base and result beside PSNR and SSIM: lpips, dists, niqe.
   c.metrics = ()
   # Folder with the weights of lpips, dists and niqe, as metrics and as losses; empty: they are downloaded by name.
@@ -361,7 +370,7 @@ def validate(config: ConfigDict) -> None:
     raise UserError(
       "config.base is empty; give a .pth, .pt or .safetensors file, a params folder, or 'random' with config.model."
     )
-  for part in ('train', 'valid'):
+  for part in PARTS:
     named = sources(config, part)
     if len(named) > 1:
       raise UserError(f'config.data.{part}.{named[0]} and config.data.{part}.{named[1]} are both given; give one.')
@@ -381,8 +390,14 @@ def validate(config: ConfigDict) -> None:
     raise UserError(
       f'config.best is {config.best!r}, and what is measured is {", ".join(measured)}; see config.metrics.'
     )
-  if config.export == 'best' and not sources(config, 'valid'):
-    raise UserError("config.export is 'best', which needs validation pictures: give config.data.valid.hr.")
+  if sources(config, 'decide') and not sources(config, 'valid'):
+    raise UserError('config.data.decide is given, but nothing that is measured: give config.data.valid.hr.')
+  for name, asked in (('export', config.export == 'best'), ('patience', config.patience)):
+    if asked and not sources(config, 'valid'):
+      raise UserError(f'config.{name} is {config[name]!r}, which needs validation pictures: give config.data.valid.hr.')
+  for value in config.strengths:
+    if not 0 < value < 1:
+      raise UserError(f'config.strengths has {value}; each must be above 0 and below 1.')
   for pattern in config.sites.exclude:
     try:
       re.compile(pattern)
@@ -414,6 +429,7 @@ _LEAST = {
   'eval_every': 0,
   'save_every': 0,
   'eval_tile': -1,
+  'patience': 0,
 }
 
 

@@ -86,7 +86,7 @@ def test_calls_can_be_made(call, monkeypatch):
 @pytest.mark.parametrize('page', PAGES, ids=name)
 def test_fields_exist(page):
   known = config.flat(config.default())
-  sections = {name.rpartition('.')[0] for name in known} | {'data', 'data.train', 'data.valid'}
+  sections = {name.rpartition('.')[0] for name in known} | {'data', 'data.train', 'data.valid', 'data.decide'}
   # docs/extend.md adds a method, whose field this is.
   others = {'py', 'json', 'gains.limit', *(name for name in vars(config) if callable(getattr(config, name)))}
   named = set(re.findall(r'(?<![\w/])config\.([a-z]\w*(?:\.[a-z]\w*)*)', page.read_text()))

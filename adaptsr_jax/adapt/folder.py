@@ -32,12 +32,12 @@ except ImportError:  # on Windows
 
 # What may differ between two starts in one folder: how long, how often, and where things lie; not what is computed.
 _FREE_FIELDS = (
-  *('steps', 'export', 'log_every', 'eval_every', 'save_every', 'tensorboard', 'data.cache_gb', 'data.workers'),
-  *('metric_weights', 'remat', 'record_cameras', 'thumbnail', 'data.licence'),
+  *('steps', 'export', 'patience', 'strengths', 'log_every', 'eval_every', 'save_every', 'tensorboard'),
+  *('data.cache_gb', 'data.workers', 'metric_weights', 'remat', 'record_cameras', 'thumbnail', 'data.licence'),
   # A moved file or folder is no other one: `material` tells what is in it.
   'base',
-  *(f'data.{part}.{field}' for part in ('train', 'valid') for field in ('lr', 'hr', 'root', 'packed')),
-  *(f'data.{part}.{field}' for part in ('train', 'valid') for field in ('names', 'skip_names')),
+  *(f'data.{part}.{field}' for part in config_lib.PARTS for field in ('lr', 'hr', 'root', 'packed')),
+  *(f'data.{part}.{field}' for part in config_lib.PARTS for field in ('names', 'skip_names')),
 )
 # What a start leaves before its first save.
 _EARLY = ('base.json', 'bicubic.json', 'ranks.json', 'ranks.png', 'method.json', 'constants.safetensors')

@@ -23,12 +23,13 @@ from adaptsr_jax.tree import Params
 
 
 class Setup(NamedTuple):
-  """What a run starts from; without training or validation pictures their source is None."""
+  """What a run starts from; the source of pictures that are not given is None."""
 
   base: base_lib.Base
   model: nn.Module
   train: data.Source | None
   valid: data.Source | None
+  decide: data.Source | None
   sites: tuple[lora.Site, ...]
 
 
@@ -41,10 +42,10 @@ def prepare(config: ConfigDict) -> Setup:
       raise UserError(f'config.remat is set, but {base.name} has no blocks to compute again.')
     model = model.clone(remat=True)
   with Work('Looking at the pictures'):
-    train, valid = (open_pictures(config, part, model.upscale) for part in ('train', 'valid'))
+    train, valid, decide = (open_pictures(config, part, model.upscale) for part in config_lib.PARTS)
   if train:
     _check_patch(config, model)
-  return Setup(base, model, train, valid, find_sites(config, model))
+  return Setup(base, model, train, valid, decide, find_sites(config, model))
 
 
 def _check_patch(config: ConfigDict, model: nn.Module) -> None:
@@ -85,7 +86,7 @@ def licence(config: ConfigDict) -> str:
 
 
 def open_pictures(config: ConfigDict, part: str, scale: int) -> data.Source | None:
-  """Opens the pictures of 'train' or 'valid'; None where nothing is given."""
+  """Opens the pictures of one of `config.PARTS`; None where nothing is given."""
   pictures = config.data[part]
   if not config_lib.sources(config, part):
     return None
@@ -96,7 +97,7 @@ def open_pictures(config: ConfigDict, part: str, scale: int) -> data.Source | No
     say(f'Sample pictures {pictures.hr} are in {hr.parent}.')
     pictures = ConfigDict({**pictures.to_dict(), 'lr': str(lr), 'hr': str(hr)})
   try:
-    source = data.open_source(pictures, scale, config.data.cache_gb, {'train': 'train', 'valid': 'test'}[part])
+    source = data.open_source(pictures, scale, config.data.cache_gb, 'train' if part == 'train' else 'test')
     data.check_task(source)
     return source
   except UserError as error:
@@ -106,7 +107,7 @@ def open_pictures(config: ConfigDict, part: str, scale: int) -> data.Source | No
 def check_pixels(setup: Setup) -> None:
   """Decodes all pictures once; raises PairError that names the bad ones."""
   with Work('Decoding all pictures once'):
-    for source in filter(None, (setup.train, setup.valid)):
+    for source in filter(None, (setup.train, setup.valid, setup.decide)):
       data.check_pixels(source)
 
 
@@ -119,6 +120,8 @@ def describe(config: ConfigDict, setup: Setup) -> str:
   canvas = degrade.canvas(config.patch, setup.model.upscale)
   for label, source in (('Training', setup.train), ('Validation', setup.valid)):
     lines.append(f'{label}: {source.describe(canvas) if source else "none"}')
+  if setup.decide:
+    lines.append(f'Deciding: {setup.decide.describe(canvas)}')
   if setup.train and repr(setup.train) == repr(setup.valid):
     lines.append('Training and validation pictures are the same: what is measured says nothing about others.')
   turns = sum(setup.train.weights) if setup.train else 1

@@ -14,6 +14,7 @@ from adaptsr_jax import config as config_lib
 from adaptsr_jax.adapt import optim
 from adaptsr_jax.evaluate import statistics, tables, verdict
 from adaptsr_jax.log import clock, read_metrics
+from adaptsr_jax.metrics.table import VALUES
 
 _CROP = 160  # side of the shown crops in HR pixels
 _SMALL = 112  # of those in the header of an adapter file
@@ -28,7 +29,9 @@ def draw(workdir: Path, rows: dict[str, Panels], results: dict[str, Any]) -> Non
     steps, values = zip(*history, strict=True)
     series = {results['method']: (steps, values)}
     base = results['base']['mean']['psnr_y']
-    baselines = {'base': base} if base is not None and np.isfinite(base) else {}
+    # The curve is that of the pictures that decide.
+    known = base is not None and np.isfinite(base) and 'decide' not in results['data']
+    baselines = {'base': base} if known else {}
     figures.learning_curves(workdir / 'curve.png', series, 'step', 'PSNR (Y) in dB', baselines=baselines)
   if rows:
     title = _verdict(results) if results['steps'] else ''
@@ -103,6 +106,7 @@ def summary(results: dict[str, Any], workdir: Path) -> str:
     if results['steps']:
       lines.append(_verdict(results))
       below = _gain(*(results[label]['mean'] for label in ('adapted', 'bicubic')))
+      lines += _weaker(results, workdir)
       if below > 0:
         lines.append(f'It is still {below:.2f} dB below plain bicubic enlargement: look at compare.png.')
   lines.append(f'Trained for {clock(results["seconds"])}. Everything is in {workdir}:')
@@ -127,6 +131,21 @@ def _verdict(results: dict[str, Any]) -> str:
   both = results['adapted'], results['base']
   more = verdict.words(verdict.spread(verdict.gains(*both)), *both, lambda value, digits: f'{value:+.{digits}f}')
   return '\n'.join([f'The adapted network is {word}: {gain:+.3f} dB (Y) over {pictures}, {sure}.', *more])
+
+
+def _weaker(results: dict[str, Any], workdir: Path) -> list[str]:
+  """Returns what a strength below 1 would give, where it would be better."""
+  values, metric = results['strengths'], results['config']['best']
+  finite = {strength: value for strength, value in values.items() if value is not None and np.isfinite(value)}
+  if len(finite) < 2 or '1' not in finite:
+    return []
+  best = (min if VALUES[metric].lower else max)(finite, key=finite.get)
+  if best == '1':
+    return []
+  told = ', '.join(f'{tables.number(metric, value)} at {strength}' for strength, value in finite.items())
+  merge = f'adapters merge {results["base_file"]} {workdir}/adapter.safetensors WEAKER --strength {best}'
+  how = f' (python -m adaptsr_jax.{merge})' if (workdir / 'adapter.safetensors').is_file() and best != '0' else ''
+  return [f'On the pictures that decide, {metric} by strength: {told}. Strength {best} is better than all of it{how}.']
 
 
 def _outcome(results: dict[str, Any]) -> str:
@@ -173,7 +192,7 @@ def next_commands(argv: list[str], results: dict[str, Any], workdir: str | os.Pa
 # What belongs to the pictures of this run; one's own have LR, HR and other names.
 _NAMES = [
   f'config.data.{part}.{field}'
-  for part in ('train', 'valid')
+  for part in config_lib.PARTS
   for field in ('names', 'skip_names', 'root', 'track', 'tfds', 'packed', 'mix', 'degrade')
 ]
 

@@ -27,6 +27,7 @@ class Trained(NamedTuple):
   """Where training ended."""
 
   trainable: Params
+  steps: int  # that were taken
   seconds: float  # spent on steps in all starts together, without scoring and measuring
   joules: float | None  # the same, as far as the machine tells
   best: dict[str, Any] | None  # {'step', metric: value} of the best measurement
@@ -70,10 +71,17 @@ def train(
   progress, pending, measured = Progress(done, config.steps, clock), [], None
   log = RunLog(workdir, done, config.tensorboard)
   work = Work('Compiling the training step', config.steps, done)
+  begun = done
+
+  def in_vain() -> bool:
+    """Tells whether nothing became better for as long as patience lasts."""
+    return bool(config.patience and notes['best']) and done >= notes['best']['step'] + config.patience * every['eval']
+
   with closing(store), closing(log), closing(batches), _Interrupts() as interrupts, work:
-    for step in range(done + 1, config.steps + 1):
+    while done < config.steps and not in_vain():
+      step = done + 1
       state, scalars = training.step(state, next(batches))
-      if step == done + 1:
+      if done == begun:
         progress.compiled()
         work.title = 'Training'
       work.advance()
@@ -98,13 +106,16 @@ def train(
           notes |= _noted(step, measured['mean'], notes['best'], config.best, best.lower, log)
         if to_save:
           store.save(step, state, batches, notes)
+      done = step
       if stop and not last:
         raise Interrupted(f'Stopped after step {step}; the same command continues from there.')
-    if config.export == 'best' and notes['best'] and notes['best']['step'] != config.steps:
+    if done < config.steps:
+      say(f'Stopped at step {done}: no better than at step {notes["best"]["step"]} for {config.patience} measurements.')
+    if config.export == 'best' and notes['best'] and notes['best']['step'] != done:
       state, measured = store.restore(notes['best']['step'], state)[0], None
       say(f'Exporting step {notes["best"]["step"]}, the best of the measured ones.')
   trained = jax.device_get(training.trained(state))
-  return Trained(trained, notes['seconds'], notes['joules'], notes['best'], measured)
+  return Trained(trained, done, notes['seconds'], notes['joules'], notes['best'], measured)
 
 
 def _checked(

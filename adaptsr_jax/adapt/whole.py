@@ -1,5 +1,6 @@
 """One run, straight down: a config and a folder in, a merged checkpoint, an adapter, a table and a picture out."""
 
+import functools
 import os
 import platform
 import resource
@@ -109,8 +110,15 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   def network(params: Any, apply_fn: Callable[..., Any] = apply_fn) -> infer.Network:
     return infer.network(setup.model, params, config.eval_tile, apply_fn=apply_fn)
 
-  def measured(restore: Callable[..., Any], functions: measure.Functions = asked.functions) -> dict[str, Any]:
-    return measure.measure(restore, watched(data.pairs(setup.valid), 'Measuring', len(setup.valid)), functions)
+  def measured(
+    restore: Callable[..., Any], functions: measure.Functions = asked.functions, on: data.Source | None = setup.valid
+  ) -> dict[str, Any]:
+    return measure.measure(restore, watched(data.pairs(on), 'Measuring', len(on)), functions)
+
+  def decided(trained: Params) -> dict[str, Any]:
+    # Merged on the host like what is exported: on the device the last bit is another.
+    restore = network(params_of(frozen, jax.device_get(trained)))
+    return measured(restore, decisive, setup.decide or setup.valid)
 
   def once(label: str, restore: Callable[..., Any]) -> dict[str, Any]:
     return folder.measured_once(label, lambda: _told(label, measured(restore)), asked.protocol)
@@ -119,29 +127,28 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   enlarged = reference = None
   if setup.valid is not None:
     enlarged, reference = once('bicubic', bicubic.imresize), once('base', networks['base'])
-  trained = train.Trained(trainable, 0.0, None, None, None)
+  trained = train.Trained(trainable, 0, 0.0, None, None, None)
   if config.steps:
-
-    def watch(leaves: Params) -> dict[str, Any]:
-      # Merged on the host like what is exported: on the device the last bit is another.
-      return measured(network(params_of(frozen, jax.device_get(leaves))), decisive)
-
     with enough_memory(prepare.memory_advice(config, setup.model)):
-      trained = train.train(config, training, batches, watch if setup.valid else None, workdir)
+      trained = train.train(config, training, batches, decided if setup.valid else None, workdir)
   params = jax.device_get(params_of(frozen, trained.trainable))
   networks['adapted'] = network(params)
   adapted = reference
   if reference and config.steps:
-    again = decisive != asked.functions or not trained.measured
+    again = decisive != asked.functions or not trained.measured or setup.decide
     adapted = measured(networks['adapted']) if again else trained.measured
     adapted = {**adapted, 'difference': tables.differences(adapted, reference)}
+  strengths = {}
+  if reference and config.steps:
+    with_strength = functools.partial(_at_strength, base, method, trained.trainable)
+    strengths = _strengths(config, with_strength, decided, None if setup.decide else (reference, adapted))
 
   # 8. Export.
-  pictures = {'train': setup.train, 'valid': setup.valid}
+  pictures = dict(zip(config_lib.PARTS, (setup.train, setup.valid, setup.decide), strict=True))
   results = {
     'method': method.spec['method'],
     'unmergeable': method.unmergeable,
-    'steps': config.steps,
+    'steps': trained.steps,
     'trainable_parameters': trainable_parameters,
     'total_parameters': total_parameters,
     'seconds': trained.seconds,
@@ -151,6 +158,7 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     'base': reference,
     'adapted': adapted,
     'best': trained.best,
+    'strengths': strengths,
     'protocol': {
       **asked.protocol,
       'crop': setup.model.upscale,
@@ -205,9 +213,38 @@ def _method_of_run(
   return method, ranks, tensors
 
 
+def _strengths(
+  config: ConfigDict,
+  at: Callable[[float], Params],
+  measured: Callable[[Params], dict[str, Any]],
+  ends: tuple[dict[str, Any], dict[str, Any]] | None,
+) -> dict[str, float]:
+  """Returns strength -> value of `config.best` on the pictures that decide; empty where nothing can be in between.
+
+  Args:
+    config: of the run.
+    at: strength -> what was trained, weakened.
+    measured: what was trained -> measurement.
+    ends: measurements at the strengths 0 and 1, where they are there already.
+  """
+  try:
+    between = {strength: at(strength) for strength in sorted(config.strengths)}
+  except UserError:  # a method that cannot be scaled
+    return {}
+  if not between:
+    return {}
+  low, high = ends or (measured(at(0.0)), measured(at(1.0)))
+  results = {0.0: low, **{strength: measured(trained) for strength, trained in between.items()}, 1.0: high}
+  return {f'{strength:g}': result['mean'][config.best] for strength, result in results.items()}
+
+
+def _at_strength(base: base_lib.Base, method: methods.Method, trained: Params, strength: float) -> Params:
+  return tree.filled(trained, methods.scale(method.spec, tree.flatten(trained), base.params, strength))
+
+
 def _material(setup: prepare.Setup) -> dict[str, str]:
   """Returns what tells the base and the pictures of a run from others, wherever they lie."""
-  sources = {'training pictures': setup.train, 'validation pictures': setup.valid}
+  sources = {'training pictures': setup.train, 'validation pictures': setup.valid, 'deciding pictures': setup.decide}
   return {
     'base': tree.fingerprint(setup.base.params),
     **{name: repr(source) for name, source in sources.items()},
