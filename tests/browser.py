@@ -1,100 +1,45 @@
-"""A real browser for tests: Chromium without a window, spoken to through its DevTools protocol over two pipes."""
+"""A real browser for tests: the Chromium that is installed here, without a window, by Playwright."""
 
-import base64
-import json
-import os
+import contextlib
 import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
 
 
-class Browser:
-  """One page in Chromium; `complaints` collects what the browser would write to its console."""
+@contextlib.contextmanager
+def started() -> Iterator[Any]:
+  """Yields a browser; skips the test where there is none, or nothing to speak to it with."""
+  api = pytest.importorskip(
+    'playwright.sync_api', reason="Playwright is not installed (python -m pip install -e '.[browser]')"
+  )
+  program = next(filter(None, map(shutil.which, NAMES)), None)
+  if not program:
+    pytest.skip(f'there is no browser here ({", ".join(NAMES)})')
+  with api.sync_playwright() as playwright:
+    browser = playwright.chromium.launch(executable_path=program, args=['--no-sandbox'])
+    yield browser
+    browser.close()
 
-  def __init__(self, folder: Path):
-    """Starts the browser with its profile in `folder`; skips the test where there is none."""
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if not program:
-      pytest.skip(f'there is no browser here ({", ".join(NAMES)})')
-    there, self._out = os.pipe()
-    self._in, here = os.pipe()
-    flags = ('--headless', '--no-sandbox', '--disable-gpu', '--remote-debugging-pipe', f'--user-data-dir={folder}')
-    # The protocol wants file descriptors 3 and 4.
-    shell = f'exec 3<&{there} 4>&{here}; exec "$0" "$@"'
-    self._process = subprocess.Popen(
-      ['bash', '-c', shell, program, *flags, 'about:blank'], pass_fds=(there, here), stderr=subprocess.DEVNULL
-    )
-    os.close(there)
-    os.close(here)
-    self._buffer, self._count, self._session = b'', 0, None
+
+class Shown:
+  """A file in a window; `complaints` has what the browser writes to its console, `requests` what it asked for."""
+
+  def __init__(self, browser: Any, path: Path, width: int, height: int = 900, **options: Any):
+    """Opens `path`, as a phone would where the window is narrow; `options` as of Playwright's `new_page`."""
+    phone = {'is_mobile': True, 'has_touch': True} if width < 600 else {}
+    self.page = browser.new_page(viewport={'width': width, 'height': height}, **phone, **options)
     self.complaints: list[str] = []
     self.requests: list[str] = []
-    target = self.call('Target.createTarget', url='about:blank')['targetId']
-    self._session = self.call('Target.attachToTarget', targetId=target, flatten=True)['sessionId']
-    for domain in ('Page', 'Runtime', 'Log', 'Network'):
-      self.call(f'{domain}.enable')
+    self.page.on('console', lambda message: self.complaints.append(message.text))
+    self.page.on('pageerror', lambda error: self.complaints.append(str(error)))
+    self.page.on('request', lambda request: self.requests.append(request.url))
+    self.page.goto(path.absolute().as_uri())
 
-  def call(self, method: str, **params):
-    """Calls a method of the protocol; returns its result."""
-    self._count += 1
-    message = {'id': self._count, 'method': method, 'params': params}
-    if self._session:
-      message['sessionId'] = self._session
-    os.write(self._out, json.dumps(message).encode() + b'\0')
-    while (answer := self._next()).get('id') != self._count:
-      self._note(answer)
-    if 'error' in answer:
-      raise RuntimeError(f'{method}: {answer["error"]["message"]}')
-    return answer['result']
-
-  def open(self, path: Path, width: int, height: int = 900, dark: bool = False) -> None:
-    """Shows a file in a window of this size, as a phone would where it is narrow."""
-    self.call('Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
-    scheme = [{'name': 'prefers-color-scheme', 'value': 'dark' if dark else 'light'}]
-    self.call('Emulation.setEmulatedMedia', features=scheme)
-    self.call('Page.navigate', url=path.absolute().as_uri())
-    while (event := self._next()).get('method') != 'Page.loadEventFired':
-      self._note(event)
-
-  def run(self, script: str):
-    """Returns the value of a JavaScript expression; waits for promises."""
-    answer = self.call('Runtime.evaluate', expression=script, returnByValue=True, awaitPromise=True)
-    if 'exceptionDetails' in answer:
-      raise RuntimeError(answer['exceptionDetails'].get('exception', {}).get('description', script))
-    return answer['result'].get('value')
-
-  def screenshot(self, path: Path, whole: bool = True) -> None:
-    """Writes what is seen, or the whole page, as PNG."""
-    data = self.call('Page.captureScreenshot', captureBeyondViewport=whole)['data']
-    path.write_bytes(base64.b64decode(data))
-
-  def close(self) -> None:
-    """Ends the browser."""
-    self._process.terminate()
-    self._process.wait()
-    os.close(self._in)
-    os.close(self._out)
-
-  def _next(self) -> dict:
-    while b'\0' not in self._buffer:
-      read = os.read(self._in, 2**20)
-      if not read:
-        raise RuntimeError('the browser has ended')
-      self._buffer += read
-    message, _, self._buffer = self._buffer.partition(b'\0')
-    return json.loads(message)
-
-  def _note(self, event: dict) -> None:
-    method, params = event.get('method'), event.get('params', {})
-    if method == 'Runtime.exceptionThrown':
-      self.complaints.append(params['exceptionDetails'].get('exception', {}).get('description', 'exception'))
-    elif method == 'Log.entryAdded':
-      self.complaints.append(params['entry']['text'])
-    elif method == 'Runtime.consoleAPICalled':
-      self.complaints.append(' '.join(str(argument.get('value')) for argument in params['args']))
-    elif method == 'Network.requestWillBeSent':
-      self.requests.append(params['request']['url'])
+  def run(self, script: str) -> Any:
+    """Returns the value of a JavaScript expression."""
+    return self.page.evaluate(script)

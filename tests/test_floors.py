@@ -13,7 +13,7 @@ import adaptsr_jax
 
 PACKAGE = Path(adaptsr_jax.__file__).parent
 FLOORS = [
-  ['command', 'errors', 'files', 'tree', 'compiler', 'image', 'bicubic', 'figures', 'energy'],
+  ['command', 'errors', 'files', 'tree', 'compiler', 'image', 'bicubic', 'figures', 'page', 'energy'],
   ['models', 'metrics', 'log'],
   ['lora', 'data'],
   ['ranks', 'infer', 'convert'],

@@ -19,7 +19,7 @@ from adaptsr_jax.report import drawings, pictures
 from adaptsr_jax.report.__main__ import main
 from adaptsr_jax.report.gather import Interval
 from configs import tiny
-from tests.browser import Browser
+from tests import browser as browsers
 from tests.pictures import write_pairs
 from tests.shared import shared
 
@@ -317,6 +317,21 @@ def test_lab_is_that_of_scikit_image():
   np.testing.assert_allclose(pictures.lab(rgb), color.rgb2lab(rgb), atol=1e-3)
 
 
+def test_crops_lie_between_base_and_adapted_network(of_good, good, folders):
+  out, page, text = of_good
+  steps = [img for img in page.all('img') if 'data-step' in img]
+  assert len(steps) == 3 * 9
+  name = steps[0]['alt'].partition(', strength')[0]
+  ends = [decoded(steps[i]['src']) for i in (0, 8)]
+  for pixels, label in zip(ends, ('base', 'adapted'), strict=True):
+    np.testing.assert_array_equal(pixels, layer(page, name, label))
+    assert steps[8 * (label == 'adapted')]['data-says'] == f'{results(good)[label]["images"][name]["psnr_y"]:.2f} dB'
+  middle = decoded(steps[4]['src']).astype(float)
+  assert 0 < np.abs(middle - ends[0]).mean() < np.abs(ends[1].astype(float) - ends[0]).mean()
+  assert '--strength=0.5' not in page.text  # a random base is in no file that could be named
+  assert text.count('_strength') == 3 * 9
+
+
 def test_large_pictures_are_kept_small_and_that_is_said(good, tmp_path, monkeypatch):
   page, _ = report(tmp_path, good, pictures=2)
   assert 'stored without loss' in page.text
@@ -324,7 +339,7 @@ def test_large_pictures_are_kept_small_and_that_is_said(good, tmp_path, monkeypa
   page, text = report(tmp_path, good, pictures=1)
   assert 'JPEG of quality 95' in page.text
   # Nothing of the earlier report stays.
-  assert {path.name for path in (tmp_path / 'pictures').iterdir()} == set(re.findall(r'pictures/(\w+\.jpg)', text))
+  assert {path.name for path in (tmp_path / 'pictures').iterdir()} == set(re.findall(r'pictures/(\w+\.\w+)', text))
 
 
 def test_further_metrics_are_measured_here(good, tmp_path):
@@ -468,93 +483,117 @@ def test_bars_of_gains():
 # -------------------------------------------------------------------------------------------------------- the browser
 
 
-@pytest.fixture
-def browser(tmp_path):
-  browser = Browser(tmp_path / 'profile')
-  yield browser
-  browser.close()
+@pytest.fixture(scope='module')
+def browser():
+  with browsers.started() as browser:
+    yield browser
 
 
 HEIGHTS = {390: 844, 1280: 800}  # of the screens of a phone and a laptop
 
 
-def check_first_screen(browser, width):
-  box = "(b => [b.left, b.top, b.right, b.bottom])(document.querySelector('{}').getBoundingClientRect())"
+def check_first_screen(shown, width):
   for part in ('h1', '.verdict', '.lead .stage', '.lead .tools'):
-    left, top, right, bottom = browser.run(box.format(part))
-    assert 0 <= left < right <= width
-    assert 0 < top < bottom <= HEIGHTS[width]
+    box = shown.page.locator(part).first.bounding_box()
+    assert box['x'] >= 0
+    assert box['x'] + box['width'] <= width
+    assert 0 < box['y'] < box['y'] + box['height'] <= HEIGHTS[width]
 
 
 @pytest.mark.parametrize('width', HEIGHTS)
 def test_the_first_screen_holds_a_long_verdict_too(browser, mixed, tmp_path, width):
   report(tmp_path / 'out', mixed, pictures=1)
-  browser.open(tmp_path / 'out' / 'report.html', width, HEIGHTS[width])
-  check_first_screen(browser, width)
+  check_first_screen(browsers.Shown(browser, tmp_path / 'out' / 'report.html', width, HEIGHTS[width]), width)
 
 
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
 @pytest.mark.parametrize('width', HEIGHTS)
-def test_in_a_browser(browser, of_good, width):
+def test_in_a_browser(browser, of_good, width, scheme):
   path = of_good[0] / 'report.html'
-  browser.open(path, width, HEIGHTS[width])
-  assert browser.run('document.documentElement.scrollWidth') <= width
-  check_first_screen(browser, width)
+  shown = browsers.Shown(browser, path, width, HEIGHTS[width], color_scheme=scheme)
+  assert shown.run('document.documentElement.scrollWidth') <= width
+  check_first_screen(shown, width)
   boxes = '[...document.querySelectorAll("table")].map(t => t.parentElement)'
-  assert browser.run(f'{boxes}.every(b => b.className.includes("scroll") && getComputedStyle(b).overflowX == "auto")')
-  assert browser.run(f'{boxes}.every(b => b.getBoundingClientRect().right <= {width})')
-  assert browser.run('[...document.images].every(i => !i.checkVisibility() || i.complete && i.naturalWidth > 0)')
-  assert browser.run("getComputedStyle(document.querySelector('.stage')).position") == 'relative'
-  assert browser.complaints == []
-  assert {url for url in browser.requests if not url.startswith('data:')} == {path.absolute().as_uri()}
+  assert shown.run(f'{boxes}.every(b => b.className.includes("scroll") && getComputedStyle(b).overflowX == "auto")')
+  assert shown.run(f'{boxes}.every(b => b.getBoundingClientRect().right <= {width})')
+  assert shown.run('[...document.images].every(i => !i.checkVisibility() || i.complete && i.naturalWidth > 0)')
+  assert shown.run("getComputedStyle(document.querySelector('.stage')).position") == 'relative'
+  paper, ink = (shown.run(f'getComputedStyle(document.body).{of}') for of in ('backgroundColor', 'color'))
+  light = [sum(map(int, re.findall(r'\d+', colour)[:3])) for colour in (paper, ink)]
+  assert (light[0] > light[1] + 400) == (scheme == 'light')
+  assert abs(light[0] - light[1]) > 400
+  assert shown.complaints == []
+  assert {url for url in shown.requests if not url.startswith('data:')} == {path.absolute().as_uri()}
 
 
 SHARE = "getComputedStyle(document.querySelector('.pair img')).clipPath"
 
 
 def test_the_divider_follows_keys_mouse_and_finger(browser, of_good):
-  browser.open(of_good[0] / 'report.html', 800)
-  assert browser.run(SHARE) == 'inset(0px 50% 0px 0px)'
-  browser.run("document.querySelector('.tools input').focus()")
-  for kind in ('keyDown', 'keyUp'):
-    browser.call('Input.dispatchKeyEvent', type=kind, key='ArrowRight', code='ArrowRight', windowsVirtualKeyCode=39)
-  assert browser.run(SHARE) == 'inset(0px 49% 0px 0px)'
-  said = "document.querySelector('.tools input').getAttribute('aria-valuetext')"
-  assert browser.run(said) == '51 % base, 49 % adapted'
+  shown = browsers.Shown(browser, of_good[0] / 'report.html', 800, has_touch=True)
+  assert shown.run(SHARE) == 'inset(0px 50% 0px 0px)'
+  divider = shown.page.locator('.tools input').first
+  divider.press('ArrowRight')
+  assert shown.run(SHARE) == 'inset(0px 49% 0px 0px)'
+  assert divider.get_attribute('aria-valuetext') == '51 % base, 49 % adapted'
+  pair = shown.page.locator('.pair').first
+  pair.scroll_into_view_if_needed()
+  box = pair.bounding_box()
+  shown.page.mouse.click(box['x'] + box['width'] / 4, box['y'] + box['height'] / 2)
+  assert shown.run(SHARE) == 'inset(0px 75% 0px 0px)'
+  shown.page.touchscreen.tap(box['x'] + 0.6 * box['width'], box['y'] + box['height'] / 2)
+  assert shown.run(SHARE) == 'inset(0px 40% 0px 0px)'
+  assert shown.complaints == []
 
-  browser.run("document.querySelector('.stage').scrollIntoView({block: 'center'})")
-  box = "(b => [b.left, b.top, b.width, b.height])(document.querySelector('.pair').getBoundingClientRect())"
-  left, top, w, h = browser.run(box)
-  at = {'x': left + w / 4, 'y': top + h / 2}
-  for kind in ('mousePressed', 'mouseReleased'):
-    browser.call('Input.dispatchMouseEvent', type=kind, button='left', buttons=1, clickCount=1, **at)
-  assert browser.run(SHARE) == 'inset(0px 75% 0px 0px)'
-  at['x'] = left + 0.6 * w
-  browser.call('Input.dispatchTouchEvent', type='touchStart', touchPoints=[at])
-  browser.call('Input.dispatchTouchEvent', type='touchEnd', touchPoints=[])
-  assert browser.run(SHARE) == 'inset(0px 40% 0px 0px)'
-  assert browser.complaints == []
+
+def test_all_that_can_be_moved_is_reached_by_the_tab_key(browser, of_good):
+  shown = browsers.Shown(browser, of_good[0] / 'report.html', 800)
+  shown.run("void (window.movable = [...document.querySelectorAll('input, select, summary, .scroll')])")
+  wanted = shown.run('movable.flatMap((element, i) => element.checkVisibility() ? [i] : [])')
+  assert len(wanted) > 20
+  reached = []
+  for _ in range(len(wanted) + 5):
+    shown.page.keyboard.press('Tab')
+    reached.append(shown.run('movable.indexOf(document.activeElement)'))
+  assert set(wanted) <= set(reached)
+
+
+def test_the_strength_of_the_adapter_is_dialled(browser, of_good, good):
+  shown = browsers.Shown(browser, of_good[0] / 'report.html', 390, 844)
+  dial = shown.page.get_by_role('slider', name='Strength of the adapter')
+  seen = "[...document.querySelectorAll('.steps img')].filter(i => i.checkVisibility()).map(i => i.dataset.step).join()"
+  assert shown.run(seen) == '1,1,1'
+  for key, step in (('ArrowLeft', '0.875'), ('Home', '0'), ('ArrowRight', '0.125')):
+    dial.press(key)
+    assert shown.run(seen) == ','.join([step] * 3)
+    assert dial.get_attribute('aria-valuetext') == step
+  assert shown.page.locator('.dial output').text_content() == 'Strength of the adapter: 0.125'
+  dial.press('Home')
+  said = shown.page.locator('.strength figcaption').first.text_content()
+  name, _, value = said.rpartition(': ')
+  assert value == f'{results(good)["base"]["images"][name]["psnr_y"]:.2f} dB'
+  assert shown.run('document.documentElement.scrollWidth') <= 390
+  assert shown.complaints == []
 
 
 def test_other_layers_and_sizes(browser, of_good):
-  browser.open(of_good[0] / 'report.html', 800)
-  choose = (
-    "(s => {{ s.value = '{}'; s.dispatchEvent(new Event('input')) }})(document.querySelectorAll('.tools select')[{}])"
-  )
+  shown = browsers.Shown(browser, of_good[0] / 'report.html', 800)
   seen = (
     "[...document.querySelector('.pair').children].filter(i => i.alt && i.checkVisibility()).map(i => i.alt).join()"
   )
-  name = browser.run("document.querySelector('.viewer').dataset.name")
-  browser.run(choose.format('LR', 0))
-  browser.run(choose.format('HR', 1))
-  assert browser.run(seen) == f'{name}, LR,{name}, HR'
-  browser.run(choose.format('4', 2))
-  assert browser.run("document.querySelector('.pair').clientWidth") == 4 * 48
-  assert browser.run('document.documentElement.scrollWidth') <= 800
+  name = shown.run("document.querySelector('.viewer').dataset.name")
+  left, right, zoom = (shown.page.locator('.tools select').nth(i) for i in range(3))
+  left.select_option('LR')
+  right.select_option('HR')
+  assert shown.run(seen) == f'{name}, LR,{name}, HR'
+  zoom.select_option('4')
+  assert shown.run("document.querySelector('.pair').clientWidth") == 4 * 48
+  assert shown.run('document.documentElement.scrollWidth') <= 800
 
 
 def test_without_scripts_the_pictures_stand_beside_each_other(browser, of_good):
-  browser.call('Emulation.setScriptExecutionDisabled', value=True)
-  browser.open(of_good[0] / 'report.html', 390)
-  places = [browser.run(f"document.querySelectorAll('.layers img')[{i}].getBoundingClientRect().left") for i in (0, 1)]
+  shown = browsers.Shown(browser, of_good[0] / 'report.html', 390, java_script_enabled=False)
+  places = [shown.page.locator('.layers img').nth(i).bounding_box()['x'] for i in (0, 1)]
   assert 0 < places[0] < places[1]
-  assert not browser.run("document.querySelectorAll('.stage').length")
+  assert not shown.page.locator('.stage').count()
+  assert len({shown.page.locator('.steps img').nth(i).bounding_box()['x'] for i in range(3)}) == 3

@@ -46,8 +46,9 @@ def _run(args: argparse.Namespace) -> str:
   """Writes the report; returns what to print."""
   from absl import logging
 
+  from adaptsr_jax import page
   from adaptsr_jax.evaluate import tables
-  from adaptsr_jax.report import content, gather, markdown, page, pictures
+  from adaptsr_jax.report import content, gather, markdown, pictures
 
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file it reads
   if args.pictures < 0:
@@ -65,7 +66,9 @@ def _run(args: argparse.Namespace) -> str:
     print(f'Without pictures: {error}')
   report = content.compose(runs, systems, look, why_not, asked, out)
   tables.write(out / 'report.md', markdown.render(report, out))
-  tables.write(out / 'report.html', page.render(report))
+  tables.write(
+    out / 'report.html', page.render('report/report.html', script='report/report.js', title=report.title, report=report)
+  )
   said = [f'{judged.headline} {judged.says} {judged.detail}'.rstrip() for _, judged in report.verdicts]
   return '\n'.join([*said, f'{out / "report.html"}'])
 

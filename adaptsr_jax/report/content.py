@@ -1,4 +1,4 @@
-"""What a report says, in order, as blocks that `page` and `markdown` put into their form.
+"""What a report says, in order, as blocks that `report.html` and `markdown` put into their form.
 
 Text may hold `code` between backticks and nothing else; names of pictures and folders are text like any other.
 """
@@ -16,7 +16,7 @@ from adaptsr_jax.evaluate.tables import number, write
 from adaptsr_jax.log import clock
 from adaptsr_jax.report import drawings, gather, verdict
 from adaptsr_jax.report.gather import Interval, Run, System
-from adaptsr_jax.report.pictures import Asked, Colour, Look, Shown
+from adaptsr_jax.report.pictures import Asked, Colour, Crop, Look, Shown
 from adaptsr_jax.report.verdict import NAMES, Verdict, signed
 
 
@@ -47,12 +47,12 @@ class Table(NamedTuple):
 
 
 class Figure(NamedTuple):
-  """A drawing: a file in the folder of the report, or SVG text that is also in that file."""
+  """A drawing: a file in the folder of the report; `inline` where it takes the colours of the page around it."""
 
   file: Path
   alt: str
   caption: str
-  svg: str = ''
+  inline: bool = False
 
 
 class Viewer(NamedTuple):
@@ -65,6 +65,20 @@ class Viewer(NamedTuple):
   values: list[list[str]]  # a table, as in `Table.rows`
   left: str
   right: str
+
+
+class Viewers(NamedTuple):
+  """Pictures beside each other."""
+
+  viewers: list[Viewer]
+
+
+class Strength(NamedTuple):
+  """Crops of a few pictures between base and adapted network."""
+
+  steps: list[str]
+  crops: list[Crop]
+  note: str
 
 
 class Code(NamedTuple):
@@ -111,6 +125,7 @@ def compose(
   lead, why = _lead(look, verdicts[0][1])
   blocks = [
     *_remarks_and_advice(verdicts),
+    *_strengths(adapted[0], look),
     *_numbers(systems, asked),
     *_each_picture(systems, out),
     *_pictures(systems, look, why_not, lead),
@@ -212,11 +227,10 @@ def _each_picture(systems: Sequence[System], out: Path) -> list:
     base = by_label[system.base]
     gains = gather.gains(system, base, verdict.METRIC)
     if gains:
-      svg = drawings.gains_svg(gains, gather.gain(system, base, verdict.METRIC), 'dB PSNR (Y)')
       file = out / f'gains{place}.svg'
-      write(file, svg)
+      write(file, drawings.gains_svg(gains, gather.gain(system, base, verdict.METRIC), 'dB PSNR (Y)'))
       caption = f'{system.label} against {system.base}, dB PSNR (Y). Dashed: the mean; shaded: its 95 % interval.'
-      blocks.append(Figure(file, f'Bars: gain of each picture, {caption}', caption, svg))
+      blocks.append(Figure(file, f'Bars: gain of each picture, {caption}', caption, inline=True))
   rows = [['', *(system.label for system in systems), *(f'gain of {system.label}' for system in adapted)]]
   for name in adapted[0].scores:
     values = [number(verdict.METRIC, system.scores[name][verdict.METRIC]) for system in systems]
@@ -251,13 +265,25 @@ def _pictures(systems: Sequence[System], look: Look | None, why_not: str, lead: 
     if shown:
       blocks += [
         Heading(f'{title} in {_metric(look.order)}'),
-        *(_viewer(picture, systems, (look.order, verdict.METRIC)) for picture in shown),
+        Viewers([_viewer(picture, systems, (look.order, verdict.METRIC)) for picture in shown]),
       ]
   missing = [f'Without pictures of {label}: {reason}' for label, reason in look.missing.items()]
   stored = (
     'stored without loss' if look.lossless else 'stored as JPEG of quality 95 in full colour, to keep the page small'
   )
   return [*blocks, *([Bullets(missing)] if missing else []), Text(f'Whole pictures at full resolution, {stored}.')]
+
+
+def _strengths(adapted: System, look: Look | None) -> list:
+  if not look or not look.crops:
+    return []
+  base, adapter = adapted.run.config.base, adapted.run.folder / 'adapter.safetensors'
+  note = 'Whole pictures were enlarged; what is shown of each lies where HR has most detail.'
+  blocks = [Heading('Between base and adapted network'), Strength(look.strengths, look.crops, note)]
+  if adapter.is_file() and base != 'random':
+    words = ['python', '-m', 'adaptsr_jax.adapters', 'merge', base, str(adapter), 'OUT', '--strength=0.5']
+    blocks += [Text('A network of half the strength is written by:'), Code(shlex.join(words))]
+  return blocks
 
 
 def _viewer(picture: Shown, systems: Sequence[System], shown_first: Sequence[str], why: str = '') -> Viewer:

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptsr_jax import base as base_lib
-from adaptsr_jax import bicubic, data, image, infer, metrics, tree
+from adaptsr_jax import bicubic, data, figures, image, infer, metrics, tree
 from adaptsr_jax.adapt import prepare
+from adaptsr_jax.adapters import file as adapter_file
+from adaptsr_jax.adapters import operations
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.evaluate import asked as measures
 from adaptsr_jax.evaluate import statistics, tables
@@ -22,6 +24,8 @@ from adaptsr_jax.report.gather import Run, Scores, System, metrics_of
 
 FOLDER = 'pictures'  # below the folder of the report
 _LARGEST_PAGE = 24 * 2**20  # bytes of pictures up to which they are stored without loss
+_STRENGTHS = tuple(i / 8 for i in range(9))  # of the adapter of the first run
+_CROP = 192  # side of what is shown at each, in HR pixels
 _OURS = re.compile(r'\d\d_\w+\.(png|jpg)')
 
 Restore = Callable[[np.ndarray, int], np.ndarray]
@@ -60,11 +64,19 @@ class Shown(NamedTuple):
   size: tuple[int, int]  # height and width of HR
 
 
+class Crop(NamedTuple):
+  """A part of a picture at every strength of the adapter."""
+
+  name: str
+  files: list[Path]
+  values: list[str]  # PSNR (Y) of the whole picture at each
+  size: tuple[int, int]  # height and width
+
+
 class Look(NamedTuple):
   """What the pictures tell that the results of the runs do not."""
 
   order: str  # metric by whose gain the shown pictures were chosen
-
   described: str  # the source of the pictures
   scores: dict[str, Scores]  # of the metrics that were asked for beyond those of the results, by system
   colours: dict[tuple[str, str], Colour]  # (label, label or 'HR')
@@ -74,6 +86,8 @@ class Look(NamedTuple):
   best: list[Shown]
   worst: list[Shown]
   lossless: bool  # whether the shown files are
+  strengths: list[str]
+  crops: list[Crop]
   missing: dict[str, str]  # label -> why its pictures could not be made
 
 
@@ -124,6 +138,8 @@ def look(runs: Sequence[Run], systems: Sequence[System], asked: Asked, number: i
     best=[shown[name] for name in best],
     worst=[shown[name] for name in worst],
     lossless=lossless,
+    strengths=[f'{t:g}' for t in _STRENGTHS],
+    crops=_crops(out / FOLDER, source, systems, networks, best, worst),
     missing=missing,
   )
 
@@ -307,6 +323,41 @@ def _write(
     if path not in kept and _OURS.fullmatch(path.name):
       os.unlink(path)
   return shown, lossless
+
+
+def _crops(
+  folder: Path,
+  source: data.Source,
+  systems: Sequence[System],
+  networks: Mapping[str, infer.Network],
+  best: Sequence[str],
+  worst: Sequence[str],
+) -> list[Crop]:
+  """Writes what lies between the first adapted network and its base, of the best, a middle and the worst picture."""
+  adapted = next(system for system in systems if system.kind == 'adapted')
+  if not {adapted.label, adapted.base} <= networks.keys() or not adapted.run.results['steps']:
+    return []
+  shown, ends = [*best, *worst[::-1]], [networks[label] for label in (adapted.base, adapted.label)]
+  names = list(dict.fromkeys(shown[i] for i in (0, len(shown) // 2, -1))) if shown else []
+  between = {f'{t:g}': ends[0]._replace(params=_between(adapted.run, ends, t)) for t in _STRENGTHS}
+  crops = {}
+  for name, _, outputs in _enlarged(source, between, names):
+    hr = outputs.pop('HR')
+    x, y, width, height = figures.busiest_box(image.to_float(hr), _CROP)
+    files = [folder / f'{names.index(name) + 1:02d}_strength{i}.png' for i in range(len(outputs))]
+    for path, output in zip(files, outputs.values(), strict=True):
+      image.write(path, output[y : y + height, x : x + width])
+    values = [metrics.psnr(o[None], hr[None], source.scale, luma=True)[0] for o in outputs.values()]
+    crops[name] = Crop(name, files, [f'{value:.2f} dB' for value in values], (height, width))
+  return [crops[name] for name in names]
+
+
+def _between(run: Run, ends: Sequence[infer.Network], strength: float) -> tree.Params:
+  """Returns the network at `strength`; on a straight line where all parameters were trained, without an adapter."""
+  path, (base, adapted) = run.folder / 'adapter.safetensors', [jax.device_get(network.params) for network in ends]
+  if path.is_file():
+    return jax.device_put(operations.apply(adapter_file.load(path), base, strength))
+  return jax.tree.map(lambda a, b: (1 - strength) * a + strength * b, base, adapted)
 
 
 def _as_jpeg(picture: Shown) -> Shown:

@@ -31,7 +31,7 @@ class Verdict(NamedTuple):
   spread: pictures.Spread
   remarks: list[str]  # what speaks against the headline, or limits it
   advice: list[str]  # what to try; empty where it helped
-  facts: dict[str, str]  # what it took
+  facts: dict[str, str]  # the gain in figures, and what it took
 
 
 def judge(system: System, base: System, look: Look | None) -> Verdict:
@@ -49,7 +49,9 @@ def judge(system: System, base: System, look: Look | None) -> Verdict:
   else:
     says = ' '.join(pictures.words(spread, run.results['adapted'], base.run.results['base'], signed))
     detail = _detail(kind, gain)
-  return Verdict(kind, _headline(kind, gain, spread), says, detail, gain, spread, remarks, advice, _facts(run))
+  return Verdict(
+    kind, _headline(kind, gain, spread), says, detail, gain, spread, remarks, advice, _facts(run, gain, spread)
+  )
 
 
 def compare(system: System, first: System) -> str:
@@ -112,9 +114,13 @@ def _amount(gain: Interval) -> str:
   return f'{signed(gain.mean, digits)} dB{interval if math.isfinite(gain.low) else ""}'
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: Run, gain: Interval, spread: pictures.Spread) -> dict[str, str]:
   trained, total = run.results['trainable_parameters'], run.results['total_parameters']
+  mean, low, high = (signed(value, _digits(gain)) for value in gain[:3])
   return {
+    'Gain in PSNR (Y)': f'{mean} dB',
+    '95 % interval': f'{low} to {high}' if math.isfinite(gain.low) else 'needs two pictures',
+    'Pictures that gained': f'{spread.gained} of {spread.pictures}',
     'Trained parameters': f'{trained:,} ({100 * trained / total:.1f} %)',
     'Training time': clock(run.results['seconds']),
   }
