@@ -237,7 +237,7 @@ def default() -> ConfigDict:
   c.eval_every = 0
   c.save_every = 0
   # Which state is merged and exported: the last, or the best of the measured ones (see `data.decide`) by the value
-  # `best`: psnr_y, ssim_y, psnr_rgb, ssim_rgb, or one of `metrics`.
+  # `best`: psnr (which is psnr_y), ssim (ssim_y), psnr_rgb, ssim_rgb, or one of `metrics`, such as lpips.
   c.export = 'last'
   c.best = 'psnr_y'
   # Stop after so many measurements in a row that are no better than the best before; 0: never.
@@ -338,7 +338,7 @@ def with_homes(config: ConfigDict) -> ConfigDict:
 def validate(config: ConfigDict) -> None:
   """Raises UserError that names the first field whose value cannot work, and what would."""
   from adaptsr_jax import methods
-  from adaptsr_jax.metrics.table import GROUPS, METRICS, names_of
+  from adaptsr_jax.metrics.table import GROUPS, METRICS, key_of, names_of
 
   for old, new in RENAMED.items():
     if old in flat(config):
@@ -386,7 +386,7 @@ def validate(config: ConfigDict) -> None:
   if not 0 <= config.optim.ema < 1:
     raise UserError(f'config.optim.ema is {config.optim.ema}; it must be at least 0 and below 1.')
   measured = [key for name in ('psnr', 'ssim', *config.metrics) for row in names_of(name) for key in METRICS[row].keys]
-  if config.best not in measured:
+  if key_of(config.best) not in measured:
     raise UserError(
       f'config.best is {config.best!r}, and what is measured is {", ".join(measured)}; see config.metrics.'
     )

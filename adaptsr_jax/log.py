@@ -1,4 +1,4 @@
-"""What a run says while it goes: lines on the terminal, metrics.jsonl, TensorBoard events."""
+"""What a run says while it goes: lines on the terminal, metrics.jsonl, samples, TensorBoard events."""
 
 import contextlib
 import errno
@@ -46,6 +46,18 @@ class RunLog:
       if self._events:
         self._events.write(step, values)
 
+  def pictures(self, step: int, pictures: Mapping[str, Any]) -> None:
+    """Keeps pictures (H, W, 3), uint8, as of `step`, always of the same names: in samples/, and in the events."""
+    from adaptsr_jax import image
+
+    for place, picture in enumerate(pictures.values(), 1):
+      path = sample_path(self._path.parent, place, step)
+      path.parent.mkdir(exist_ok=True)
+      image.write(path, picture)
+    if self._events:
+      with files.room(self._path.parent):
+        self._events.show(step, pictures)
+
   def close(self) -> None:
     """Flushes and closes the files."""
     self._file.close()
@@ -60,10 +72,10 @@ class _Events:
     # Slow to import, and not everybody wants it.
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
-    from tensorboardX.summary import scalar
+    from tensorboardX.summary import image, scalar
 
     folder.mkdir(exist_ok=True)
-    self._event, self._scalar = Event, scalar
+    self._event, self._scalar, self._image = Event, scalar, image
     with files.room(folder):
       self._writer = EventsWriter(str(folder / 'events'))
       # What an earlier start wrote from `step` on is not shown.
@@ -71,14 +83,24 @@ class _Events:
       self._writer.flush()
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    for name, value in values.items():
-      event = self._event(wall_time=time.time(), step=step, summary=self._scalar(name, value))
-      self._writer.write_event(event)
+    self._write(step, (self._scalar(name, value) for name, value in values.items()))
+
+  def show(self, step: int, pictures: Mapping[str, Any]) -> None:
+    self._write(step, (self._image(f'samples/{n}', picture, dataformats='HWC') for n, picture in pictures.items()))
+
+  def _write(self, step: int, summaries: Iterable[Any]) -> None:
+    for summary in summaries:
+      self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
     self._writer.flush()
 
   def close(self) -> None:
     with contextlib.suppress(OSError):
       self._writer.close()
+
+
+def sample_path(folder: Path, place: int, step: int) -> Path:
+  """Returns where a run keeps the `place`-th of its samples as of `step`; names of pictures may be of any length."""
+  return folder / 'samples' / f'{place}_{step:06d}.png'
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict[str, float]]:

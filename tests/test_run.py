@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from adaptsr_jax import adapt, base, config, convert, energy, image, log, tree
+from adaptsr_jax import adapt, base, config, convert, energy, image, infer, log, tree
 from adaptsr_jax.adapt.store import RunStore
 from adaptsr_jax.adapters import file as adapter_file
 from adaptsr_jax.errors import UserError
@@ -83,8 +83,22 @@ def test_loss_falls_and_is_logged(done):
 
 
 def test_pictures_are_drawn(done):
-  for name in ('compare.png', 'ranks.png', 'curve.png'):
+  for name in ('compare.png', 'samples.png', 'ranks.png', 'curve.png'):
     assert image.read_array(done[0] / name).std() > 5
+
+
+def test_the_same_crops_are_kept_at_every_measurement(done, folders):
+  workdir, results = done
+  kept = sorted(path.name for path in (workdir / 'samples').iterdir())
+  assert kept == [f'{place}_{step:06d}.png' for place in (1, 2, 3) for step in range(2, 21, 2)]
+  merged = base.load(workdir / 'merged')
+  enlarge = infer.network(merged.model(), merged.params, infer.WHOLE)
+  for place, name in ((1, 'p00'), (2, 'p02'), (3, 'p03')):  # 48 pixels a side: shown whole
+    lr = image.to_float(image.read_array(folders[0] / f'{name}.png'))
+    large = image.to_uint8(enlarge(lr))
+    np.testing.assert_array_equal(image.read_array(log.sample_path(workdir, place, 20)), large)
+    assert np.abs(image.read_array(log.sample_path(workdir, place, 2)) - large.astype(float)).mean() > 1
+  assert image.size(workdir / 'samples.png')[0] > 3 * 48
 
 
 def test_all_exports_are_the_same_network(done, folders):
@@ -320,8 +334,15 @@ def test_bad_input_is_one_sentence_and_exit_code_2(folders, tmp_path, flags, sai
 
 
 def test_tensorboard_events_are_written(folders, tmp_path):
-  adapt.run(settings(folders, steps=2, tensorboard=True), tmp_path / 'run')
-  assert list((tmp_path / 'run' / 'tensorboard').glob('events.out.tfevents.*'))
+  adapt.run(settings(folders, steps=2, tensorboard=True, best='ssim'), tmp_path / 'run')
+  (events,) = (tmp_path / 'run' / 'tensorboard').glob('events.out.tfevents.*')
+  written = events.read_bytes()
+  assert all(f'samples/{name}'.encode() in written for name in ('p00', 'p02', 'p03'))
+  sample = log.sample_path(tmp_path / 'run', 1, 2).read_bytes()
+  assert written.count(b'\x89PNG') == 2 * 3
+  assert sample[:8] == b'\x89PNG\r\n\x1a\n'
+  # A short name of a metric stands for its value on Y.
+  assert config.flat(config.restored(json.loads((tmp_path / 'run' / 'config.json').read_text())))['best'] == 'ssim_y'
 
 
 def test_nobody_waits_long_without_a_word(capsys, monkeypatch):

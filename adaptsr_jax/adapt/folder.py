@@ -7,12 +7,13 @@ What is in it:
   ranks.json, ranks.png          of methods with ranks: scores, ranks, and a map of them
   parameters.txt                 name, shape and size of every parameter of the base
   base.json, bicubic.json        measurements before training
-  metrics.jsonl, tensorboard/, checkpoints/     what was logged, and the states that are kept
-  results.json, merged/, merged.pth, adapter.safetensors, compare.png, curve.png     what came out
+  metrics.jsonl, samples/, tensorboard/, checkpoints/     what was logged, and the states that are kept
+  results.json, merged/, merged.pth, adapter.safetensors, compare.png, samples.png, curve.png     what came out
 """
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,6 +158,7 @@ class Folder(NamedTuple):
     if self.changed_fields(config) or self.changed_material(material):
       for name in (*_EARLY, 'metrics.jsonl'):
         (self.path / name).unlink(missing_ok=True)
+      shutil.rmtree(self.path / 'samples', ignore_errors=True)
     self.write('config', config.to_dict())
     self.write('material', material)
 

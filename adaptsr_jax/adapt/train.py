@@ -42,7 +42,7 @@ def train(
   config: ConfigDict,
   training: Training,
   batches: Any,
-  measure: Callable[[Params], dict[str, Any]] | None,
+  measure: Callable[[Params], tuple[dict[str, Any], dict[str, np.ndarray]]] | None,
   workdir: Path,
 ) -> Trained:
   """Takes the steps that are left, with measurements and saves between them.
@@ -51,7 +51,8 @@ def train(
     config: the run's config.
     training: what is trained, and how.
     batches: endless iterator over training batches, with its position and the seconds it was `waited` for.
-    measure: (what was trained) -> {'mean': ..., 'images': ...}; None without validation pictures.
+    measure: (what was trained) -> {'mean': ..., 'images': ...} and the samples by name; None without validation
+      pictures.
     workdir: where states and metrics are kept; what is there is continued.
 
   Raises:
@@ -102,7 +103,8 @@ def train(
         notes = {'seconds': clock.seconds(), 'joules': clock.joules, 'best': notes['best']}
         if to_measure:
           # In numpy, as at export: what is measured is what is exported, to the bit.
-          measured = measure(jax.device_get(training.trained(state)))
+          measured, sampled = measure(jax.device_get(training.trained(state)))
+          log.pictures(step, sampled)
           notes |= _noted(step, measured['mean'], notes['best'], config.best, best.lower, log)
         if to_save:
           store.save(step, state, batches, notes)

@@ -18,7 +18,7 @@ from adaptsr_jax import __version__, bicubic, data, figures, files, image, infer
 from adaptsr_jax import base as base_lib
 from adaptsr_jax import config as config_lib
 from adaptsr_jax.adapt import folder as folder_lib
-from adaptsr_jax.adapt import gan, losses, prepare, show, step, train
+from adaptsr_jax.adapt import gan, losses, prepare, samples, show, step, train
 from adaptsr_jax.adapt.folder import Folder
 from adaptsr_jax.adapters import cameras, card
 from adaptsr_jax.adapters import file as adapter_file
@@ -26,7 +26,7 @@ from adaptsr_jax.errors import UserError, enough_memory
 from adaptsr_jax.evaluate import asked as measures
 from adaptsr_jax.evaluate import measure, statistics, tables
 from adaptsr_jax.log import Work, say, watched
-from adaptsr_jax.metrics.table import METRICS
+from adaptsr_jax.metrics.table import METRICS, key_of
 from adaptsr_jax.tree import Params
 
 
@@ -47,6 +47,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> di
   """
   config_lib.validate(config)
   config, workdir = config_lib.with_homes(config), os.path.expanduser(workdir)
+  config.best = key_of(config.best)
   with folder_lib.alone(workdir) as folder:
     return _run(config, folder, command)
 
@@ -110,15 +111,22 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   def network(params: Any, apply_fn: Callable[..., Any] = apply_fn) -> infer.Network:
     return infer.network(setup.model, params, config.eval_tile, apply_fn=apply_fn)
 
-  def measured(
-    restore: Callable[..., Any], functions: measure.Functions = asked.functions, on: data.Source | None = setup.valid
-  ) -> dict[str, Any]:
-    return measure.measure(restore, watched(data.pairs(on), 'Measuring', len(on)), functions)
+  deciding = setup.decide or setup.valid
+  crops = samples.windows(deciding) if deciding else {}
 
-  def decided(trained: Params) -> dict[str, Any]:
+  def measured(
+    restore: Callable[..., Any],
+    functions: measure.Functions = asked.functions,
+    on: data.Source | None = setup.valid,
+    sampled: dict[str, Any] | None = None,
+  ) -> dict[str, Any]:
+    items = measure.restored(restore, watched(data.pairs(on), 'Measuring', len(on)))
+    return measure.score(items if sampled is None else samples.taken(items, crops, sampled), functions)
+
+  def decided(trained: Params, sampled: dict[str, Any] | None = None) -> dict[str, Any]:
     # Merged on the host like what is exported: on the device the last bit is another.
     restore = network(params_of(frozen, jax.device_get(trained)))
-    return measured(restore, decisive, setup.decide or setup.valid)
+    return measured(restore, decisive, deciding, sampled)
 
   def once(label: str, restore: Callable[..., Any]) -> dict[str, Any]:
     return folder.measured_once(label, lambda: _told(label, measured(restore)), asked.protocol)
@@ -129,8 +137,13 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     enlarged, reference = once('bicubic', bicubic.imresize), once('base', networks['base'])
   trained = train.Trained(trainable, 0, 0.0, None, None, None)
   if config.steps:
+
+    def watch(leaves: Params) -> tuple[dict[str, Any], dict[str, Any]]:
+      sampled: dict[str, Any] = {}
+      return decided(leaves, sampled), sampled
+
     with enough_memory(prepare.memory_advice(config, setup.model)):
-      trained = train.train(config, training, batches, decided if setup.valid else None, workdir)
+      trained = train.train(config, training, batches, watch if setup.valid else None, workdir)
   params = jax.device_get(params_of(frozen, trained.trainable))
   networks['adapted'] = network(params)
   adapted = reference
@@ -186,6 +199,8 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   # 9. Show.
   with Work('Drawing'):
     show.draw(workdir, rows, results)
+    if crops:
+      samples.draw(workdir, deciding, crops, networks['base'])
   folder.write('results', results)
   say(show.summary(results, workdir))
   return results

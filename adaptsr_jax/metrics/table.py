@@ -109,6 +109,12 @@ def names_of(name: str) -> tuple[str, ...]:
   return GROUPS.get(name) or ((name,) if name in METRICS else ())
 
 
+def key_of(name: str) -> str:
+  """Returns the value meant where a name stands for one: of `psnr` and `ssim` that of Y, of `lpips` that of AlexNet."""
+  rows = names_of(name)
+  return METRICS[rows[0]].keys[0] if rows else name
+
+
 def protocol(names: Collection[str]) -> dict[str, str]:
   """Returns what a table must say beside the values of these rows; texts that differ in one word have both."""
   words: dict[str, list[list[str]]] = {word: [] for word in PROTOCOL}  # what several share comes first
