@@ -298,11 +298,13 @@ def _export(
     **card.measured(results, results['data']),
     **told,
   }
-  base = base.with_origin(card.origin([card.Folded(meta, 1.0, 'adapter.safetensors')], base.licence))
+  # One with more parameters than the network would be a second checkpoint.
+  as_adapter = results['trainable_parameters'] < results['total_parameters'] or bool(method.unmergeable)
+  name = 'adapter.safetensors' if as_adapter else f'all parameters, trained by {meta["method"]},'
+  base = base.with_origin(card.origin([card.Folded(meta, 1.0, name)], base.licence))
   if not method.unmergeable:
     params_folder.save_params(workdir / 'merged', params, {**base.info(), 'metrics': meta['metrics']})
-  # One with more parameters than the network would be a second checkpoint.
-  if results['trainable_parameters'] < results['total_parameters'] or method.unmergeable:
+  if as_adapter:
     adapter = adapter_file.Adapter(meta, tree.flatten(trained), method.constants)
     adapter_file.save(workdir / 'adapter.safetensors', adapter)
   if method.unmergeable:
