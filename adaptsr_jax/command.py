@@ -43,6 +43,7 @@ class _Once:
     self._lock.release()
 
 
+_stderr = 2  # its descriptor
 _last_word = _Once()  # that the program stops is said in one line, whoever says it
 
 
@@ -53,7 +54,7 @@ def start(main: Callable[[], int | None]) -> NoReturn:
   KeyboardInterrupt as always; the second ends the process at once, whatever it is doing.
   """
   _open_descriptors()
-  sys.stdout, sys.stderr = _Steady(sys.stdout), _Steady(sys.stderr)
+  sys.stdout, sys.stderr = _Steady(sys.stdout), _Steady(_apart(sys.stderr))
   _end_at_second_interrupt()
   sys.argv[1:] = arguments()  # config_flags looks there too
   _hush()
@@ -126,8 +127,14 @@ def sentence(error: BaseException) -> str:
   return f'{where} cannot be used: {reason}.' if where else f'{escaped(error.strerror)}.'
 
 
+def at_once(line: bytes) -> None:
+  """Writes to stderr past all that may hold a line back, or be interrupted itself."""
+  os.write(_stderr, line)
+
+
 def follow_parent() -> None:
-  """Makes this process, started by another, leave Ctrl-C to that one, and end as soon as it is gone."""
+  """Makes this process, started by another, leave Ctrl-C and all words to that one, and end as soon as it is gone."""
+  _hush()
   with contextlib.suppress(ValueError):  # only the main thread may say so
     signal.signal(signal.SIGINT, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
@@ -175,7 +182,7 @@ def _hush() -> None:
 def _end_at_once() -> NoReturn:
   with _last_word as first:
     if first:
-      os.write(2, b'Stopped at once; what was saved is whole.\n')
+      at_once(b'Stopped at once; what was saved is whole.\n')
     os._exit(INTERRUPTED)
 
 
@@ -188,6 +195,13 @@ def _open_descriptors() -> None:
       os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
     if getattr(sys, name) is None:
       setattr(sys, name, open(os.devnull, 'w' if descriptor else 'r'))  # noqa: SIM115
+
+
+def _apart(stream: TextIO) -> TextIO:
+  """Returns stderr behind a descriptor of its own: number 2 leads nowhere while pictures are decoded (`image`)."""
+  global _stderr
+  _stderr = os.dup(2)
+  return open(_stderr, 'w', buffering=1, encoding=stream.encoding)
 
 
 class _Steady(io.TextIOBase):
@@ -239,7 +253,7 @@ class _Steady(io.TextIOBase):
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, self._stream.fileno())
         os.close(nothing)
-      if getattr(error, 'errno', None) != errno.EPIPE and self._stream.fileno() != 2:
+      if getattr(error, 'errno', None) != errno.EPIPE and self is not sys.stderr:
         print(f'What goes to stdout is lost from here on ({error}); the work goes on.', file=sys.stderr)
 
 

@@ -94,9 +94,9 @@ def _write_pictures(args: argparse.Namespace) -> None:
   options = _options(args)
   check_folder(args.out)
   out, files = Path(args.out), image.list_images(args.hr)
-  image.tell_unread(args.hr)
   if not files:
-    raise UserError(f'{args.hr} contains no pictures ({", ".join(image.SUFFIXES)}).')
+    raise UserError(f'{image.no_pictures(args.hr)}.')
+  image.tell_unread(args.hr)
   if out.resolve() == Path(args.hr).resolve():
     raise UserError(f'--out is the folder of the HR pictures, {args.hr}: choose another one.')
   stems: dict[str, Path] = {}
@@ -111,7 +111,7 @@ def _write_pictures(args: argparse.Namespace) -> None:
   out.mkdir(parents=True, exist_ok=True)
   for number, path in enumerate(log.watched(files, 'Degrading', len(files)), 1):
     hr = _read(path, args.scale)
-    lr = shrink(_key(args.seed, path), hr, args.scale, options)
+    lr = _degraded(hr, _key(args.seed, path), args.scale, options)
     image.write(out / f'{path.stem}.png', lr)
     height, width = image.size(path)
     cut = f' (HR cut to {_size(hr)})' if (height, width) != hr.shape[:2] else ''
@@ -119,14 +119,26 @@ def _write_pictures(args: argparse.Namespace) -> None:
 
 
 def _read(path: Path, scale: int) -> 'np.ndarray':
-  """Returns a picture in float32, cut at the bottom and right to multiples of `scale`."""
+  """Returns a picture, uint8 or uint16, cut at the bottom and right to multiples of `scale`."""
   from adaptsr_jax import image
 
-  hr = image.to_float(image.read_array(path))
+  hr = image.read_array(path)
   h, w = (n // scale * scale for n in hr.shape[:2])
   if not h or not w:
     raise UserError(f'{path} is {_size(hr)}, too small to be shrunk by {scale}.')
   return hr[:h, :w]
+
+
+def _degraded(hr: 'np.ndarray', key: 'jax.Array', scale: int, options: 'Options') -> 'np.ndarray':
+  """Returns LR in the type of HR."""
+  import numpy as np
+
+  from adaptsr_jax import image
+  from adaptsr_jax.data import sources
+
+  if options.kind == 'bicubic' and not options.source_usm and hr.dtype == np.uint16:
+    return sources.shrink(hr, scale)  # the cameras round to 8 bit, as what they imitate does
+  return image.to_levels(shrink(key, image.to_float(hr), scale, options), hr.dtype)
 
 
 def _size(x: 'np.ndarray') -> str:
@@ -173,12 +185,12 @@ def _draw_sheet(args: argparse.Namespace) -> None:
   import jax
   import numpy as np
 
-  from adaptsr_jax import figures
+  from adaptsr_jax import figures, image
   from adaptsr_jax.data import degrade
 
   options = _options(args)
   path = Path(args.picture)
-  hr = _read(path, args.scale)
+  hr = image.to_float(_read(path, args.scale))
   side = min(_SHOWN // args.scale, *(n // args.scale for n in hr.shape[:2]))  # in LR pixels
   top, left = ((n // args.scale - side) // 2 for n in hr.shape[:2])
   middle = [slice(args.scale * start, args.scale * (start + side)) for start in (top, left)]

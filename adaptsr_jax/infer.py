@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adaptsr_jax import memory
 from adaptsr_jax.errors import UserError, enough_memory
 from adaptsr_jax.tree import Params
 
@@ -142,7 +143,9 @@ def upscale(
   forward = _ensemble if ensemble else _forward
   inputs = (padded[None, y.start : y.start + height, x.start : x.start + width] for y, x in tiles)
   outputs = _one_ahead(forward(apply_fn, params, part) for part in inputs)
-  canvas = np.zeros((scale * padded.shape[0], scale * padded.shape[1], 3), np.float32)
+  size = scale * padded.shape[0], scale * padded.shape[1]
+  memory.check(15 * size[0] * size[1], f'an output of {size[1]} x {size[0]} pixels', 'cut the picture into parts')
+  canvas = np.zeros((*size, 3), np.float32)
   smaller = max(_GRID, min(height, width) // 2 // _GRID * _GRID)
   advice = f'choose a smaller tile, such as --tile={smaller} (in a run --config.eval_tile)'
   with enough_memory(f'for {height} x {width} pixels at a time: {advice}'):

@@ -119,10 +119,10 @@ def _sources(inputs: list[str]) -> list[Path]:
     if not path.exists():
       raise UserError(f'{path} does not exist.')
     found = image.list_images(path) if path.is_dir() else [path]
+    if not found:
+      raise UserError(f'{image.no_pictures(path)}.')
     if path.is_dir():
       image.tell_unread(path)
-    if not found:
-      raise UserError(f'{path} contains no pictures ({", ".join(image.SUFFIXES)}).')
     sources += found
   return sources
 

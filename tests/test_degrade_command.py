@@ -51,6 +51,19 @@ def test_bicubic_is_that_of_the_house(hr, tmp_path):
     assert np.mean(lr != image.to_uint8(expected)) < 1e-3
 
 
+@pytest.mark.parametrize('preset', ['bicubic', 'stablesr'])
+def test_16_bit_stays_16_bit(tmp_path, preset):
+  deep = image.to_levels(0.01 + 0.9 * scene(3, 32, 40), np.dtype(np.uint16))
+  (tmp_path / 'hr').mkdir()
+  image.write(tmp_path / 'hr' / 'p0.png', deep)
+  given = [f'--hr={tmp_path / "hr"}', f'--out={tmp_path}', f'--preset={preset}', '--scale=2']
+  assert degrade.main([*given, *QUICK]) == 0
+  lr = image.read_array(tmp_path / 'p0.png')
+  assert lr.dtype == np.uint16
+  if preset == 'bicubic':
+    np.testing.assert_array_equal(lr, data.sources.shrink(deep, 2))
+
+
 def test_sheet(hr, tmp_path):
   sheet = tmp_path / 'sheet.png'
   assert degrade.main([f'--sheet={sheet}', f'--picture={hr / "p0.png"}', '--draws=7', *QUICK]) == 0

@@ -100,6 +100,20 @@ def test_what_is_saved_scores_the_same_beside_what_made_it(folders, params, tmp_
   assert f'[{low:+.3f}, {high:+.3f}]' in page
 
 
+def test_16_bit_is_saved_in_16_bit_and_scores_the_same(tmp_path):
+  lr, hr = write_pairs(tmp_path, 1)
+  for folder in (lr, hr):
+    path = folder / 'p00.png'
+    image.write(path, np.clip(image.to_levels(image.read_array(path), np.dtype(np.uint16)), 9, 60000) + 7)
+  pairs = [f'--lr={lr}', f'--hr={hr}']
+  saved, results = tmp_path / 'saved', (tmp_path / 'a.json', tmp_path / 'b.json')
+  assert evaluate.main(['--params=bicubic', *pairs, f'--save={saved}', f'--out={results[0]}']) == 0
+  assert image.read_array(saved / 'p00.png').dtype == np.uint16
+  assert evaluate.main([f'--outputs={saved}', *pairs, f'--out={results[1]}']) == 0
+  first, second = (json.loads(path.read_text())['images'] for path in results)
+  assert first == second
+
+
 def test_protocol_is_spelled_out(folders, params, tmp_path):
   lr, hr = folders
   run(f'--params={params}', f'--lr={lr}', f'--hr={hr}', '--tile=48', '--ensemble', f'--out={tmp_path}/a.json')

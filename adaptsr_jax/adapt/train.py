@@ -1,6 +1,5 @@
 """The training loop: steps, with checks, measurements and saves between them."""
 
-import os
 import signal
 from collections.abc import Callable
 from contextlib import closing
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from adaptsr_jax import command
 from adaptsr_jax.adapt.step import Training
 from adaptsr_jax.adapt.store import RunStore
 from adaptsr_jax.energy import Clock
@@ -167,8 +167,7 @@ class _Interrupts:
     del frame
     self.asked = True
     signal.signal(number, self._old[number] or signal.SIG_DFL)
-    # Not by print, which may have been interrupted itself.
-    os.write(2, b'Stopping after this step; once more stops at once.\n')
+    command.at_once(b'Stopping after this step; once more stops at once.\n')
 
   def __exit__(self, *exception):
     for number, handler in self._old.items():

@@ -179,9 +179,9 @@ def _list(folder: str, field: str) -> list[Path]:
   if files:
     image.tell_unread(path)
   if not files:
-    inner = sorted(child.name for child in path.iterdir() if child.is_dir())
+    inner = sorted(child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith('.'))
     hint = f'; its folders are not searched ({", ".join(inner[:3])}): give one of them' if inner else ''
-    raise UserError(f'{field}: {folder} contains no pictures ({", ".join(sorted(image.SUFFIXES))}){hint}.')
+    raise UserError(f'{field}: {image.no_pictures(path)}{hint}.')
   return files
 
 

@@ -14,6 +14,7 @@ from adaptsr_jax.errors import UserError, escaped
 
 # LR pixels to each side that a bicubic LR pixel is made of.
 _REACH = 2
+_COLUMNS = 1024  # that are shrunk at a time
 # Bad pairs that are named before the rest is only counted.
 SHOWN = 20
 # Values of `degrade` that ask for no simulated camera: pairs stay as given, HR alone is shrunk by MATLAB's bicubic.
@@ -281,10 +282,12 @@ def shrink_window(hr: np.ndarray, scale: int, top: int, left: int, size: int) ->
 
 
 def _shrink_rows(x: np.ndarray, scale: int) -> np.ndarray:
-  largest = np.iinfo(x.dtype).max
-  # The tiny addend makes exact halves go up whatever the last bit of their sum is, hence also alike in every window.
-  resized = bicubic.resize_rows(x.astype(np.float64), 1 / scale, True)
-  return np.clip(np.floor(resized + (0.5 + 1e-6)), 0, largest).astype(x.dtype)
+  largest, parts = np.iinfo(x.dtype).max, []
+  for start in range(0, x.shape[1], _COLUMNS):  # float64 takes eight times the memory
+    resized = bicubic.resize_rows(x[:, start : start + _COLUMNS].astype(np.float64), 1 / scale, True)
+    # The tiny addend makes exact halves go up whatever the last bit of their sum is, hence also alike in every window.
+    parts.append(np.clip(np.floor(resized + (0.5 + 1e-6)), 0, largest).astype(x.dtype))
+  return np.concatenate(parts, axis=1)
 
 
 def show(size: Size) -> str:

@@ -21,7 +21,7 @@ from adaptsr_jax.evaluate import statistics
 Pairs = Iterable[tuple[str, np.ndarray, np.ndarray]]
 Functions = Iterable[Callable[[np.ndarray, np.ndarray, int], dict[str, float]]]
 
-_SCORERS = 2  # pictures measured at a time; SSIM takes about 250 bytes of memory for each of their pixels
+_SCORERS = 2  # pictures measured at a time
 _SHOWN = 20  # bad pictures that are named before the rest is only counted
 # Where a name ends and what a program appended to it begins: a_out, a-SwinIR, a (1), ax4; but not a1 or ab.
 _APPENDED = re.compile(r'$|[\W_]|x[1-9](?![^\W_])', re.IGNORECASE)
@@ -31,8 +31,8 @@ class Restored(NamedTuple):
   """A picture to be measured."""
 
   name: str
-  output: np.ndarray  # uint8 (H, W, 3)
-  hr: np.ndarray  # the same
+  output: np.ndarray  # (H, W, 3), uint8 or uint16
+  hr: np.ndarray  # the same; both are measured in 8 bit
   crop: int  # border to leave out, in pixels
 
 
@@ -61,7 +61,7 @@ def restored(restore: Callable[[np.ndarray, int], np.ndarray], pairs: Pairs) -> 
     output = np.asarray(restore(image.to_float(lr), scale))
     if output.dtype.kind == 'f' and not np.isfinite(output).all():
       raise UserError(f'The output for {name} holds values that are no finite numbers: the weights are of no use.')
-    yield Restored(name, image.to_uint8(output), image.to_uint8(hr), scale)
+    yield Restored(name, image.to_levels(output, lr.dtype), hr, scale)
 
 
 def score(items: Iterable[Restored], functions: Functions = (metrics.quality,)) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def left_out(result: dict[str, Any]) -> dict[str, int]:
 
 
 def saved(items: Iterable[Restored], folder: Path) -> Iterator[Restored]:
-  """Writes each picture to `folder`/NAME.png as it passes."""
+  """Writes each picture to `folder`/NAME.png as it passes, in 16 bit where LR is."""
   folder.mkdir(parents=True, exist_ok=True)
   for item in items:
     image.write(folder / f'{item.name}.png', item.output)
@@ -127,7 +127,7 @@ def finished(source: data.Source, files: dict[str, Path]) -> Iterator[Restored]:
 
   for name, output, hr in _ahead(decoded()):
     _check_size(name, hr, source.scale)
-    yield Restored(name, image.to_uint8(output), image.to_uint8(hr), source.scale)
+    yield Restored(name, output, hr, source.scale)
 
 
 def find_finished(folder: str, source: data.Source, beside: Iterable[str] = ()) -> dict[str, Path]:
@@ -171,7 +171,7 @@ def _some(items: list[str], separator: str) -> str:
 
 def _row(functions: tuple[Callable, ...], item: Restored) -> tuple[dict[str, float], float]:
   try:
-    pair = item.output, item.hr, item.crop
+    pair = image.to_uint8(item.output), image.to_uint8(item.hr), item.crop
     return {key: float(value) for fn in functions for key, value in fn(*pair).items()}, metrics.level(*pair)
   except UserError as error:  # too small for a metric
     raise UserError(f'{item.name}: {error}') from error

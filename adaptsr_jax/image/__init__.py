@@ -16,7 +16,7 @@ from adaptsr_jax.image.picture import (
   to_levels,
   to_uint8,
 )
-from adaptsr_jax.image.reading import list_images, read, read_array, shot_of, size, tell_unread
+from adaptsr_jax.image.reading import list_images, no_pictures, read, read_array, shot_of, size, tell_unread
 from adaptsr_jax.image.writing import small_jpeg, write
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
   'Shot',
   'check_format',
   'list_images',
+  'no_pictures',
   'read',
   'read_array',
   'shot',

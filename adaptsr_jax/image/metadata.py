@@ -1,12 +1,15 @@
 """Headers and metadata: sizes, orientation, EXIF blocks."""
 
+import itertools
+import mmap
 import os
 import struct
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 EXIF_PREFIX = b'Exif\0\0'  # before the block itself in JPEG, and in Pillow's answers
 # The first bytes of TIFF and EXIF: (byte order, whether offsets have 64 bits).
-_BYTE_ORDERS = {b'II*\0': ('<', False), b'MM\0*': ('>', False), b'II+\0': ('<', True), b'MM\0+': ('>', True)}
+BYTE_ORDERS = {b'II*\0': ('<', False), b'MM\0*': ('>', False), b'II+\0': ('<', True), b'MM\0+': ('>', True)}
 _ORIENTATION = 0x0112
 _EXIF_IFDS = (0x8769, 0x8825)  # camera settings, position
 _INTEROP_IFD = 0xA005
@@ -93,9 +96,45 @@ def _exif_of_tiff(image: Any) -> bytes | None:
     return None
 
 
+def tiff_pages(path: str | os.PathLike) -> list[int]:
+  """Returns which directories of a TIFF file are pages: neither smaller copies nor masks of others."""
+  with open(path, 'rb') as file:
+    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+  with data:
+    kinds = [tags for _, tags in _directories(data)]
+  # NewSubfileType: 1 is a smaller copy, 4 a mask; SubfileType: 2 is a smaller copy.
+  return [n for n, tags in enumerate(kinds) if not tags.get(254, 0) & 5 and tags.get(255, 1) != 2]
+
+
+def set_first(block: Any, page: int) -> None:
+  """Makes directory `page` the first one of a TIFF file (mutable bytes), in place."""
+  order, big = BYTE_ORDERS[bytes(block[:4])]
+  offset = next(itertools.islice(_directories(block), page, None))[0]
+  struct.pack_into(order + ('Q' if big else 'L'), block, 8 if big else 4, offset)
+
+
+def _directories(block: Any) -> Iterator[tuple[int, dict[int, int]]]:
+  """Yields (offset, {tag: number that stands in its entry}) of the directories of a TIFF file."""
+  order, big = BYTE_ORDERS[bytes(block[:4])]
+  word, head, form = (order + x for x in (('Q', 'Q', 'HHQ') if big else ('L', 'H', 'HHL')))
+  length, seen = (20, set()) if big else (12, set())
+  offset = struct.unpack_from(word, block, 8 if big else 4)[0]
+  while offset and offset not in seen:
+    seen.add(offset)
+    count, start = struct.unpack_from(head, block, offset)[0], offset + struct.calcsize(head)
+    tags = {}
+    for entry in range(start, start + length * count, length):
+      tag, kind, _ = struct.unpack_from(form, block, entry)
+      tags[tag] = struct.unpack_from(
+        order + ('H' if kind == 3 else 'L'), block, entry + length - struct.calcsize(word)
+      )[0]
+    yield offset, tags
+    offset = struct.unpack_from(word, block, start + length * count)[0]
+
+
 def set_upright(block: Any) -> None:
   """Sets the orientation in a TIFF-structured block (mutable bytes) to upright, in place; no other byte changes."""
-  order, big = _BYTE_ORDERS[bytes(block[:4])]
+  order, big = BYTE_ORDERS[bytes(block[:4])]
   offset = struct.unpack_from(order + ('Q' if big else 'L'), block, 8 if big else 4)[0]
   entries, start = struct.unpack_from(order + ('Q' if big else 'H'), block, offset)[0], offset + (8 if big else 2)
   length, value = (20, 12) if big else (12, 8)  # of an entry, and where its value stands in it

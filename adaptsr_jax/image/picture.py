@@ -11,6 +11,7 @@ from adaptsr_jax.errors import UserError
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.jfif', '.jpe', '.webp', '.tif', '.tiff', '.bmp')
 WRITABLE = ('.png', '.jpg', '.jpeg', '.jfif', '.jpe', '.webp', '.tif', '.tiff')
 DEEP = ('.png', '.tif', '.tiff')  # formats that hold 16 bit
+_AT_ONCE = 2**22  # values
 OPAQUE = ('.jpg', '.jpeg', '.jfif', '.jpe')  # formats that hold no transparency
 
 
@@ -56,13 +57,16 @@ def to_levels(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
   x = np.asarray(x)
   if x.dtype == dtype:
     return x
-  if x.dtype.kind == 'u':
-    x = to_float(x)
-  elif x.dtype.kind != 'f':
+  if x.dtype.kind not in 'uf':
     raise ValueError(f'a picture is uint8, uint16 or floating point, not {x.dtype}')
-  y = np.clip(x, 0, 1, dtype=np.result_type(x, np.float32))
-  y *= np.iinfo(dtype).max
-  return np.rint(y, out=y).astype(dtype)
+  levels = np.empty(x.shape, dtype)
+  rows = max(1, _AT_ONCE // max(1, x[:1].size))
+  for start in range(0, len(x), rows):  # what is between takes several times the memory
+    part = to_float(x[start : start + rows]) if x.dtype.kind == 'u' else x[start : start + rows]
+    y = np.clip(part, 0, 1, dtype=np.result_type(part, np.float32))
+    y *= np.iinfo(dtype).max
+    levels[start : start + rows] = np.rint(y, out=y)
+  return levels
 
 
 def reason(error: BaseException) -> str:

@@ -74,9 +74,8 @@ def _assembled(path: Path, rgb: np.ndarray, like: Picture) -> np.ndarray:
 
 
 def _fitting_profile(icc: bytes | None, pixels: np.ndarray) -> bytes | None:
-  """Drops a gray profile where colour is written: no reader could apply it."""
-  colour = pixels.shape[-1] >= 3
-  return None if icc and colour and icc[16:20] == b'GRAY' else icc
+  """Drops a profile of another kind of pixels than is written, such as gray on colour: no reader could apply it."""
+  return icc if icc and icc[16:20] == (b'RGB ' if pixels.shape[-1] >= 3 else b'GRAY') else None
 
 
 def _encoded(pixels: np.ndarray, suffix: str, icc: bytes | None, exif: bytes | None) -> bytes:

@@ -5,6 +5,8 @@ float64. This is the protocol of BasicSR's validation; values from other protoco
 pictures not rounded to 8 bit) differ by up to several tenths of a dB and do not belong in the same table.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import ndimage
 
@@ -19,6 +21,7 @@ WINDOW = 11  # side of the window of SSIM, in pixels
 _RADIUS = WINDOW // 2
 _GAUSS = np.exp(-0.5 * (np.arange(-_RADIUS, _RADIUS + 1) / 1.5) ** 2)
 _GAUSS /= _GAUSS.sum()
+_STRIP = 2**22  # pixels that are computed at a time; SSIM takes about 250 bytes for each
 
 
 def psnr(a: np.ndarray, b: np.ndarray, crop: int, luma: bool) -> np.ndarray:
@@ -33,7 +36,8 @@ def psnr(a: np.ndarray, b: np.ndarray, crop: int, luma: bool) -> np.ndarray:
   Returns:
     Float64 array (B,).
   """
-  return _psnr(*_planes(a, b, crop, luma))
+  with np.errstate(divide='ignore'):
+    return 10 * np.log10(_PEAK**2 / _mean(_squared, *_cropped(a, b, crop), luma))
 
 
 def ssim(a: np.ndarray, b: np.ndarray, crop: int, luma: bool) -> np.ndarray:
@@ -42,21 +46,25 @@ def ssim(a: np.ndarray, b: np.ndarray, crop: int, luma: bool) -> np.ndarray:
   Wang et al. 2004: 11 x 11 Gaussian window of sigma 1.5 at the positions where it fits entirely, population
   variances, K1 = 0.01, K2 = 0.03. The pictures need at least 11 pixels a side after cropping.
   """
-  return _ssim(*_planes(a, b, crop, luma))
+  a, b = _cropped(a, b, crop)
+  if min(a.shape[1:3]) < WINDOW:
+    raise ValueError(f'SSIM needs pictures of {WINDOW} x {WINDOW} after cropping, not {a.shape[1]} x {a.shape[2]}')
+  return _mean(_similar, a, b, luma, WINDOW - 1)
 
 
 def quality(output: np.ndarray, hr: np.ndarray, crop: int) -> dict[str, float]:
   """Returns 'psnr_y', 'ssim_y', 'psnr_rgb' and 'ssim_rgb' of one picture (H, W, 3); see `psnr` and `ssim`."""
-  y = _planes(output[None], hr[None], crop, luma=True)
-  rgb = _planes(output[None], hr[None], crop, luma=False)
-  values = {'psnr_y': _psnr(*y), 'ssim_y': _ssim(*y), 'psnr_rgb': _psnr(*rgb), 'ssim_rgb': _ssim(*rgb)}
-  return {name: float(value[0]) for name, value in values.items()}
+  pair = output[None], hr[None], crop
+  return {
+    f'{name}_{kind}': float(metric(*pair, luma=kind == 'y')[0])
+    for kind in ('y', 'rgb')
+    for name, metric in (('psnr', psnr), ('ssim', ssim))
+  }
 
 
 def level(output: np.ndarray, hr: np.ndarray, crop: int) -> float:
   """Returns by how many grey levels (Y) one picture (H, W, 3) is brighter than another in the mean; see `psnr`."""
-  a, b = _planes(output[None], hr[None], crop, luma=True)
-  return float(a.mean() - b.mean())
+  return float(_mean(_brighter, *_cropped(output[None], hr[None], crop), luma=True)[0])
 
 
 def to_luma(rgb: np.ndarray) -> np.ndarray:
@@ -64,29 +72,41 @@ def to_luma(rgb: np.ndarray) -> np.ndarray:
   return (rgb @ _LUMA / _PEAK + 16)[..., None]
 
 
-def _planes(a: np.ndarray, b: np.ndarray, crop: int, luma: bool) -> tuple[np.ndarray, np.ndarray]:
-  """Brings both batches to what is compared: cropped float64 levels (B, h, w, 1 or 3)."""
+def _cropped(a: np.ndarray, b: np.ndarray, crop: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns both batches without their border."""
   if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 3:
     raise ValueError(f'pictures to compare must both be (B, H, W, 3), not {a.shape} and {b.shape}')
   height, width = a.shape[1:3]
   if crop < 0 or min(height, width) <= 2 * crop:
     raise ValueError(f'a border of {crop} pixels cannot be removed from pictures of {height} x {width}')
   window = np.s_[:, crop : height - crop, crop : width - crop]
-  a, b = (image.to_uint8(x[window]) for x in (a, b))
-  return (to_luma(a), to_luma(b)) if luma else (a.astype(np.float64), b.astype(np.float64))
+  return a[window], b[window]
 
 
-def _psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  mse = np.mean((a - b) ** 2, axis=(1, 2, 3))
-  with np.errstate(divide='ignore'):
-    return 10 * np.log10(_PEAK**2 / mse)
+def _mean(fn: Callable[..., np.ndarray], a: np.ndarray, b: np.ndarray, luma: bool, overlap: int = 0) -> np.ndarray:
+  """Returns the mean (B,) of what `fn` gives for float64 levels (B, h, w, 1 or 3), h being `overlap` rows more.
+
+  Large pictures are computed in strips of rows: memory does not grow with them.
+  """
+  rows, means, counts = a.shape[1] - overlap, [], []
+  step = max(1, _STRIP // (a.shape[0] * a.shape[2]))
+  for top in range(0, rows, step):
+    count = min(step, rows - top)
+    strip = (image.to_uint8(x[:, top : top + count + overlap]) for x in (a, b))
+    means.append(fn(*(to_luma(x) if luma else x.astype(np.float64) for x in strip)))
+    counts.append(count)
+  return np.average(means, axis=0, weights=counts) if len(means) > 1 else means[0]
 
 
-def _ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  if min(a.shape[1:3]) < _GAUSS.size:
-    raise ValueError(
-      f'SSIM needs pictures of {_GAUSS.size} x {_GAUSS.size} after cropping, not {a.shape[1]} x {a.shape[2]}'
-    )
+def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  return np.mean((a - b) ** 2, axis=(1, 2, 3))
+
+
+def _brighter(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  return np.mean(a, axis=(1, 2, 3)) - np.mean(b, axis=(1, 2, 3))
+
+
+def _similar(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   c1, c2 = (0.01 * _PEAK) ** 2, (0.03 * _PEAK) ** 2
   mean_a, mean_b = _blur(a), _blur(b)
   variances = _blur(a * a + b * b) - mean_a**2 - mean_b**2  # of a and b, summed
