@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from adaptsr_jax import files
-from adaptsr_jax.errors import UserError, escaped
+from adaptsr_jax.errors import UserError, escaped, lacks_memory
 
 INTERRUPTED = 130
 _STOPPED = 'Stopped; what was saved is whole.'
@@ -109,14 +109,16 @@ def ended(work: Callable[[], int | None], stopped: str = _STOPPED) -> int:
     with _last_word:
       print(f'\n{stopped}' if sys.stderr.isatty() else stopped, file=sys.stderr, flush=True)
     return INTERRUPTED
-  except (UserError, OSError, MemoryError) as error:
+  except Exception as error:
+    if not isinstance(error, UserError | OSError) and not lacks_memory(error):
+      raise
     print(f'Error: {sentence(error)}', file=sys.stderr)
     return 2
 
 
 def sentence(error: BaseException) -> str:
   """Returns an error as one sentence for the user, without control characters."""
-  if isinstance(error, MemoryError):
+  if lacks_memory(error) and not isinstance(error, UserError):
     return 'The memory of this machine does not suffice.'
   if not isinstance(error, OSError) or not error.strerror:
     return str(error) if isinstance(error, UserError) else escaped(str(error))

@@ -40,9 +40,15 @@ def enough_memory(advice: str) -> Iterator[None]:
   try:
     yield
   except RuntimeError as error:
-    if 'RESOURCE_EXHAUSTED' not in str(error):
+    if not lacks_memory(error):
       raise
     raise UserError(f'The device has not enough memory {advice}.') from error
+
+
+def lacks_memory(error: BaseException) -> bool:
+  """Tells whether an error is the lack of memory, as Python, jax or OpenCV tell of it."""
+  words = ('RESOURCE_EXHAUSTED', 'Insufficient memory')
+  return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def first_line(error: Exception) -> str:

@@ -143,9 +143,8 @@ def upscale(
   forward = _ensemble if ensemble else _forward
   inputs = (padded[None, y.start : y.start + height, x.start : x.start + width] for y, x in tiles)
   outputs = _one_ahead(forward(apply_fn, params, part) for part in inputs)
-  size = scale * padded.shape[0], scale * padded.shape[1]
-  memory.check(15 * size[0] * size[1], f'an output of {size[1]} x {size[0]} pixels', 'cut the picture into parts')
-  canvas = np.zeros((*size, 3), np.float32)
+  check_memory(padded.shape[:2], scale)
+  canvas = np.zeros((scale * padded.shape[0], scale * padded.shape[1], 3), np.float32)
   smaller = max(_GRID, min(height, width) // 2 // _GRID * _GRID)
   advice = f'choose a smaller tile, such as --tile={smaller} (in a run --config.eval_tile)'
   with enough_memory(f'for {height} x {width} pixels at a time: {advice}'):
@@ -154,6 +153,12 @@ def upscale(
       if on_tile:
         on_tile(done, len(tiles))
   return canvas[: scale * lr.shape[0], : scale * lr.shape[1]]
+
+
+def check_memory(size: tuple[int, int], scale: int) -> None:
+  """Raises UserError where the memory does not suffice for what `upscale` makes of a picture of `size` LR pixels."""
+  height, width = (scale * n for n in size)
+  memory.check(15 * height * width, f'an output of {width} x {height} pixels', 'cut the picture into parts')
 
 
 def tiling(tile: int, overlap: int, multiple: int = 1, minimum: int = 1) -> tuple[int, int]:

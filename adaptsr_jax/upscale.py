@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adaptsr_jax import command, files
-from adaptsr_jax.errors import UserError, shown
+from adaptsr_jax.errors import UserError, lacks_memory, shown
 
 if TYPE_CHECKING:
   from adaptsr_jax import base as base_lib
@@ -77,10 +77,10 @@ def _main(args: argparse.Namespace) -> int:
   jobs, skipped = _jobs(args)
   for folder in {job.target.parent for job in jobs}:
     files.sweep(folder)
-  enlarge = _enlarger(args)
+  enlarge, scale = _enlarger(args)
   if skipped:
     print(f'{skipped} pictures left out, their results are there.')
-  failures = _run(jobs, enlarge)
+  failures = _run(jobs, enlarge, scale)
   for failure in failures:
     print(f'Failed: {failure}', file=sys.stderr)
   return 0 if not failures else 1 if len(failures) < len(jobs) else 2
@@ -157,8 +157,8 @@ def _identity(path: Path) -> tuple[int, int]:
   return status.st_dev, status.st_ino
 
 
-def _enlarger(args: argparse.Namespace) -> Any:
-  """Loads the network; returns a function (picture, on_tile) -> (enlarged picture, what to say of it)."""
+def _enlarger(args: argparse.Namespace) -> tuple[Any, int]:
+  """Loads the network; returns a function (picture, on_tile) -> (enlarged picture, what to say of it), its factor."""
   from adaptsr_jax import base, config, infer
 
   loaded = base.load(args.params, config.parse_fields(args.fields), args.key)
@@ -185,7 +185,7 @@ def _enlarger(args: argparse.Namespace) -> Any:
     return picture._replace(rgb=rgb, alpha=_enlarged_alpha(picture, model.upscale)), said
 
   network(None)  # what cannot be is said before any picture
-  return enlarge
+  return enlarge, model.upscale
 
 
 def _adapters(args: argparse.Namespace, loaded: 'base_lib.Base') -> tuple[Callable[..., Any], Callable[..., 'Params']]:
@@ -222,17 +222,20 @@ def _enlarged_alpha(picture: 'Picture', scale: int) -> Any:
   return None if picture.alpha is None else np.clip(bicubic.imresize(picture.alpha, scale), 0, 1)
 
 
-def _run(jobs: list[Job], enlarge: Any) -> list[str]:
+def _run(jobs: list[Job], enlarge: Any, scale: int) -> list[str]:
   """Does all jobs; a picture that fails is left out. Returns why, one sentence for each failure."""
-  from adaptsr_jax import log
+  from adaptsr_jax import image, infer, log
 
   failures = []
   with log.Work('Enlarging', len(jobs)) as work:
     for number, (source, target) in enumerate(jobs, 1):
       try:
+        infer.check_memory(image.size(source), scale)
         said = _do(source, target, enlarge, lambda _, tiles: work.advance(1 / tiles))
         told = f'-> {shown(target)}{said and f", {said}"}'
-      except (UserError, OSError, MemoryError) as error:
+      except Exception as error:
+        if not isinstance(error, UserError | OSError) and not lacks_memory(error):
+          raise
         failures.append(_sentence(source, error))
         told = 'FAILED'
       work.advance(number - work.done)
@@ -254,7 +257,7 @@ def _do(source: Path, target: Path, enlarge: Any, on_tile: Any) -> str:
 
 
 def _sentence(source: Path, error: BaseException) -> str:
-  if isinstance(error, MemoryError):
+  if lacks_memory(error) and not isinstance(error, UserError):
     return f'{source}: the result does not fit into the memory of this machine.'
   text = str(error)
   return text if str(source) in text else f'{source}: {text}'

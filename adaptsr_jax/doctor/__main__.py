@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptsr_jax import command, files
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, lacks_memory
 from adaptsr_jax.files import check_folder
 
 _THREADS = 2
@@ -99,10 +99,12 @@ def _examine_all(listing: Any) -> tuple[dict[str, Any], dict[str, str]]:
   def work(pair: Any) -> Any:
     try:
       return examine.examine(pair, listing.scale)
-    except UserError as error:
-      return str(error)
-    except MemoryError:
-      return f'{pair.hr} does not fit into the memory of this machine.'
+    except Exception as error:
+      if lacks_memory(error):
+        return f'{pair.hr} does not fit into the memory of this machine.'
+      if isinstance(error, UserError):
+        return str(error)
+      raise
 
   measures, faults = {}, {}
   threads = futures.ThreadPoolExecutor(_THREADS)

@@ -15,7 +15,7 @@ import numpy as np
 
 from adaptsr_jax import data, image, metrics
 from adaptsr_jax.data.folders import MARKS
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, lacks_memory
 from adaptsr_jax.evaluate import statistics
 
 Pairs = Iterable[tuple[str, np.ndarray, np.ndarray]]
@@ -58,7 +58,10 @@ def restored(restore: Callable[[np.ndarray, int], np.ndarray], pairs: Pairs) -> 
   for name, lr, hr in _ahead(pairs):
     scale = hr.shape[0] // lr.shape[0]
     _check_size(name, hr, scale)
-    output = np.asarray(restore(image.to_float(lr), scale))
+    try:
+      output = np.asarray(restore(image.to_float(lr), scale))
+    except UserError as error:
+      raise UserError(f'{name}: {error}') from error
     if output.dtype.kind == 'f' and not np.isfinite(output).all():
       raise UserError(f'The output for {name} holds values that are no finite numbers: the weights are of no use.')
     yield Restored(name, image.to_levels(output, lr.dtype), hr, scale)
@@ -173,8 +176,13 @@ def _row(functions: tuple[Callable, ...], item: Restored) -> tuple[dict[str, flo
   try:
     pair = image.to_uint8(item.output), image.to_uint8(item.hr), item.crop
     return {key: float(value) for fn in functions for key, value in fn(*pair).items()}, metrics.level(*pair)
-  except UserError as error:  # too small for a metric
-    raise UserError(f'{item.name}: {error}') from error
+  except Exception as error:
+    if lacks_memory(error) and not isinstance(error, UserError):
+      height, width = item.hr.shape[:2]
+      raise UserError(f'{item.name}: {width} x {height} pixels are too many for the memory of this machine.') from error
+    if isinstance(error, UserError):  # too small for a metric, or too large
+      raise UserError(f'{item.name}: {error}') from error
+    raise
 
 
 def _check_size(name: str, hr: np.ndarray, crop: int) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage, special
 
-from adaptsr_jax import bicubic, image
+from adaptsr_jax import bicubic, image, memory
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.metrics.fidelity import to_luma
 
@@ -51,6 +51,7 @@ def niqe(parameters: Pristine, x: np.ndarray, crop: int) -> np.ndarray:
       f'NIQE needs pictures of at least two blocks of {BLOCK} x {BLOCK} pixels inside a border of {crop}, '
       f'not {width}x{height}.'
     )
+  memory.check(200 * height * width, f'NIQE of {width} x {height} pixels')
   window = np.s_[:, crop : height - crop, crop : width - crop]
   return np.array([_of_plane(parameters, plane) for plane in to_luma(image.to_uint8(x))[window][..., 0]])
 

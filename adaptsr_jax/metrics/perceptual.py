@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from adaptsr_jax import image
+from adaptsr_jax import image, memory
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.metrics import features
 
@@ -46,6 +46,8 @@ def lpips(weights: Mapping[str, Any], a: np.ndarray, b: np.ndarray) -> np.ndarra
     raise UserError(
       f'LPIPS with {layout.name} needs pictures of at least {layout.least} pixels a side, not {width}x{height}.'
     )
+  each = 100 if layout is features.ALEXNET else 1300
+  memory.check(each * height * width, f'LPIPS with {layout.name} of {width} x {height} pixels')
   return np.array([_contributions(weights, pair).sum() for pair in _pairs(a, b)])
 
 
