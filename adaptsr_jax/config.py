@@ -256,6 +256,9 @@ def default() -> ConfigDict:
   c.thumbnail = True
   # Also write TensorBoard events to the run's folder.
   c.tensorboard = True
+  # Devices that share each batch; 0: all GPUs of the host that divide it, or one CPU, which uses all its cores (more
+  # of them gain nothing there). With several processes, those of each.
+  c.devices = 0
   # Operations that give the same bits in every run on a GPU (slower); a CPU always does.
   c.deterministic = False
   return c
@@ -414,6 +417,7 @@ _LEAST = {
   'patch': 1,
   'seed': 0,
   'data.workers': 0,
+  'devices': 0,
   'data.cache_gb': 0,
   'score.batches': 1,
   **{f'loss.{term}': 0 for term in LOSSES},

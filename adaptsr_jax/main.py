@@ -29,6 +29,8 @@ def main(argv: list[str]) -> int:
     return 2
   if _CONFIG.value.get('deterministic'):
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
+  if 1 < _CONFIG.value.get('devices', 0) <= _CONFIG.value.get('batch_size', 0):
+    os.environ.setdefault('JAX_NUM_CPU_DEVICES', str(_CONFIG.value.devices))  # of no meaning for GPUs
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file it writes
   # After the flags: --help need not wait for jax, and XLA reads its own when it starts.
   from adaptsr_jax import adapt

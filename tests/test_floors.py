@@ -14,7 +14,7 @@ import adaptsr_jax
 PACKAGE = Path(adaptsr_jax.__file__).parent
 FLOORS = [
   ['command', 'errors', 'files', 'memory', 'tree', 'compiler', 'image', 'bicubic', 'figures', 'page', 'energy'],
-  ['models', 'metrics', 'log'],
+  ['models', 'metrics', 'log', 'devices'],
   ['lora', 'data'],
   ['ranks', 'infer', 'convert'],
   ['methods'],

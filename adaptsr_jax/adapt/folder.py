@@ -34,7 +34,8 @@ except ImportError:  # on Windows
 # What may differ between two starts in one folder: how long, how often, and where things lie; not what is computed.
 _FREE_FIELDS = (
   *('steps', 'export', 'patience', 'strengths', 'log_every', 'eval_every', 'save_every', 'tensorboard'),
-  *('data.cache_gb', 'data.workers', 'metric_weights', 'remat', 'record_cameras', 'thumbnail', 'data.licence'),
+  *('data.cache_gb', 'data.workers', 'devices', 'metric_weights', 'remat', 'record_cameras', 'thumbnail'),
+  'data.licence',
   # A moved file or folder is no other one: `material` tells what is in it.
   'base',
   *(f'data.{part}.{field}' for part in config_lib.PARTS for field in ('lr', 'hr', 'root', 'packed')),

@@ -20,6 +20,7 @@ from adaptsr_jax import compiler, convert, methods, tree, zoo
 from adaptsr_jax.adapt import losses, optim
 from adaptsr_jax.adapt import step as step_lib
 from adaptsr_jax.adapt.step import Training
+from adaptsr_jax.devices import Devices
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.models import discriminator
 from adaptsr_jax.tree import Params
@@ -92,6 +93,7 @@ def two_players(
   frozen: Params,
   trainable: Params,
   criterion: losses.Criterion,
+  devices: Devices | None = None,
 ) -> Training:
   """Returns the training of one network against a discriminator; arguments as of `step.plain`.
 
@@ -111,11 +113,12 @@ def two_players(
   judge_tx = optax.adam(g.lr, b1=o.b1, b2=o.b2)
   if o.accumulate > 1:
     judge_tx = optax.MultiSteps(judge_tx, o.accumulate)
-  one = step_lib.plain(config, apply_fn, method, frozen, trainable, criterion)
+  one = step_lib.plain(config, apply_fn, method, frozen, trainable, criterion, devices)
   tx, _ = optim.make(config, method.labels)
-  step, frozen = make_step(apply_fn, method, tx, criterion, judge, judge_tx, config), jax.device_put(frozen)
+  frozen, weights = step_lib.placed((frozen, criterion.weights), devices)
+  step = make_step(apply_fn, method, tx, criterion._replace(weights=weights), judge, judge_tx, config)
   return one._replace(
-    step=lambda state, batch: step(state, frozen, batch),
+    step=lambda state, batch: step(state, frozen, devices.divided(batch) if devices else batch),
     state=GanState(*one.state, params, spectral, judge_tx.init(params)),
     check=make_check(),
   )

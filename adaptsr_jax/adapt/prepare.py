@@ -17,6 +17,7 @@ from adaptsr_jax import config as config_lib
 from adaptsr_jax import data, lora, ranks, tree, zoo
 from adaptsr_jax.adapt import losses
 from adaptsr_jax.data import degrade, samples
+from adaptsr_jax.devices import Devices
 from adaptsr_jax.errors import UserError, enough_memory
 from adaptsr_jax.log import Work, clock, say
 from adaptsr_jax.tree import Params
@@ -138,11 +139,11 @@ def loss_of(model: Any) -> Callable[[Params, Mapping[str, jax.Array]], jax.Array
   return lambda params, batch: losses.l1(model.apply({'params': params}, batch['lr']), batch['hr'])
 
 
-def batches(config: ConfigDict, source: data.Source, seed: int):
+def batches(config: ConfigDict, source: data.Source, seed: int, devices: Devices | None = None):
   """Returns the endless iterator over training batches that `seed` gives (see `data.train_batches`)."""
   simulated = _cameras(config, source)
   size = config.batch_size, config.patch, source.scale
-  return data.train_batches(source, *size, seed, config.data.workers, simulated, config.data.match_exposure)
+  return data.train_batches(source, *size, seed, config.data.workers, simulated, config.data.match_exposure, devices)
 
 
 class Cameras(NamedTuple):

@@ -1,4 +1,4 @@
-"""Training steps: what the loop drives, and the plain step that trains one network on one device."""
+"""Training steps: what the loop drives, and the plain step that trains one network."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from adaptsr_jax import compiler, methods
 from adaptsr_jax.adapt import losses, optim
+from adaptsr_jax.devices import Devices
 from adaptsr_jax.tree import Params
 
 
@@ -20,6 +21,7 @@ class Training(NamedTuple):
   Attributes:
     step: compiled (state, batch) -> (state, {name: scalar}), with 'loss' among them; may overwrite the state given.
     state: where training starts: any pytree of arrays.
+    place: a state in memory, as it is saved -> the same where steps take it.
     rates: number of steps taken -> {name: learning rate}, to be logged.
     trained: state -> what is measured and exported of it.
     check: (number of the step, its scalars) -> None; raises UserError where training has gone astray.
@@ -27,6 +29,7 @@ class Training(NamedTuple):
 
   step: Callable[[Any, Mapping[str, jax.Array]], tuple[Any, dict[str, jax.Array]]]
   state: Any
+  place: Callable[[Any], Any]
   rates: Callable[[int], dict[str, float]]
   trained: Callable[[Any], Params]
   check: Callable[[int, Mapping[str, float]], None] = lambda step, row: None
@@ -48,8 +51,9 @@ def plain(
   frozen: Params,
   trainable: Params,
   criterion: losses.Criterion,
+  devices: Devices | None = None,
 ) -> Training:
-  """Returns the training of one network on one device, from `trainable` on.
+  """Returns the training of one network, from `trainable` on.
 
   Args:
     config: the run's config; reads what `optim.make` does.
@@ -58,18 +62,25 @@ def plain(
     frozen: from `method.init`.
     trainable: from `method.init`.
     criterion: from `losses.make`.
+    devices: that share the batches; None: one device.
   """
   tx, rate = optim.make(config, method.labels)
-  step = make_step(apply_fn, method, tx, criterion, config.optim.ema, {'weights': criterion.weights})
+  frozen, weights = placed((frozen, criterion.weights), devices)
+  step = make_step(apply_fn, method, tx, criterion, config.optim.ema, {'weights': weights})
   average = jax.tree.map(jnp.array, trainable) if config.optim.ema else {}
   trainable = jax.tree.map(jnp.array, trainable)
-  frozen = jax.device_put(frozen)
   return Training(
-    step=lambda state, batch: step(state, frozen, batch),
+    step=lambda state, batch: step(state, frozen, devices.divided(batch) if devices else batch),
     state=TrainState(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), average),
+    place=lambda state: placed(state, devices),
     rates=lambda taken: {'lr': float(rate(taken // config.optim.accumulate))},
     trained=lambda state: state.ema or state.trainable,
   )
+
+
+def placed(tree: Any, devices: Devices | None) -> Any:
+  """Returns arrays where all devices have them, or the only one."""
+  return devices.everywhere(tree) if devices else jax.device_put(tree)
 
 
 def make_step(

@@ -67,6 +67,7 @@ class RunStore:
 
   def save(self, step: int, state: Any, iterator: Any, notes: dict[str, Any]) -> None:
     """Saves `state` as of `step`, the position of `iterator`, and `notes` (JSON; its `metric` key decides the best)."""
+    state = jax.device_get(state)  # as one host has it: a run may go on with other devices
     items = {'state': ocp.args.StandardSave(state), 'notes': ocp.args.JsonSave({**notes, _DIGEST: _digest(state)})}
     if iterator is not None:
       import grain  # Only runs have data; reading parameters should not wait for it.
@@ -119,6 +120,7 @@ class RunStore:
     return 0, target, {}
 
   def _restored(self, step: int, target: Any, iterator: Any) -> tuple[Any, dict[str, Any]]:
+    target = jax.device_get(target)
     items = {'state': ocp.args.StandardRestore(target), 'notes': ocp.args.JsonRestore()}
     if iterator is not None:
       import grain

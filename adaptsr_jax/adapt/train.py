@@ -62,6 +62,7 @@ def train(
   state, best = training.state, VALUES[config.best]
   store = RunStore(workdir / 'checkpoints', config.best, best.lower)
   done, state, kept = store.resume(state, batches)
+  state = training.place(state)
   notes = {'seconds': 0.0, 'joules': 0.0, 'best': None, **kept}
   if done:
     say(f'Continuing from step {done}.' if done < config.steps else f'All {done} steps are done.')

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from adaptsr_jax import __version__, bicubic, data, figures, files, image, infer, methods, metrics, params_folder, tree
 from adaptsr_jax import base as base_lib
 from adaptsr_jax import config as config_lib
+from adaptsr_jax import devices as devices_lib
 from adaptsr_jax.adapt import folder as folder_lib
 from adaptsr_jax.adapt import gan, losses, prepare, samples, show, step, train
 from adaptsr_jax.adapt.folder import Folder
@@ -65,7 +66,11 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   folder.check_material(material)
   asked = measures.load(('psnr', 'ssim', *config.metrics), config.metric_weights)
   criterion = losses.make(config)
-  batches = prepare.batches(config, setup.train, config.seed) if setup.train and config.steps else None
+  devices = devices_lib.choose(config.devices, config.batch_size) if config.steps else None
+  batches = prepare.batches(config, setup.train, config.seed, devices) if setup.train and config.steps else None
+  if devices:
+    rest = f' ({devices.left_out} more do not divide it)' if devices.left_out else ''
+    say(f'Each batch of {config.batch_size} is shared by {devices.number} devices{rest}.')
   for name, sentence in asked.missing.items():
     if config.best in METRICS[name].keys:
       raise UserError(f'config.best is {config.best!r}, and {sentence}')
@@ -83,7 +88,7 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     )
 
   make_training = gan.two_players if config.loss.adversarial else step.plain
-  training = make_training(config, setup.model.apply, method, frozen, trainable, criterion)
+  training = make_training(config, setup.model.apply, method, frozen, trainable, criterion, devices)
 
   if not done:
     # Up to three states are kept while a fourth is written; the network twice.
@@ -185,6 +190,7 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     'adapter_parameters': ranks.get('parameters', 0),
     'versions': versions(),
     'device': jax.devices()[0].device_kind,
+    'devices': devices.number if devices else 1,
     'config': config.to_dict(),
     'command': command,
   }

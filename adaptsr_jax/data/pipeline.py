@@ -22,6 +22,7 @@ from absl import flags
 
 from adaptsr_jax import command
 from adaptsr_jax.data.sources import Source
+from adaptsr_jax.devices import Devices
 from adaptsr_jax.errors import UserError
 
 # Two threads decode while a step computes; more would take cores from it. Batches prepared ahead, per reader.
@@ -48,6 +49,7 @@ def train_batches(
   workers: int = 0,
   degrade: Degradation | None = None,
   match_exposure: bool = False,
+  devices: Devices | None = None,
 ) -> 'Batches':
   """Returns an endless iterator of training batches.
 
@@ -66,6 +68,7 @@ def train_batches(
       again in each (guard it with `if __name__ == '__main__'`), and each keeps its own cache.
     degrade: the simulated cameras; needed where the source names presets.
     match_exposure: give HR crops the exposure of LR (see `exposure_matched`).
+    devices: that share the batches, whose processes read a share of each.
 
   Raises:
     UserError: the patch does not suit the scale or the size of a picture, or a preset is unknown; names it.
@@ -74,20 +77,24 @@ def train_batches(
     raise ValueError(f'the source is x{source.scale}, not x{scale}')
   _check_patch(source, patch)
   simulated = _check_presets(source, patch, degrade)
+  if simulated and devices:
+    _check_shares(source, batch_size, devices)
   dataset = (
     grain.MapDataset.range(len(source))
     .seed(seed)
     .repeat()
     .map_with_index(Order.of(source.lengths, source.weights, seed))
     .random_map(RandomCrop(source, patch // scale, degrade.canvas if simulated else 0))
-    .batch(batch_size, drop_remainder=True, batch_fn=_stack)
+    .batch(batch_size // (devices.processes if devices else 1), drop_remainder=True, batch_fn=_stack)
   )
+  if devices and devices.processes > 1:
+    dataset = dataset[devices.process :: devices.processes]
   origin = {'pictures': repr(source), 'batch_size': batch_size, 'patch': patch, 'seed': seed}
   if match_exposure:
     dataset, origin = dataset.map(exposure_matched), {**origin, 'match_exposure': True}
   if not simulated:
     return Batches(dataset, origin, workers)
-  return Batches(dataset, {**origin, 'degrade': degrade.digest}, workers, Simulation(degrade.presets, seed))
+  return Batches(dataset, {**origin, 'degrade': degrade.digest}, workers, Simulation(degrade.presets, seed, devices))
 
 
 class Order(NamedTuple):
@@ -188,24 +195,32 @@ class Simulation(NamedTuple):
 
   presets: Mapping[str, Callable[[Any, Any], Mapping[str, Any]]]
   seed: int
+  devices: Devices | None = None
 
   def __call__(self, batch: dict[str, Any], number: int) -> dict[str, Any]:
     """Returns {'lr', 'hr'} of the pairs in `batch` and those made from its raw crops; does not wait for them.
+
+    Devices make those of their own crops, where these divide among them; all draws are those of one device.
 
     Where any camera gives 'plain', the unsharpened 'hr', the batch has it too.
     """
     import jax
     import jax.numpy as jnp
 
-    made = [{key: batch[key] for key in ('lr', 'hr')}] if 'lr' in batch else []
-    for preset, raw in sorted(batch.get('raw', {}).items()):
+    raws = sorted(batch.get('raw', {}).items())
+    pairs = {key: batch[key] for key in ('lr', 'hr') if key in batch}
+    divided = self.devices and self.devices.divide(*(len(crops) for crops in (*pairs.values(), *dict(raws).values())))
+    made = [self.devices.divided(pairs) if divided else pairs] if pairs else []
+    for preset, raw in raws:
       key = jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(preset.encode()))
       # Sent as integers, a quarter of the bytes, and divided over there.
-      canvas = jnp.asarray(raw) / np.float32(np.iinfo(raw.dtype).max)
+      there = self.devices.divided({'raw': raw})['raw'] if divided else jnp.asarray(raw)
+      canvas = there / np.float32(np.iinfo(raw.dtype).max)
       made.append(self.presets[preset](jax.random.fold_in(key, number), canvas))
     if any('plain' in pairs for pairs in made):
       made = [{'plain': pairs['hr'], **pairs} for pairs in made]
-    return made[0] if len(made) == 1 else {key: jnp.concatenate([pairs[key] for pairs in made]) for key in made[0]}
+    join = self.devices.joined if divided else jnp.concatenate
+    return made[0] if len(made) == 1 else {key: join([pairs[key] for pairs in made]) for key in made[0]}
 
 
 class Batches(grain.DatasetIterator):
@@ -323,6 +338,16 @@ def _check_presets(source: Source, patch: int, degrade: Degradation | None) -> b
   if unknown:
     raise UserError(f'degrade is {unknown[0]}; it can be one of: bicubic, {", ".join(degrade.presets)}.')
   return True
+
+
+def _check_shares(source: Source, batch_size: int, devices: Devices) -> None:
+  """Raises UserError where processes would simulate different numbers of crops, or devices a part of one."""
+  least = devices.number * sum(source.weights)
+  if devices.processes > 1 and batch_size % least:
+    raise UserError(
+      f'config.batch_size is {batch_size}; where {devices.number} devices of several processes simulate cameras, it '
+      f'has to be a multiple of {least}, their number times the sum of the weights.'
+    )
 
 
 def _oriented(x: np.ndarray, orientation: int) -> np.ndarray:

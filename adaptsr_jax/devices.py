@@ -1,0 +1,114 @@
+"""The devices that share a batch: every one has all parameters and computes a part of the pictures.
+
+Programs are those of one device, as jit takes them on a mesh with Auto axes: batches come in parts, everything else
+whole, and of that the compiler concludes that gradients have to be summed, once (`tests/test_devices.py` reads it).
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from adaptsr_jax.errors import UserError
+
+_AXIS = 'data'
+
+
+class Devices(NamedTuple):
+  """Devices of one or several processes, the same number of each.
+
+  Attributes:
+    mesh: their only axis is that of a batch; those of one process lie side by side.
+    left_out: how many there are beside, which do nothing.
+  """
+
+  mesh: Mesh
+  left_out: int = 0
+
+  @property
+  def number(self) -> int:
+    """How many share a batch."""
+    return self.mesh.size
+
+  @property
+  def processes(self) -> int:
+    """How many processes they belong to."""
+    return jax.process_count()
+
+  @property
+  def process(self) -> int:
+    """Number of this one."""
+    return jax.process_index()
+
+  def divide(self, *shares: int) -> bool:
+    """Tells whether so many pictures, each number a process' share, can be divided among the devices."""
+    return all(self.processes * share % self.number == 0 for share in shares)
+
+  def everywhere(self, tree: Any) -> Any:
+    """Returns arrays that all devices hold, of arrays that all processes have alike."""
+    sharding = NamedSharding(self.mesh, PartitionSpec())
+
+    def put(leaf: Any) -> jax.Array:
+      leaf = np.asarray(leaf)
+      return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(put, tree)
+
+  def divided(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Returns a batch whose pictures lie on the devices in their order; numpy arrays are this process' share of it."""
+    sharding = NamedSharding(self.mesh, PartitionSpec(_AXIS))
+    return {
+      name: jax.device_put(value, sharding)
+      if isinstance(value, jax.Array)
+      else jax.make_array_from_process_local_data(sharding, value)
+      for name, value in batch.items()
+    }
+
+  def joined(self, parts: Sequence[jax.Array]) -> jax.Array:
+    """Returns one array of several divided ones, each device's part of it made of what it has of them."""
+    return _joined(self.mesh)(*parts)
+
+
+@functools.cache
+def _joined(mesh: Mesh) -> Any:
+  part = PartitionSpec(_AXIS)
+  return jax.jit(jax.shard_map(lambda *parts: jax.numpy.concatenate(parts), mesh=mesh, in_specs=part, out_specs=part))
+
+
+def choose(asked: int, batch_size: int) -> Devices | None:
+  """Returns the devices that share batches; None for a single one, which needs no sharing.
+
+  Args:
+    asked: how many of each process; 0: all accelerators that the batch can be divided among, or one CPU.
+    batch_size: pictures in a batch, of all processes together.
+
+  Raises:
+    UserError: there are fewer, or they do not divide the batch.
+  """
+  local, processes = jax.local_devices(), jax.process_count()
+  if asked > len(local):
+    only = 'of this host there is 1' if len(local) == 1 else f'of this host there are {len(local)}'
+    raise UserError(f'config.devices is {asked}, and {only} ({local[0].platform}).')
+  if batch_size % processes:
+    raise UserError(
+      f'config.batch_size is {batch_size}, which {processes} processes cannot share: give a multiple of {processes}.'
+    )
+  available = asked or (1 if local[0].platform == 'cpu' else len(local))
+  number = asked or max(n for n in range(1, available + 1) if batch_size // processes % n == 0)
+  if batch_size // processes % number:
+    each = f' in each of {processes} processes' if processes > 1 else ''
+    raise UserError(
+      f'config.batch_size is {batch_size}, which {asked} devices{each} cannot share: give a multiple of '
+      f'{processes * asked}, or another config.devices.'
+    )
+  if number * processes == 1:
+    return None
+  # Those of a process side by side, so that its pictures are neighbours in the batch.
+  order = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+  chosen = [[device for device in order if device.process_index == process][:number] for process in range(processes)]
+  if len({len(group) for group in chosen}) > 1:
+    raise UserError('The processes have different numbers of devices: set config.devices to the smallest.')
+  return Devices(Mesh(np.array(chosen).reshape(-1), (_AXIS,)), available - number)

@@ -1,0 +1,61 @@
+"""Batches shared by four devices: the numbers of one, one sum of gradients and nothing else between them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.pictures import write_pairs
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def found(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('devices')
+  call = [sys.executable, '-m', 'tests.four_devices', *map(str, write_pairs(folder, 4)), str(folder / 'runs')]
+  env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '4'}
+  done = subprocess.run(call, cwd=ROOT, env=env, capture_output=True, text=True)
+  assert not done.returncode, done.stderr
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+# The norm of the adversarial gradient is a sum over all pixels.
+@pytest.mark.parametrize(('what', 'tolerance'), [('plain', 1e-6), ('two players', 4e-6)])
+def test_any_number_of_devices_gives_the_same_numbers(found, what, tolerance):
+  for row, expected in zip(*found['steps'][what], strict=True):
+    assert row.keys() == expected.keys()
+    # What is told of the players' judgement passes zero.
+    names = [name for name in row if name not in ('gan/real', 'gan/fake')]
+    np.testing.assert_allclose([row[name] for name in names], [expected[name] for name in names], rtol=tolerance)
+
+
+@pytest.mark.parametrize('name', ['safmn', 'swinir'])
+def test_devices_exchange_nothing_but_the_sum_of_gradients(found, name):
+  counts, whole = found['collectives'][name]
+  assert counts.pop('all-reduce') == 1
+  assert not any(counts.values())
+  assert whole
+
+
+def test_devices_simulate_cameras_for_their_own_crops(found):
+  assert found['camera'] == {'lr': True, 'hr': True}
+  assert found['camera devices'] == 4
+
+
+def test_a_run_goes_on_with_another_number_of_devices(found):
+  runs = found['runs']
+  assert [runs[name]['devices'] for name in ('one', 'four')] == [1, 2]
+  np.testing.assert_allclose(runs['four']['losses'], runs['one']['losses'], rtol=1e-6)
+
+
+def test_what_cannot_be_shared_is_one_sentence(found):
+  assert found['refused'] == [
+    'config.devices is 5, and of this host there are 4 (cpu).',
+    'config.batch_size is 8, which 3 devices cannot share: give a multiple of 3, or another config.devices.',
+  ]
+  assert found['chosen']  # one CPU where nothing is asked for
