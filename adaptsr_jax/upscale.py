@@ -5,39 +5,66 @@ python -m adaptsr_jax.upscale --params=safmn.pth PHOTOS LARGE --format=png --ski
 python -m adaptsr_jax.upscale --params=safmn.pth --adapter=faithful.safetensors:0.6 --adapter=sharp.safetensors:0.4 \
   PHOTOS LARGE
 python -m adaptsr_jax.upscale --params=safmn.pth --adapters=CAMERAS PHOTOS LARGE
+python -m adaptsr_jax.upscale --params=runs/camera/merged --guard=safmn.pth --sheet=sheet.png PHOTOS LARGE
+python -m adaptsr_jax.upscale --params=runs/camera/merged clip.mp4 large.mp4
+python -m adaptsr_jax.upscale --params=runs/camera/merged --watch INBOX LARGE
 """
 
 import argparse
+import contextlib
 import functools
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from adaptsr_jax import command, files
+from adaptsr_jax import command, files, video
 from adaptsr_jax.errors import UserError, lacks_memory, shown
 
 if TYPE_CHECKING:
   from adaptsr_jax import base as base_lib
   from adaptsr_jax.image import Picture
+  from adaptsr_jax.log import Work
   from adaptsr_jax.tree import Params
 
 
+_FRAMES = 24  # of a video that are compared with the base
+_ON_SHEET, _SIDE = 60, 48  # pictures on a contact sheet, and the side of what it shows of each, in input pixels
+_PAUSE = 1.0  # seconds between two looks at a folder that is watched
+
+
 class Job(NamedTuple):
-  """One picture to enlarge."""
+  """One picture or video to enlarge."""
 
   source: Path
   target: Path
+
+
+class Enlarged(NamedTuple):
+  """What came of a picture."""
+
+  picture: 'Picture'
+  said: str = ''  # which adapter was chosen, and why
+  warning: str = ''  # how it departs from the base; '' where it does not, or nobody asked
+
+
+class Done(NamedTuple):
+  """What came of all jobs."""
+
+  failures: list[str]  # one sentence each
+  warnings: list[str]
+  panels: list[tuple[str, Any]] | None  # of the contact sheet; None where there is none
 
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='python -m adaptsr_jax.upscale',
     usage='%(prog)s --params=X [options] IN ... OUT',
-    description='Enlarges pictures. 16 bit, gray, transparency, colour profile and EXIF are kept.',
+    description='Enlarges pictures and videos. 16 bit, gray, transparency, colour profile, EXIF and sound are kept.',
   )
-  parser.add_argument('inputs', nargs='+', metavar='IN', help='pictures, or folders of pictures')
-  parser.add_argument('output', metavar='OUT', help='a picture for a single picture, otherwise a folder')
+  parser.add_argument('inputs', nargs='+', metavar='IN', help='pictures, folders of pictures, videos (by ffmpeg)')
+  parser.add_argument('output', metavar='OUT', help='a picture for a picture, a video for a video, or a folder')
   parser.add_argument('--params', required=True, metavar='X', help='params folder, .pth, .pt or .safetensors file')
   adapters = parser.add_mutually_exclusive_group()
   adapters.add_argument(
@@ -64,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument('--ensemble', action='store_true', help='average over the eight flips and turns: 8 times slower')
   parser.add_argument('--skip_existing', action='store_true', help='leave out pictures whose result is there')
+  parser.add_argument('--guard', metavar='BASE', help='warn of pictures whose level, ends or grid depart from BASE')
+  parser.add_argument(
+    '--sheet', metavar='FILE', help='draw a contact sheet: a part of each, by bicubic and as enlarged'
+  )
+  parser.add_argument('--watch', action='store_true', help='go on with what comes into the folders IN, until Ctrl-C')
   return parser
 
 
@@ -74,16 +106,38 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace) -> int:
+  if args.watch:
+    _check_watched(args)
+  if args.sheet:
+    from adaptsr_jax import figures
+
+    figures.check_path(args.sheet)
   jobs, skipped = _jobs(args)
   for folder in {job.target.parent for job in jobs}:
     files.sweep(folder)
+  known = {job.source: _state(job.source) for job in jobs}
   enlarge, scale = _enlarger(args)
   if skipped:
     print(f'{skipped} pictures left out, their results are there.')
-  failures = _run(jobs, enlarge, scale)
-  for failure in failures:
-    print(f'Failed: {failure}', file=sys.stderr)
-  return 0 if not failures else 1 if len(failures) < len(jobs) else 2
+  done = Done([], [], [] if args.sheet else None)
+  if jobs or not args.watch:
+    _tell(_run(jobs, enlarge, scale, done), args)
+  if args.watch:
+    return _watch(args, known, enlarge, scale)
+  return 0 if not done.failures else 1 if len(done.failures) < len(jobs) else 2
+
+
+def _tell(done: Done, args: argparse.Namespace) -> None:
+  """Tells what failed and what departs from the base, and draws the contact sheet."""
+  for kind, sentences in (('Failed', done.failures), ('Warning', done.warnings)):
+    for sentence in sentences:
+      print(f'{kind}: {sentence}', file=sys.stderr)
+  if done.panels:
+    from adaptsr_jax import figures
+
+    row = 6  # panels, of three pictures
+    figures.compare_strip(args.sheet, [done.panels[i : i + row] for i in range(0, len(done.panels), row)])
+    print(args.sheet)
 
 
 def _jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
@@ -94,11 +148,17 @@ def _jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
   """
   from adaptsr_jax import image
 
-  sources = _sources(args.inputs)
+  sources = _sources(args.inputs, args.watch)
   output = Path(args.output)
-  if output.suffix.lower() in image.SUFFIXES and not output.is_dir():
-    if len(sources) > 1 or Path(args.inputs[0]).is_dir():
+  if video.is_video(output) and not output.is_dir():
+    if len(sources) > 1 or not video.is_video(sources[0]):
+      raise UserError(f'{output} is one video, and can be made of one video only: give a folder.')
+    jobs = [Job(sources[0], output)]
+  elif output.suffix.lower() in image.SUFFIXES and not output.is_dir():
+    if args.watch or len(sources) > 1 or Path(args.inputs[0]).is_dir():
       raise UserError(f'{output} is one picture, but several are to be written: give a folder.')
+    if video.is_video(sources[0]):
+      raise UserError(f'{output} is a picture, and {sources[0]} a video: give a video, or a folder.')
     image.check_format(output, image.Picture(None))
     if args.format and not _same_format(output.suffix, args.format):
       raise UserError(f'{output} does not agree with --format={args.format}.')
@@ -111,7 +171,7 @@ def _jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
   return left, len(jobs) - len(left)
 
 
-def _sources(inputs: list[str]) -> list[Path]:
+def _sources(inputs: list[str], watched: bool) -> list[Path]:
   from adaptsr_jax import image
 
   sources = []
@@ -119,7 +179,7 @@ def _sources(inputs: list[str]) -> list[Path]:
     if not path.exists():
       raise UserError(f'{path} does not exist.')
     found = image.list_images(path) if path.is_dir() else [path]
-    if not found:
+    if not found and not watched:
       raise UserError(f'{image.no_pictures(path)}.')
     if path.is_dir():
       image.tell_unread(path)
@@ -130,6 +190,8 @@ def _sources(inputs: list[str]) -> list[Path]:
 def _name(source: Path, args: argparse.Namespace) -> str:
   from adaptsr_jax import image
 
+  if video.is_video(source):
+    return f'{source.stem}{args.suffix}{source.suffix}'
   kept = source.suffix if source.suffix.lower() in image.WRITABLE else '.png'
   return f'{source.stem}{args.suffix}{f".{args.format}" if args.format else kept}'
 
@@ -157,9 +219,10 @@ def _identity(path: Path) -> tuple[int, int]:
   return status.st_dev, status.st_ino
 
 
-def _enlarger(args: argparse.Namespace) -> tuple[Any, int]:
-  """Loads the network; returns a function (picture, on_tile) -> (enlarged picture, what to say of it), its factor."""
+def _enlarger(args: argparse.Namespace) -> tuple[Callable[..., Enlarged], int]:
+  """Loads the network; returns a function (picture, on_tile, compared: by the guard) -> `Enlarged`, and its factor."""
   from adaptsr_jax import base, config, infer
+  from adaptsr_jax.evaluate import guard
 
   loaded = base.load(args.params, config.parse_fields(args.fields), args.key)
   for remark in base.remarks(loaded, '--fields='):
@@ -174,18 +237,33 @@ def _enlarger(args: argparse.Namespace) -> tuple[Any, int]:
       print(f'Note: {note}, so there are no tiles; if memory does not suffice, --tile gives a similar result.')
       tile = infer.WHOLE
   choose, params_of = _adapters(args, loaded)
+  reference = _reference(args, model, tile)
 
   @functools.lru_cache(maxsize=2)
   def network(adapter: Any) -> infer.Network:
     return infer.network(model, params_of(adapter), tile, args.overlap, args.ensemble)
 
-  def enlarge(picture: 'Picture', on_tile: Any) -> tuple['Picture', str]:
+  def enlarge(picture: 'Picture', on_tile: Any, compared: bool = True) -> Enlarged:
     adapter, said = choose(picture)
-    rgb = network(adapter)(_bled(picture), on_tile=on_tile)
-    return picture._replace(rgb=rgb, alpha=_enlarged_alpha(picture, model.upscale)), said
+    lr = _bled(picture)
+    rgb = network(adapter)(lr, on_tile=on_tile)
+    warning = guard.warning(rgb, reference(lr), model.upscale) if reference and compared else ''
+    return Enlarged(picture._replace(rgb=rgb, alpha=_enlarged_alpha(picture, model.upscale)), said, warning)
 
   network(None)  # what cannot be is said before any picture
   return enlarge, model.upscale
+
+
+def _reference(args: argparse.Namespace, model: Any, tile: int) -> Any:
+  """Loads what --guard compares with; None where it is not asked for."""
+  from adaptsr_jax import base, infer
+
+  if not args.guard:
+    return None
+  loaded = base.load(args.guard)
+  if loaded.model().upscale != model.upscale:
+    raise UserError(f'{args.guard} enlarges by {loaded.model().upscale}, and {args.params} by {model.upscale}.')
+  return infer.network(loaded.model(), loaded.params, tile, args.overlap, args.ensemble)
 
 
 def _adapters(args: argparse.Namespace, loaded: 'base_lib.Base') -> tuple[Callable[..., Any], Callable[..., 'Params']]:
@@ -222,38 +300,124 @@ def _enlarged_alpha(picture: 'Picture', scale: int) -> Any:
   return None if picture.alpha is None else np.clip(bicubic.imresize(picture.alpha, scale), 0, 1)
 
 
-def _run(jobs: list[Job], enlarge: Any, scale: int) -> list[str]:
-  """Does all jobs; a picture that fails is left out. Returns why, one sentence for each failure."""
-  from adaptsr_jax import image, infer, log
+def _run(jobs: list[Job], enlarge: Callable[..., Enlarged], scale: int, done: Done) -> Done:
+  """Does all jobs; what fails is left out. Returns `done`, with what came of them."""
+  from adaptsr_jax import log
 
-  failures = []
   with log.Work('Enlarging', len(jobs)) as work:
-    for number, (source, target) in enumerate(jobs, 1):
+    for number, job in enumerate(jobs, 1):
       try:
-        infer.check_memory(image.size(source), scale)
-        said = _do(source, target, enlarge, lambda _, tiles: work.advance(1 / tiles))
-        told = f'-> {shown(target)}{said and f", {said}"}'
+        do = _do_video if video.is_video(job.source) else _do
+        said = do(job, enlarge, scale, work, done)
+        told = f'-> {shown(job.target)}{said and f", {said}"}'
       except Exception as error:
         if not isinstance(error, UserError | OSError) and not lacks_memory(error):
           raise
-        failures.append(_sentence(source, error))
+        done.failures.append(_sentence(job.source, error))
         told = 'FAILED'
       work.advance(number - work.done)
-      log.say(f'[{number}/{len(jobs)}]  {work.state().partition("  ")[2] or "0:00 left"}  {shown(source)} {told}')
-  log.say(f'{len(jobs) - len(failures)} of {len(jobs)} pictures enlarged in {work.elapsed()}.')
-  return failures
+      log.say(f'[{number}/{len(jobs)}]  {work.state().partition("  ")[2] or "0:00 left"}  {shown(job.source)} {told}')
+  what = 'videos' if jobs and all(video.is_video(job.source) for job in jobs) else 'pictures'
+  log.say(f'{len(jobs) - len(done.failures)} of {len(jobs)} {what} enlarged in {work.elapsed()}.')
+  return done
 
 
-def _do(source: Path, target: Path, enlarge: Any, on_tile: Any) -> str:
-  """Enlarges one picture; returns what `enlarge` says of it."""
+def _do(job: Job, enlarge: Callable[..., Enlarged], scale: int, work: 'Work', done: Done) -> str:
+  """Enlarges one picture; returns what is to be said of it."""
+  from adaptsr_jax import image, infer
+
+  infer.check_memory(image.size(job.source), scale)
+  picture = image.read(job.source)
+  image.check_format(job.target, picture)  # before the work, not after it
+  large = enlarge(picture, lambda _, tiles: work.advance(1 / tiles))
+  job.target.parent.mkdir(parents=True, exist_ok=True)
+  image.write(job.target, large.picture.rgb, large.picture)
+  _note(done, job.source, job.source.name, picture.rgb, large)
+  return large.said
+
+
+def _do_video(job: Job, enlarge: Callable[..., Enlarged], scale: int, work: 'Work', done: Done) -> str:
+  """Enlarges the frames of a video as they come, the sound beside them."""
+  from adaptsr_jax import image, infer
+
+  clip = video.probe(job.source)
+  infer.check_memory(clip.size, scale)
+  large = Enlarged(image.Picture(None))
+  job.target.parent.mkdir(parents=True, exist_ok=True)
+  every, size = max(1, clip.frames // _FRAMES), tuple(scale * side for side in clip.size)
+  with video.writer(job.target, clip, size) as write:
+    for number, frame in enumerate(video.frames(clip)):
+      lr, compared = image.to_float(frame), number % every == 0
+      large = enlarge(image.Picture(lr), None, compared)
+      write(image.to_levels(large.picture.rgb, clip.dtype))
+      if compared:
+        _note(done, f'{job.source}, frame {number + 1}', f'{job.source.name} {number + 1}', lr, large)
+      if number < clip.frames:
+        work.title = f'Enlarging, frame {number + 1} of {clip.frames}'
+        work.advance(1 / clip.frames)
+    if large.picture.rgb is None:
+      raise UserError(f'{job.source} holds no frame that can be decoded.')
+  return large.said
+
+
+def _note(done: Done, where: object, name: str, lr: Any, large: Enlarged) -> None:
+  """Keeps what is told of a picture at the end: how it departs from the base, and its place on the contact sheet."""
+  from adaptsr_jax import bicubic, figures
+
+  if large.warning:
+    done.warnings.append(f'{where}: {large.warning}.')
+  if done.panels is not None and len(done.panels) < 2 * _ON_SHEET:
+    rgb = large.picture.rgb
+    scale = rgb.shape[0] // lr.shape[0]
+    x, y, width, height = figures.busiest_box(lr, _SIDE)
+    small = lr[y : y + height, x : x + width]
+    part = rgb[scale * y : scale * (y + height), scale * x : scale * (x + width)]
+    label = shown(name, 24)
+    done.panels.extend([(f'{label}\nbicubic', bicubic.imresize(small, scale)), (f'{label}\nenlarged', part)])
+
+
+def _check_watched(args: argparse.Namespace) -> None:
+  folders = [Path(path) for path in args.inputs]
+  for folder in folders:
+    if not folder.is_dir():
+      raise UserError(f'{folder} is no folder, and --watch looks at folders.')
+  if Path(args.output).resolve() in [folder.resolve() for folder in folders]:
+    raise UserError(f'{args.output} is watched, so that its results would be enlarged again: give another folder.')
+  if args.sheet:
+    raise UserError('--sheet is drawn at the end, and --watch has none.')
+
+
+def _watch(args: argparse.Namespace, known: dict[Path, Any], enlarge: Callable[..., Enlarged], scale: int) -> int:
+  """Enlarges what comes into the folders, or changes there, once it stays as it is from one look to the next."""
   from adaptsr_jax import image
 
-  picture = image.read(source)
-  image.check_format(target, picture)  # before the work, not after it
-  large, said = enlarge(picture, on_tile)
-  target.parent.mkdir(parents=True, exist_ok=True)
-  image.write(target, large.rgb, large)
-  return said
+  print(f'Watching {", ".join(map(shown, args.inputs))}; Ctrl-C ends.', flush=True)
+  before: dict[Path, Any] = {}
+  with contextlib.suppress(KeyboardInterrupt):
+    while True:
+      time.sleep(_PAUSE)
+      now = {path: _state(path) for folder in args.inputs for path in image.list_images(folder)}
+      come = [path for path, state in now.items() if state and state == before.get(path) != known.get(path)]
+      before = now
+      known |= {path: now[path] for path in come}
+      jobs = [Job(path, Path(args.output) / _name(path, args)) for path in come]
+      jobs = [job for job in jobs if not (args.skip_existing and job.target.exists())]
+      try:
+        _check_targets(jobs)
+        if jobs:
+          _tell(_run(jobs, enlarge, scale, Done([], [], None)), args)
+      except UserError as error:
+        print(f'Failed: {error}', file=sys.stderr)
+  print('No longer watching.')
+  return 0
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+  """Returns what changes while a file is written; None of one that is gone, or still empty."""
+  with contextlib.suppress(OSError):
+    status = path.stat()
+    return (status.st_size, status.st_mtime_ns) if status.st_size else None
+  return None
 
 
 def _sentence(source: Path, error: BaseException) -> str:

@@ -13,7 +13,20 @@ import adaptsr_jax
 
 PACKAGE = Path(adaptsr_jax.__file__).parent
 FLOORS = [
-  ['command', 'errors', 'files', 'memory', 'tree', 'compiler', 'image', 'bicubic', 'figures', 'page', 'energy'],
+  [
+    'command',
+    'errors',
+    'files',
+    'memory',
+    'tree',
+    'compiler',
+    'image',
+    'bicubic',
+    'figures',
+    'page',
+    'energy',
+    'video',
+  ],
   ['models', 'metrics', 'log', 'devices'],
   ['lora', 'data'],
   ['ranks', 'infer', 'convert'],

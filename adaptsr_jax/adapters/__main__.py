@@ -13,6 +13,7 @@ python -m adaptsr_jax.adapters mix canon.safetensors nikon.safetensors both.safe
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
   merge.add_argument('--key', metavar='NAME', help=_KEY)
   merge.add_argument('--like_source', action='store_true', help='OUT with the wrappers and prefixes of BASE')
   merge.add_argument('--strength', type=float, default=1.0, help='0: the base, 1: the adapted model (default)')
+  merge.add_argument('--guard', metavar='PHOTOS', help='warn of those whose level, ends or grid depart from the base')
   merge.set_defaults(run=_merge)
 
   mix = commands.add_parser('mix', help='make one adapter that is the weighted sum of several')
@@ -159,6 +161,25 @@ def _merge(options: argparse.Namespace) -> None:
   for remark in base.notes:
     print(remark)
   print(f'{options.out}: largest change {change:.3g}, in {name}')
+  if options.guard:
+    _guard(options.guard, base, merged)
+
+
+def _guard(where: str, base, merged) -> None:
+  """Warns of pictures that the merged network enlarges with another level, more at the ends, or a grid."""
+  from adaptsr_jax import image, infer, log
+  from adaptsr_jax.evaluate import guard
+
+  model, paths = base.model(), image.list_images(where) if Path(where).is_dir() else [Path(where)]
+  tile = 0 if model.tileable else infer.WHOLE
+  before, after = (infer.network(model, params, tile) for params in (base.params, merged))
+  warned = 0
+  for path in log.watched(paths, 'Comparing', len(paths)):
+    lr = image.read(path).rgb
+    if said := guard.warning(after(lr), before(lr), model.upscale):
+      warned += 1
+      print(f'Warning: {path}: {said}.', file=sys.stderr)
+  print(f'{warned} of {len(paths)} pictures depart from the base.')
 
 
 def _mix(options: argparse.Namespace) -> None:
