@@ -4,6 +4,7 @@ What is in it:
 
   config.json, material.json     what the run is: its fields, and what tells its base and pictures from others
   method.json, constants.safetensors     what was decided before training (`methods.Plan`)
+  start.safetensors, warm_up/    where training starts, if not where its method does, and the short run that led there
   ranks.json, ranks.png          of methods with ranks: scores, ranks, and a map of them
   parameters.txt                 name, shape and size of every parameter of the base
   base.json, bicubic.json        measurements before training
@@ -42,7 +43,10 @@ _FREE_FIELDS = (
   *(f'data.{part}.{field}' for part in config_lib.PARTS for field in ('names', 'skip_names')),
 )
 # What a start leaves before its first save.
-_EARLY = ('base.json', 'bicubic.json', 'ranks.json', 'ranks.png', 'method.json', 'constants.safetensors')
+_EARLY = (
+  *('base.json', 'bicubic.json', 'ranks.json', 'ranks.png'),
+  *('method.json', 'constants.safetensors', 'start.safetensors'),
+)
 
 
 class Folder(NamedTuple):
@@ -96,8 +100,15 @@ class Folder(NamedTuple):
       log.say(f'{self.path / "method.json"} is damaged ({type(error).__name__}); it is made again.')
       return None
 
-  def keep_method(self, method: methods.Method) -> None:
-    """Writes what `method` reads."""
+  def start(self) -> methods.Tensors:
+    """Returns where training started as an earlier start kept it; empty: where its method does."""
+    path = self.path / 'start.safetensors'
+    return safetensors.numpy.load_file(path) if path.is_file() else {}
+
+  def keep_method(self, method: methods.Method, start: methods.Tensors) -> None:
+    """Writes what `method` and `start` read."""
+    if start:
+      files.write(self.path / 'start.safetensors', safetensors.numpy.save(dict(start)))
     if method.constants:
       files.write(self.path / 'constants.safetensors', safetensors.numpy.save(dict(method.constants)))
     self.write('method', method.spec)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from adaptsr_jax import base as base_lib
 from adaptsr_jax import config as config_lib
-from adaptsr_jax import data, lora, ranks, tree, zoo
+from adaptsr_jax import data, lora, methods, ranks, tree, zoo
 from adaptsr_jax.adapt import losses
 from adaptsr_jax.data import degrade, samples
 from adaptsr_jax.devices import Devices
@@ -179,12 +179,23 @@ def score_batches(config: ConfigDict, setup: Setup, number: int) -> list[dict[st
     return [next(drawn) for _ in range(number)]
 
 
+WarmUp = Callable[[methods.Plan], tuple[methods.Tensors, float]]
+
+
 class Scores:
   """What tells how much each site matters (see `methods.Scores`): computed when first asked for, and kept."""
 
-  def __init__(self, config: ConfigDict, setup: Setup):
-    """Looks at nothing yet."""
+  def __init__(self, config: ConfigDict, setup: Setup, warm_up: WarmUp | None = None):
+    """Looks at nothing yet.
+
+    Args:
+      config: of the run.
+      setup: of the run.
+      warm_up: trains a plan for a while; None where nothing is trained.
+    """
     self.available = setup.train is not None
+    self.trains = warm_up is not None
+    self.warmed_up = warm_up
     self.params = setup.base.params
     self._config, self._setup = config, setup
     self._gradients: dict[str, np.ndarray] | None = None

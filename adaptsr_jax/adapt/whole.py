@@ -19,7 +19,7 @@ from adaptsr_jax import base as base_lib
 from adaptsr_jax import config as config_lib
 from adaptsr_jax import devices as devices_lib
 from adaptsr_jax.adapt import folder as folder_lib
-from adaptsr_jax.adapt import gan, losses, prepare, samples, show, step, train
+from adaptsr_jax.adapt import gan, losses, prepare, samples, show, step, train, warm_up
 from adaptsr_jax.adapt.folder import Folder
 from adaptsr_jax.adapters import cameras, card
 from adaptsr_jax.adapters import file as adapter_file
@@ -79,7 +79,8 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     prepare.check_pixels(setup)
 
   # 3., 4. and 5. Method: what is decided before training, what is frozen, what is trained.
-  method, ranks, tensors = _method_of_run(config, setup, folder)
+  first = functools.partial(warm_up.run, config, setup, criterion=criterion, folder=folder, material=material)
+  method, ranks, tensors = _method_of_run(config, setup, folder, first if config.steps else None)
   frozen, trainable = methods.restore(method, base.params, tensors, jax.random.key(config.seed))
   trainable_parameters, total_parameters = tree.count(trainable), tree.count(base.params)
   if config.steps and not trainable_parameters:
@@ -98,7 +99,7 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   folder.take(config, material)
   overview = parameter_overview.get_parameter_overview(base.params, include_stats=False)
   files.write(workdir / 'parameters.txt', overview + '\n')
-  folder.keep_method(method)
+  folder.keep_method(method, tensors)
   if ranks:
     folder.write('ranks', ranks)
     figures.rank_heatmap(workdir / 'ranks.png', ranks['ranks'], f'Ranks by {ranks["rule"]}')
@@ -169,7 +170,7 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     'steps': trained.steps,
     'trainable_parameters': trainable_parameters,
     'total_parameters': total_parameters,
-    'seconds': trained.seconds,
+    'seconds': trained.seconds + ranks.get('training_seconds', 0),
     'energy_joules': trained.joules,
     'peak_memory_bytes': peak_memory_bytes(),
     'bicubic': enlarged,
@@ -213,12 +214,12 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
 
 
 def _method_of_run(
-  config: ConfigDict, setup: prepare.Setup, folder: Folder
+  config: ConfigDict, setup: prepare.Setup, folder: Folder, first: prepare.WarmUp | None
 ) -> tuple[methods.Method, Mapping[str, Any], methods.Tensors]:
   """Returns the method, the content of ranks.json, and what is trained already: as an earlier start had it, if any."""
   ranks, method, tensors = {}, None, {}
   if folder.done:
-    ranks, method = folder.read_or_tell('ranks') or {}, folder.method()
+    ranks, method, tensors = folder.read_or_tell('ranks') or {}, folder.method(), folder.start()
     if method is None and ranks:  # versions before this one kept ranks only
       method = methods.make(config, setup.sites, ranks['ranks'])
   # A run that has to begin again, as its states are damaged, needs what it began with; one that goes on does not.
@@ -228,7 +229,8 @@ def _method_of_run(
     spec = adapter_file.spec_of(adapter)
     plan, tensors = methods.grow(config, setup.sites, spec, adapter.tensors, adapter.constants)
   elif method is None:
-    plan = methods.plan(config, setup.sites, prepare.Scores(config, setup))
+    plan = methods.plan(config, setup.sites, prepare.Scores(config, setup, first))
+    tensors = plan.start
   if method is None:
     method, ranks = methods.from_spec(plan.spec, plan.constants), plan.ranks
   return method, ranks, tensors

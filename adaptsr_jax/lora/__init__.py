@@ -16,6 +16,7 @@ from adaptsr_jax.lora.adapters import (
   weigh,
 )
 from adaptsr_jax.lora.sites import FORMS, Site, cost, find_sites, from_json, kernel_width, table, to_json
+from adaptsr_jax.lora.truncation import energies, truncated
 
 __all__ = [
   'FORMS',
@@ -27,6 +28,7 @@ __all__ = [
   'cost',
   'count',
   'delta',
+  'energies',
   'factored',
   'find_sites',
   'from_json',
@@ -38,5 +40,6 @@ __all__ = [
   'shapes',
   'table',
   'to_json',
+  'truncated',
   'weigh',
 ]

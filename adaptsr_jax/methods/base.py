@@ -48,12 +48,14 @@ class Plan(NamedTuple):
   Attributes:
     spec: see `Method`; its 'sites', where it has any, are rows of `lora.to_json`.
     constants: see `Method`.
+    start: where training starts, of what does not start as `Method.init` has it.
     ranks: content of ranks.json, of a method that shares out ranks: 'ranks' (site name -> rank), 'rule', 'parameters'
       and whatever led to them.
   """
 
   spec: dict[str, Any]
   constants: Mapping[str, np.ndarray] = {}
+  start: Tensors = {}
   ranks: Mapping[str, Any] = {}
 
 
@@ -62,12 +64,16 @@ class Scores(Protocol):
 
   available: bool  # whether there are training pictures; without them everything below raises UserError
   params: Params  # of the base, numpy
+  trains: bool  # whether `warmed_up` can be asked
 
   def by_site(self, form: str = '1x1_kxk') -> dict[str, float]:
     """Returns site name -> score as `config.score` asks for it; `form` is for its normalisation by cost."""
 
   def gains(self, form: str = '1x1_kxk') -> dict[str, np.ndarray]:
     """Returns site name -> gain of each unit of rank (`ranks.spectral_gains`)."""
+
+  def warmed_up(self, planned: Plan) -> tuple[Tensors, float]:
+    """Returns what a tenth of the run's steps train of `planned`, and the seconds that they took."""
 
   def gradients(self) -> dict[str, np.ndarray]:
     """Returns site name -> mean gradient of the training loss at its kernel, float32 of site.shape."""

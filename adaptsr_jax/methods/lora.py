@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from adaptsr_jax.tree import Params
 DEFAULTS = {'lr': 1e-3, 'schedule': 'steps'}
 CHOICES = {
   'form': lora.FORMS,
-  'rule': ranks.RULES,
+  'rule': (*ranks.RULES, 'post_hoc'),
   'unit': ranks.UNITS,
   'path': ('auto', 'merged', 'factored', 'hybrid'),
 }
@@ -46,7 +46,9 @@ def fields() -> ConfigDict:
   c.rank = 8
   # What the ranks may cost in units of `unit`; 0: what uniform ranks of `rank` cost on the same sites.
   c.budget = 0
-  # How ranks follow scores: 'uniform', 'greedy', 'proportional', 'proportional_per_cost', 'marginal'.
+  # How ranks follow scores: 'uniform', 'greedy', 'proportional', 'proportional_per_cost', 'marginal'. 'post_hoc' trains
+  # uniform ranks of twice the budget first, for a tenth of the steps (on top of them), and keeps the largest singular
+  # values for their cost: no scores, and training goes on from there.
   c.rule = 'proportional_per_cost'
   # Whether the budget counts adapter parameters ('params') or the sum of ranks ('ranks').
   c.unit = 'params'
@@ -68,6 +70,8 @@ def check(config: ConfigDict) -> None:
   c = config.lora
   if c.alpha <= 0:
     raise UserError(f'config.lora.alpha is {c.alpha}; it must be above 0.')
+  if c.rule == 'post_hoc' and config.method != 'lora':
+    raise UserError(f"config.lora.rule='post_hoc' is for config.method='lora', not for {config.method!r}.")
   if c.r_max < c.r_min:
     raise UserError(f'config.lora.r_max is {c.r_max}, below config.lora.r_min of {c.r_min}.')
 
@@ -82,15 +86,23 @@ def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Pl
   prices = costs if c.unit == 'params' else dict.fromkeys(costs, 1)
   budget = c.budget or c.rank * sum(prices.values())
   start = time.perf_counter()
-  rule = c.rule if scores and scores.available else 'uniform'
+  able = scores and (scores.trains if c.rule == 'post_hoc' else scores.available)
+  rule, begun = c.rule if able else 'uniform', None
   if rule == 'uniform':
     values = dict.fromkeys(costs, 1.0)
     rank_map = ranks.allocate(values, costs, budget, 0, budget, 'uniform', c.unit)
   else:
-    values = scores.by_site(c.form)
-    gains = scores.gains(c.form) if rule == 'marginal' else None
+    gains = None
+    if rule == 'post_hoc':
+      begun = _begun(config, sites, scores, budget)
+      gains = {site.name: lora.energies(site, begun.updates[site.name], c.form) for site in sites}
+      values = {name: math.sqrt(gain.sum()) for name, gain in gains.items()}
+    else:
+      values = scores.by_site(c.form)
+      gains = scores.gains(c.form) if rule == 'marginal' else None
     caps = {site.name: lora.kernel_width(site) for site in sites} if c.cap_at_kernel_width else None
-    rank_map = ranks.allocate(values, costs, budget, c.r_min, c.r_max, rule, c.unit, caps, gains)
+    by = 'marginal' if begun else rule
+    rank_map = ranks.allocate(values, costs, budget, c.r_min, c.r_max, by, c.unit, caps, gains)
   spent = sum(rank_map[name] * prices[name] for name in rank_map)
   if spent < 0.9 * budget:
     say(f'Only {spent:,} of {budget:,} {c.unit} are spent: most sites have the largest rank that is allowed.')
@@ -103,10 +115,48 @@ def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Pl
     'parameters': sum(rank_map[name] * costs[name] for name in rank_map),
     'score': config.score.to_dict(),
     'seconds': time.perf_counter() - start,
+    'training_seconds': begun.seconds if begun else 0.0,
     'scores': values,
     'ranks': rank_map,
   }
-  return with_ranks(config, sites, rank_map)._replace(ranks=record)
+  start_at = _cut(config, sites, rank_map, begun) if begun else {}
+  return with_ranks(config, sites, rank_map)._replace(ranks=record, start=start_at)
+
+
+class _Begun(NamedTuple):
+  """What was trained before the ranks were shared out."""
+
+  updates: dict[str, np.ndarray]  # site name -> change of its kernel
+  biases: Tensors
+  seconds: float
+
+
+def _begun(config: ConfigDict, sites: Sequence[Site], scores: Scores, budget: int) -> _Begun:
+  """Trains uniform ranks of twice the budget for a while."""
+  wide = config.copy_and_resolve_references()
+  wide.lora.rule, wide.lora.budget = 'uniform', 2 * budget
+  planned = plan(wide, sites, None)
+  trained, seconds = scores.warmed_up(planned)
+  adapters, biases = _parted(trained)
+  scale = planned.spec['alpha'], planned.spec['form'], planned.spec['rslora']
+  still = {site.name: np.zeros(site.shape, np.float32) for site in sites}
+  moved = {site.name: lora.delta(site, adapters[site.name], *scale) for site in sites if site.name in adapters}
+  return _Begun({**still, **moved}, biases, seconds)
+
+
+def _cut(config: ConfigDict, sites: Sequence[Site], rank_map: Mapping[str, int], begun: _Begun) -> Tensors:
+  """Returns what is left of `begun` in adapters of the ranks in `rank_map`."""
+  c = config.lora
+  adapted = [site for site in sites if rank_map[site.name]]
+  modules = {'/'.join(site.path) for site in adapted}
+  biases = {name: leaf for name, leaf in begun.biases.items() if name.rpartition('/')[0] in modules}
+  cut = {
+    site.name: lora.truncated(site, begun.updates[site.name], rank_map[site.name], c.form, c.alpha, c.rslora)
+    for site in adapted
+    # What did not move starts as adapters do: with both factors 0 it never would.
+    if len(lora.energies(site, begun.updates[site.name], c.form)) >= rank_map[site.name]
+  }
+  return _flat(cut, biases)
 
 
 def with_ranks(config: ConfigDict, sites: Sequence[Site], rank_map: Mapping[str, int]) -> Plan:

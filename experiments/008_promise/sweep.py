@@ -1,6 +1,6 @@
 """Runs behind 008 to 010: what the promise of AdaptSR comes to, table by table.
 
-  python -m experiments.008_promise.sweep rates main --safmn=safmn_ntire2023_x4.pth --data=drealsr_x4 \
+  python -m experiments.008_promise.sweep safmn_rates safmn_drealsr --safmn=safmn_ntire2023_x4.pth --data=drealsr_x4 \
     --photos=hr_train --photos_valid=hr_valid --weights=WEIGHTS --runs=runs/008
 
 `--data` holds LR and HR, every seventh pair validates, as in 001. `--photos` and `--photos_valid` are HR photographs
@@ -22,6 +22,7 @@ from experiments import sweeping
 HERE = Path(__file__).parent
 KEPT = ('base', 'adapted')
 CURVE = {'eval_every': 60, 'metrics': ('lpips_alex',)}
+ONE_EXPOSURE = {'data.match_exposure': True}
 METRICS = ('psnr_y', 'ssim_y', 'lpips_alex')
 CONFIGS = {'SAFMN': 'configs/safmn.py', 'EDSR': 'configs/edsr.py'}
 # What two busy cores can do; a step of EDSR with the crops of SAFMN would take three times as long.
@@ -43,11 +44,10 @@ class Arm(NamedTuple):
   steps: int = 300
 
 
-def rates() -> list[Arm]:
+def rates(backbone: str) -> list[Arm]:
   """Every method at three rates, measured on a third of the training pairs, which are not trained on."""
   return [
     Arm(f'{name} {rate:g}', {**METHODS[name], 'optim.lr': rate}, backbone, 'a third kept')
-    for backbone in CONFIGS
     for name, grid in GRID.items()
     for rate in grid
   ]
@@ -63,13 +63,10 @@ def main_protocol(backbone: str, data: str, seeds: int) -> list[Arm]:
 
 
 def level() -> list[Arm]:
-  """What holds the level of pictures: pairs brought to one exposure, biases that stay."""
-  ways = {'one exposure': {'data.match_exposure': True}, 'biases stay': {'lora.biases': False}}
-  ways |= {'one exposure, full': {**FULL, 'data.match_exposure': True}}
+  """The same as `rates` with pairs brought to one exposure while training."""
   return [
-    Arm(name, {**fields, 'optim.lr': BEST['SAFMN']['full' if 'full' in name else 'rank-aware']}, seed=seed)
-    for seed in range(3)
-    for name, fields in ways.items()
+    Arm(f'{name} {rate:g}, one exposure', {**METHODS[name], **ONE_EXPOSURE, 'optim.lr': rate}, data='a third kept')
+    for name, rate in (('rank-aware', 2e-3), ('full', 5e-4), ('rank-aware', 1e-3), ('full', 2e-4), ('rank-aware', 4e-3))
   ]
 
 
@@ -117,7 +114,8 @@ BEST = {
   'EDSR': {'rank-aware': 2e-3, 'uniform': 2e-3, 'full': 5e-4},
 }
 TABLES = {
-  'rates': rates,
+  'safmn_rates': lambda: rates('SAFMN'),
+  'edsr_rates': lambda: rates('EDSR'),
   'safmn_drealsr': lambda: main_protocol('SAFMN', 'DRealSR', 5),
   'safmn_soft': lambda: main_protocol('SAFMN', 'soft camera', 3),
   'edsr_drealsr': lambda: main_protocol('EDSR', 'DRealSR', 5),
