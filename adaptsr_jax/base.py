@@ -14,6 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from adaptsr_jax import convert, models, params_folder, tree, zoo
+from adaptsr_jax.convert import graph
 from adaptsr_jax.errors import UserError, shown
 from adaptsr_jax.log import Work
 from adaptsr_jax.tree import Params
@@ -96,6 +97,8 @@ def load(
       raise UserError(f'{path} is a params folder, which has one network: there is no {shown(key)} to choose.')
     with Work(f'Reading {path.name}'):
       loaded = _load_folder(path, as_stored)
+  elif path.is_file() and is_onnx(path):
+    raise UserError(f'{path} is ONNX, which can be written and not be read here; give what it was made of.')
   elif path.is_file():
     with Work(f'Reading {path.name}'):
       loaded = _load_file(path, key, as_stored)
@@ -294,13 +297,28 @@ def export(
 
 
 def save(path: str | os.PathLike, base: Base, params: Params, like_source: bool = False) -> None:
-  """Writes `params` as `export` does, or as a params folder, by the ending of `path`."""
-  if is_file(path):
+  """Writes `params` as `export` does, as ONNX, or as a params folder, by the ending of `path`."""
+  if is_onnx(path):
+    export_onnx(path, base, params)
+  elif is_file(path):
     export(path, base, params, like_source=like_source)
   else:
     params_folder.save_params(path, params, base.info())
 
 
-def is_file(path: str | os.PathLike) -> bool:
-  """Tells by its ending whether `path` is a file of PyTorch weights, not a params folder."""
-  return Path(path).suffix.lower() in FILES
+def export_onnx(path: str | os.PathLike, base: Base, params: Params, half: bool = False) -> float:
+  """Writes `params` as ONNX; arguments, result and errors as of `convert.graph.write`."""
+  told = {'model': base.name, 'scale': str(base.model().upscale), 'fields': json.dumps(base.fields)}
+  told |= {name: text for name, text in (('licence', base.licence), (convert.ORIGIN, json.dumps(base.origin))) if text}
+  params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
+  return graph.write(path, base.model(), params, told, half)
+
+
+def is_file(path: str | os.PathLike, written: bool = False) -> bool:
+  """Tells by its ending whether `path` is a file of PyTorch weights, not a params folder; `written`: or of ONNX."""
+  return Path(path).suffix.lower() in FILES or (written and is_onnx(path))
+
+
+def is_onnx(path: str | os.PathLike) -> bool:
+  """Tells by its ending whether `path` is a file of ONNX, which can be written and not be read."""
+  return Path(path).suffix.lower() == graph.SUFFIX

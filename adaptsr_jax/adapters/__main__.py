@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
   merge = commands.add_parser('merge', help='fold an adapter into its base')
   merge.add_argument('base', metavar='BASE', help='.pth or .safetensors weights, or a params folder')
   merge.add_argument('file', metavar='FILE', help='.safetensors file of an adapter trained on BASE')
-  merge.add_argument('out', metavar='OUT', help='.pth or .safetensors with key names of PyTorch, else a params folder')
+  merge.add_argument(
+    'out', metavar='OUT', help='.pth or .safetensors with key names of PyTorch, .onnx, else a params folder'
+  )
   merge.add_argument('--key', metavar='NAME', help=_KEY)
   merge.add_argument('--like_source', action='store_true', help='OUT with the wrappers and prefixes of BASE')
   merge.add_argument('--strength', type=float, default=1.0, help='0: the base, 1: the adapted model (default)')
@@ -147,7 +149,7 @@ def _merge(options: argparse.Namespace) -> None:
   from adaptsr_jax.adapters import card, file, operations
 
   _check_out(options.out, [options.base, options.file])
-  if not base_lib.is_file(options.out):
+  if not base_lib.is_file(options.out, written=True):
     files.check_folder(options.out, base_lib.FILES)
   if Path(options.out).is_dir() and not params_folder.is_params_folder(options.out):
     raise UserError(f'{options.out} is a folder with other content; choose another OUT.')

@@ -1,4 +1,4 @@
-"""Converts weights between PyTorch files and params folders, and tells what a file holds.
+"""Converts weights between PyTorch files and params folders, and to ONNX, and tells what a file holds.
 
 python -m adaptsr_jax.convert SAFMN_DF2K_x2.pth --detect
 python -m adaptsr_jax.convert swinir_light_x4 params_swinir
@@ -6,6 +6,7 @@ python -m adaptsr_jax.convert edsr_x4.pt edsr_x4.safetensors --dtype float16
 python -m adaptsr_jax.convert edsr.pth params_edsr --fields res_scale=0.1
 python -m adaptsr_jax.convert gan_training.pth::g_ema generator.pth
 python -m adaptsr_jax.convert runs/camera/merged camera.pth
+python -m adaptsr_jax.convert runs/camera/merged camera.onnx --half
 python -m adaptsr_jax.convert realesr_general_x4 realesr_general_wdn_x4 between.pth --weights 0.5,0.5
 """
 
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     metavar='PATH',
     nargs='+',
     help='IN: .pth, .pt or .safetensors weights, a params folder, or a name that `python -m adaptsr_jax.zoo` lists; '
-    'several are mixed by --weights. OUT: .pth, .pt or .safetensors with key names of PyTorch, else a params folder',
+    'several are mixed by --weights. OUT: .pth, .pt, .safetensors (key names of PyTorch), .onnx, else a params folder',
   )
   parser.add_argument('--detect', action='store_true', help='only print what IN is')
   parser.add_argument('--json', action='store_true', help='print JSON')
@@ -77,12 +78,16 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--dtype', choices=('float32', 'float16', 'bfloat16'), help='of OUT (default: of IN; a folder: float32)'
   )
+  parser.add_argument('--half', action='store_true', help='as --dtype float16, and tell what that changes of a picture')
   return parser
 
 
 def _run(options: argparse.Namespace) -> None:
   from adaptsr_jax import base, config
 
+  if options.half:
+    options.dtype = options.dtype or 'float16'
+  _check_dtype(options)
   settings = config.parse_fields(','.join(options.fields), '--fields')
   if options.out:
     for source in options.sources:
@@ -95,11 +100,21 @@ def _run(options: argparse.Namespace) -> None:
     loaded, notes = _interpolated(loaded, config.numbers(options.weights, len(loaded), '--weights'), options.sources)
   named = _renamed(loaded, options.name) if options.name else loaded
   if options.out:
-    _write(options.out, named, options.dtype, options.like_source)
+    notes += _write(options.out, named, options.dtype, options.like_source)
   report = _report(options, loaded)
   notes += [_rounding(loaded.params, options.dtype)] if options.out and options.dtype else []
+  notes += [_seen(named, options.dtype)] if options.half and not base.is_onnx(options.out) else []
   remarks = [*base.remarks(loaded, '--fields '), *notes]
   print(json.dumps(report, indent=1) if options.json else _text(report, remarks))
+
+
+def _check_dtype(options: argparse.Namespace) -> None:
+  from adaptsr_jax import base
+
+  if options.half and (options.dtype != 'float16' or not options.out):
+    raise UserError('--half writes float16 to OUT: leave --dtype and --detect out.')
+  if options.out and base.is_onnx(options.out) and options.dtype == 'bfloat16':
+    raise UserError(f'{options.out} can be float32 or float16; choose another --dtype.')
 
 
 def _load(source: str, settings: dict[str, Any], key: str | None) -> Any:
@@ -134,11 +149,11 @@ def _check_out(source: str, out: str) -> None:
   path, given = Path(out), Path(base.place(source)[0])
   if path.exists() and given.exists() and path.samefile(given):
     raise UserError(f'{out} is the input; choose another OUT.')
-  if base.is_file(out) and path.is_dir():
+  if base.is_file(out, written=True) and path.is_dir():
     raise UserError(f'{out} is a folder; choose another OUT.')
-  if not base.is_file(out) and path.is_file():
+  if not base.is_file(out, written=True) and path.is_file():
     raise UserError(f'{out} is a file, and would be a params folder; choose another OUT.')
-  if not base.is_file(out):
+  if not base.is_file(out, written=True):
     files.check_folder(out, base.FILES)
   if path.is_dir() and any(path.iterdir()) and not params_folder.is_params_folder(path):
     raise UserError(f'{out} is a folder with other content; choose another OUT.')
@@ -159,22 +174,48 @@ def _renamed(loaded: Any, name: str) -> Any:
   return loaded._replace(name=name, source={key: source[key] for key in ('dtype', 'dtypes') if key in source})
 
 
-def _write(out: str, loaded: Any, dtype: str | None, like_source: bool) -> None:
+def _write(out: str, loaded: Any, dtype: str | None, like_source: bool) -> list[str]:
+  """Writes the network; returns what there is to say of that."""
   import jax
   import jax.numpy as jnp
   import numpy as np
 
   from adaptsr_jax import base, params_folder, tree
+  from adaptsr_jax.convert import graph
 
   for name, leaf in tree.flatten(loaded.params).items() if dtype else ():
     if leaf.size and np.abs(leaf).max() > float(jnp.finfo(dtype).max):
       raise UserError(
         f'{name} has values up to {np.abs(leaf).max():.3g}, too large for {dtype}; choose another --dtype.'
       )
+  if base.is_onnx(out):
+    half = dtype == 'float16'
+    difference = base.export_onnx(out, loaded, loaded.params, half)
+    way = 'stored as float16, computed in float32; ' if half else ''
+    return [f'ONNX, opset {graph.OPSET}, {way}checked by onnxruntime: largest difference {_levels(difference)}']
   if base.is_file(out):
     base.export(out, loaded, loaded.params, dtype, like_source)
   else:
     params_folder.save_params(out, jax.tree.map(lambda leaf: _stored(leaf, dtype), loaded.params), loaded.info())
+  return []
+
+
+def _seen(loaded: Any, dtype: str) -> str:
+  """Returns the sentence on the largest change of a picture, of noise, by rounding parameters to `dtype`."""
+  import jax
+  import numpy as np
+
+  from adaptsr_jax import infer
+
+  model = loaded.model()
+  picture = np.random.default_rng(0).random((48, 48, 3), np.float32)
+  whole, rounded = (jax.tree.map(lambda leaf, t=t: leaf.astype(t).astype('f4'), loaded.params) for t in ('f4', dtype))
+  before, after = (infer.network(model, params, infer.WHOLE)(picture) for params in (whole, rounded))
+  return f'Computed in float32 with parameters so rounded: largest difference {_levels(np.abs(after - before).max())}'
+
+
+def _levels(difference: float) -> str:
+  return f'{difference:.2g} of 1, {255 * difference:.2g} of 255 levels'
 
 
 def _rounding(params: Any, dtype: str) -> str:

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from adaptsr_jax.models import layers
+
 Array = jax.Array
 
 MASKED = -100.0  # added to the logit of a pair that must not meet; the published networks know no infinity
@@ -36,7 +38,8 @@ def regions(height: int, width: int, window: int, shift: int) -> np.ndarray:
   are of different regions, and must not look at each other.
   """
   rows, columns = (
-    (np.arange(side) >= side - window).astype(np.int32) + (np.arange(side) >= side - shift) for side in (height, width)
+    (layers.indices(side) >= side - window).astype(np.int32) + (layers.indices(side) >= side - shift)
+    for side in (height, width)
   )
   labels = 3 * rows[:, None] + columns
   labels = labels.reshape(height // window, window, width // window, window)
@@ -91,10 +94,12 @@ def _attend(shifted, scale, qkv, bias):
   logits = jnp.einsum('whqd,whkd->whqk', q, k, preferred_element_type=jnp.float32) * scale + bias
   if shifted:
     height, width, shift = shifted
-    region = regions(height, width, math.isqrt(n), shift)
+    # Symbols, which stand for any size, make no array that could be kept.
+    made = regions if isinstance(height, int) and isinstance(width, int) else regions.__wrapped__
+    region = made(height, width, math.isqrt(n), shift)
     # Compared here, in the fusion with the softmax: the mask of a large picture would take n times the memory.
     apart = region[:, None, :, None] != region[:, None, None, :]
-    logits = logits.reshape(-1, len(region), heads, n, n)
+    logits = logits.reshape(-1, region.shape[0], heads, n, n)
     logits = jnp.where(apart, logits + MASKED, logits).reshape(windows, heads, n, n)
   weights = nn.softmax(logits).astype(v.dtype)
   y = jnp.einsum('whqk,whkd->whqd', weights, v)

@@ -85,6 +85,11 @@ def pixel_shuffle(x: Array, factor: int) -> Array:
   return x.reshape(b, h * factor, w * factor, c)
 
 
+def indices(size: Any) -> Any:
+  """Returns 0, 1, ..., size - 1: of numpy, unless `size` is a symbol, which stands for any (see `convert.graph`)."""
+  return np.arange(size) if isinstance(size, int | np.integer) else jnp.arange(size)
+
+
 def adaptive_max_pool(x: Array, size: tuple[int, int]) -> Array:
   """Returns the maxima of (b, h, w, c) over size[0] x size[1] bins, h >= size[0] and w >= size[1].
 
@@ -100,10 +105,12 @@ def adaptive_max_pool(x: Array, size: tuple[int, int]) -> Array:
 
 def _pool_axis(x: Array, size: int, axis: int) -> Array:
   length = x.shape[axis]
-  bins = np.arange(size)
-  start, stop = bins * length // size, -((bins + 1) * length // -size)
+  bins = indices(size)
+  start, stop = bins * length // size, ((bins + 1) * length + size - 1) // size
+  longest = (stop - start).max() if isinstance(length, int) else -(-length // size) + 1
   # Bins differ in length by one: the shorter ones repeat their last index, which leaves a maximum as it is.
-  index = np.minimum(start[:, None] + np.arange((stop - start).max()), stop[:, None] - 1)
+  index = start[:, None] + indices(longest)
+  index = (np.minimum if isinstance(index, np.ndarray) else jnp.minimum)(index, stop[:, None] - 1)
   return jnp.take(x, index, axis=axis).max(axis=axis + 1)
 
 
@@ -118,8 +125,8 @@ def resize_nearest(x: Array, size: tuple[int, int]) -> Array:
     # The same as the gather below; its gradient is a sum and not a scatter.
     x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, m // h, w, n // w, c))
     return x.reshape(b, m, n, c)
-  x = jnp.take(x, np.arange(m) * h // m, axis=1)
-  return jnp.take(x, np.arange(n) * w // n, axis=2)
+  x = jnp.take(x, indices(m) * h // m, axis=1)
+  return jnp.take(x, indices(n) * w // n, axis=2)
 
 
 def resize_bilinear(x: Array, factor: int) -> Array:
@@ -231,9 +238,11 @@ def shifted_sum(x: Array, kernel: Array) -> Array:
   A sum of shifted products: with grouped convolutions, a training step of SAFMN took 14 % more CPU time.
   """
   kh, kw, _, _ = kernel.shape
-  _, h, w, _ = x.shape
+  b, h, w, c = x.shape
   x = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
-  return sum(x[:, i : i + h, j : j + w] * kernel[i, j, 0] for i in range(kh) for j in range(kw))
+  # By lax: of a size that is a symbol, indexing makes a gather.
+  parts = {(i, j): jax.lax.slice(x, (0, i, j, 0), (b, i + h, j + w, c)) for i in range(kh) for j in range(kw)}
+  return sum(part * kernel[i, j, 0] for (i, j), part in parts.items())
 
 
 def pixel_unshuffle(x: Array, factor: int) -> Array:
