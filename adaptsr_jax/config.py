@@ -353,11 +353,16 @@ def validate(config: ConfigDict) -> None:
       raise UserError(f'The config has a field {name!r} that no run has; the nearest is config.{near[0]}.')
     if isinstance(value, int) and abs(value) >= 2**31 or isinstance(value, float) and not math.isfinite(value):
       raise UserError(f'config.{name} is {value}; it must be a finite number, and a whole one below {2**31}.')
+    if isinstance(value, list) and not name.startswith('data.degrade.'):
+      kind, word = ((int, float), 'numbers') if name == 'strengths' else (str, 'texts')
+      if not all(isinstance(item, kind) for item in value):
+        raise UserError(f'config.{name} is {value!r}; it must be a tuple of {word}.')
   own = {'method': tuple(methods.METHODS)}
-  least = dict(_LEAST)
+  least, most = dict(_LEAST), dict(_MOST)
   for method, module in methods.METHODS.items():
     own |= {f'{method}.{name}': allowed for name, allowed in getattr(module, 'CHOICES', {}).items()}
     least |= {f'{method}.{name}': value for name, value in getattr(module, 'LEAST', {}).items()}
+    most |= {f'{method}.{name}': value for name, value in getattr(module, 'MOST', {}).items()}
   for name, allowed in (own | CHOICES).items():
     value = get(config, name)
     if value not in allowed:
@@ -369,6 +374,9 @@ def validate(config: ConfigDict) -> None:
   for name, value in least.items():
     if get(config, name) < value:
       raise UserError(f'config.{name} is {get(config, name)}; it must be at least {value}.')
+  for name, value in most.items():
+    if get(config, name) > value:
+      raise UserError(f'config.{name} is {get(config, name)}; it can be at most {value}.')
   if not config.base:
     raise UserError(
       "config.base is empty; give a .pth, .pt or .safetensors file, a params folder, or 'random' with config.model."
@@ -386,8 +394,11 @@ def validate(config: ConfigDict) -> None:
     )
   if not config.steps and not sources(config, 'valid'):
     raise UserError('config.data.valid.hr is empty, so a run of 0 steps has nothing to measure.')
-  if not 0 <= config.optim.ema < 1:
-    raise UserError(f'config.optim.ema is {config.optim.ema}; it must be at least 0 and below 1.')
+  for name in ('ema', 'b1', 'b2'):
+    if not 0 <= config.optim[name] < 1:
+      raise UserError(f'config.optim.{name} is {config.optim[name]}; it must be at least 0 and below 1.')
+  if config.steps:
+    _check_steps(config)
   measured = [key for name in ('psnr', 'ssim', *config.metrics) for row in names_of(name) for key in METRICS[row].keys]
   if key_of(config.best) not in measured:
     raise UserError(
@@ -411,6 +422,33 @@ def validate(config: ConfigDict) -> None:
       module.check(config)
 
 
+def _check_steps(config: ConfigDict) -> None:
+  """Raises UserError where the steps of a run are over before they have trained anything."""
+  o, g, updates = config.optim, config.gan, config.steps // config.optim.accumulate
+  if not updates:
+    raise UserError(
+      f'config.optim.accumulate is {o.accumulate}, more than config.steps={config.steps}: there would be no update.'
+    )
+  if o.warmup >= updates:
+    raise UserError(
+      f'config.optim.warmup is {o.warmup}, and the run has {updates} updates: it would end before it has its rate.'
+    )
+  adversarial, others = config.loss.adversarial, any(config.loss[term] for term in LOSSES if term != 'adversarial')
+  if adversarial and not others and g.warmup >= config.steps:
+    raise UserError(
+      f'config.gan.warmup is {g.warmup}, and in these steps there is no other loss than the adversarial one; '
+      f'config.steps is {config.steps}.'
+    )
+  if adversarial and not g.lr and not g.init_from:
+    raise UserError('config.gan.lr is 0: a random discriminator that learns nothing teaches nothing.')
+
+
+_MOST = {
+  # More than a machine has use for; each takes memory of its own.
+  'data.workers': max(16, 4 * (os.cpu_count() or 1)),
+  'gan.width': 1024,
+}
+
 _LEAST = {
   'steps': 0,
   'batch_size': 1,
@@ -426,6 +464,7 @@ _LEAST = {
   'gan.warmup': 0,
   'gan.ceiling': 0,
   'optim.lr': 0,
+  'optim.bias_lr_scale': 0,
   'optim.warmup': 0,
   'optim.clip': 0,
   'optim.accumulate': 1,

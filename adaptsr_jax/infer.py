@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -131,7 +131,9 @@ def upscale(
   if tile == WHOLE or (tile == 0 and lr.shape[0] * lr.shape[1] <= AUTO_WHOLE):
     side = None
   # To whole multiples with tiles too: the last tile ends with the picture, and its windows must be the picture's.
-  padded = _padded(lr, [_up(max(n, side or minimum), multiple) for n in lr.shape[:2]])
+  size = [_up(max(n, side or minimum), multiple) for n in lr.shape[:2]]
+  check_memory(size, scale, 'choose a smaller tile' if side else 'cut the picture into parts')
+  padded = _padded(lr, size)
   height, width = (side, side) if side else padded.shape[:2]
   rows = _spans(padded.shape[0], height, stride, scale)
   columns = _spans(padded.shape[1], width, stride, scale)
@@ -143,7 +145,6 @@ def upscale(
   forward = _ensemble if ensemble else _forward
   inputs = (padded[None, y.start : y.start + height, x.start : x.start + width] for y, x in tiles)
   outputs = _one_ahead(forward(apply_fn, params, part) for part in inputs)
-  check_memory(padded.shape[:2], scale)
   canvas = np.zeros((scale * padded.shape[0], scale * padded.shape[1], 3), np.float32)
   smaller = max(_GRID, min(height, width) // 2 // _GRID * _GRID)
   advice = f'choose a smaller tile, such as --tile={smaller} (in a run --config.eval_tile)'
@@ -155,10 +156,10 @@ def upscale(
   return canvas[: scale * lr.shape[0], : scale * lr.shape[1]]
 
 
-def check_memory(size: tuple[int, int], scale: int) -> None:
+def check_memory(size: Sequence[int], scale: int, advice: str = 'cut the picture into parts') -> None:
   """Raises UserError where the memory does not suffice for what `upscale` makes of a picture of `size` LR pixels."""
   height, width = (scale * n for n in size)
-  memory.check(15 * height * width, f'an output of {width} x {height} pixels', 'cut the picture into parts')
+  memory.check(15 * height * width, f'an output of {width} x {height} pixels', advice)
 
 
 def tiling(tile: int, overlap: int, multiple: int = 1, minimum: int = 1) -> tuple[int, int]:

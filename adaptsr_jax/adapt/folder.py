@@ -39,7 +39,7 @@ _FREE_FIELDS = (
   'data.licence',
   # A moved file or folder is no other one: `material` tells what is in it.
   'base',
-  *(f'data.{part}.{field}' for part in config_lib.PARTS for field in ('lr', 'hr', 'root', 'packed')),
+  *(f'data.{part}.{field}' for part in config_lib.PARTS for field in ('lr', 'hr', 'root', 'packed', 'mix')),
   *(f'data.{part}.{field}' for part in config_lib.PARTS for field in ('names', 'skip_names')),
 )
 # What a start leaves before its first save.

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 
 from adaptsr_jax import base as base_lib
 from adaptsr_jax import config as config_lib
-from adaptsr_jax import data, lora, methods, ranks, tree, zoo
-from adaptsr_jax.adapt import losses
+from adaptsr_jax import data, lora, memory, methods, ranks, tree, zoo
+from adaptsr_jax.adapt import effects, losses
 from adaptsr_jax.data import degrade, samples
 from adaptsr_jax.devices import Devices
 from adaptsr_jax.errors import UserError, enough_memory
@@ -118,6 +118,7 @@ def describe(config: ConfigDict, setup: Setup) -> str:
   fields = ', '.join(f'{key}={value}' for key, value in base.fields.items())
   lines = [f'Base: {base.name} ({fields}), {tree.count(base.params):,} parameters.']
   lines += [f'  {remark}' for remark in base_lib.remarks(base, '--config.fields=')]
+  lines += filter(None, [effects.idle(config)])
   canvas = degrade.canvas(config.patch, setup.model.upscale)
   for label, source in (('Training', setup.train), ('Validation', setup.valid)):
     lines.append(f'{label}: {source.describe(canvas) if source else "none"}')
@@ -141,9 +142,15 @@ def loss_of(model: Any) -> Callable[[Params, Mapping[str, jax.Array]], jax.Array
 
 def batches(config: ConfigDict, source: data.Source, seed: int, devices: Devices | None = None):
   """Returns the endless iterator over training batches that `seed` gives (see `data.train_batches`)."""
+  _check_batches(config, source.scale, 1, f'a batch of {config.batch_size} crops of {config.patch} pixels')
   simulated = _cameras(config, source)
   size = config.batch_size, config.patch, source.scale
   return data.train_batches(source, *size, seed, config.data.workers, simulated, config.data.match_exposure, devices)
+
+
+def _check_batches(config: ConfigDict, scale: int, number: int, what: str) -> None:
+  pixels = config.patch**2 + (config.patch // scale) ** 2
+  memory.check(12 * number * config.batch_size * pixels, what, 'lower config.batch_size or config.patch')
 
 
 class Cameras(NamedTuple):
@@ -175,6 +182,7 @@ def _cameras(config: ConfigDict, source: data.Source) -> Cameras | None:
 
 def score_batches(config: ConfigDict, setup: Setup, number: int) -> list[dict[str, np.ndarray]]:
   """Returns `number` training batches, drawn apart from those that are trained on."""
+  _check_batches(config, setup.train.scale, number, f'to score on {number} batches')
   with closing(batches(config, setup.train, seed=config.seed + 1_000_003)) as drawn:
     return [next(drawn) for _ in range(number)]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
@@ -29,6 +30,8 @@ from adaptsr_jax.evaluate import measure, statistics, tables
 from adaptsr_jax.log import Work, say, watched
 from adaptsr_jax.metrics.table import METRICS, key_of
 from adaptsr_jax.tree import Params
+
+_STILL = 1e-9  # no picture tells a weight from one that is nearer
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> dict[str, Any]:
@@ -151,6 +154,8 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     with enough_memory(prepare.memory_advice(config, setup.model)):
       trained = train.train(config, training, batches, watch if setup.valid else None, workdir)
   params = jax.device_get(params_of(frozen, trained.trainable))
+  if config.steps:
+    _check_moved(jax.device_get(params_of(frozen, trainable)), params, trained.steps)
   networks['adapted'] = network(params)
   adapted = reference
   if reference and config.steps:
@@ -211,6 +216,16 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   folder.write('results', results)
   say(show.summary(results, workdir))
   return results
+
+
+def _check_moved(before: Any, after: Any, steps: int) -> None:
+  """Raises UserError where training has changed nothing that would be deployed."""
+  leaves = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+  if all(np.allclose(a, b, rtol=0, atol=_STILL) for a, b in leaves):
+    raise UserError(
+      f'{steps} steps changed no weight: gradients or rates are too small for any change. Look at config.optim.lr, '
+      'config.optim.clip and the weights of config.loss, and give another --workdir.'
+    )
 
 
 def _method_of_run(

@@ -33,6 +33,7 @@ from adaptsr_jax.tree import Params
 DEFAULTS = {'lr': 1e-3, 'schedule': 'steps'}
 CHOICES = {'form': ('fold', 'swin')}
 LEAST = {'rank': 1}
+MOST = {'rank': 2**14}
 SPEC = {
   'form': (str, 'text'),
   'rank': (int, 'a whole number'),

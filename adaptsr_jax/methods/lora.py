@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from adaptsr_jax import lora, ranks, tree
+from adaptsr_jax import lora, memory, ranks, tree
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.log import say
 from adaptsr_jax.lora import Site
@@ -25,6 +25,8 @@ CHOICES = {
   'path': ('auto', 'merged', 'factored', 'hybrid'),
 }
 LEAST = {'rank': 1, 'budget': 0, 'r_min': 0}
+# Far above any kernel's width, where a rank adds no freedom.
+MOST = {'rank': 2**14, 'r_max': 2**14}
 SPEC = {
   'form': (str, 'text'),
   'alpha': ((int, float), 'a number'),
@@ -103,6 +105,11 @@ def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Pl
     caps = {site.name: lora.kernel_width(site) for site in sites} if c.cap_at_kernel_width else None
     by = 'marginal' if begun else rule
     rank_map = ranks.allocate(values, costs, budget, c.r_min, c.r_max, by, c.unit, caps, gains)
+  parameters = sum(rank_map[name] * costs[name] for name in rank_map)
+  # Themselves, the moments and the average of the optimiser, and the gradient.
+  memory.check(
+    20 * parameters, f'what trains {parameters:,} parameters of adapters', 'lower config.lora.budget or rank'
+  )
   spent = sum(rank_map[name] * prices[name] for name in rank_map)
   if spent < 0.9 * budget:
     say(f'Only {spent:,} of {budget:,} {c.unit} are spent: most sites have the largest rank that is allowed.')
@@ -112,7 +119,7 @@ def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Pl
     'form': c.form,
     'budget': budget,
     'spent': spent,
-    'parameters': sum(rank_map[name] * costs[name] for name in rank_map),
+    'parameters': parameters,
     'score': config.score.to_dict(),
     'seconds': time.perf_counter() - start,
     'training_seconds': begun.seconds if begun else 0.0,

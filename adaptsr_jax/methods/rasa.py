@@ -32,6 +32,7 @@ from adaptsr_jax.tree import Params
 DEFAULTS = {'lr': 5e-4, 'schedule': 'steps'}
 CHOICES = {'form': lora.FORMS, 'groups': ('stages', 'blocks', 'shapes')}
 LEAST = {'rank': 1, 'shared': 0}
+MOST = {'rank': 2**14}
 SPEC = {
   'form': (str, 'text'),
   'rank': (int, 'a whole number'),
@@ -61,7 +62,12 @@ def fields() -> ConfigDict:
 
 
 def check(config: ConfigDict) -> None:
-  """Raises UserError for more shared ranks than there are."""
+  """Raises UserError for more shared ranks than there are, and for what CHOICES and LEAST do not tell."""
+  if config.rasa.alpha <= 0:  # at 0 all gradients are 0, and stay so
+    raise UserError(f'config.rasa.alpha is {config.rasa.alpha}; it must be above 0.')
+  unknown = [kind for kind in config.rasa.kinds if kind not in ('conv', 'mlp', 'attn')]
+  if unknown:
+    raise UserError(f'config.rasa.kinds contains {unknown[0]!r}; it can have: conv, mlp, attn.')
   if config.rasa.shared > config.rasa.rank:
     raise UserError(f'config.rasa.shared is {config.rasa.shared}, above config.rasa.rank of {config.rasa.rank}.')
 

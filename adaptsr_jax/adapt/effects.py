@@ -1,0 +1,156 @@
+"""Fields of a config that are set and have no effect in its run, told in one sentence: nobody waits in vain."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from adaptsr_jax import config as config_lib
+from adaptsr_jax import methods
+
+_WITH_ADAPTERS = ('lora', 'dora')  # the methods of `config.lora`
+
+
+class _Rule(NamedTuple):
+  """When fields, or whole sections, have an effect, and why they have none else."""
+
+  fields: tuple[str, ...]
+  used: Callable[[ConfigDict], bool]
+  why: str
+
+
+def _own(method: str) -> tuple[str, ...]:
+  return _WITH_ADAPTERS if method == 'lora' else (method,)
+
+
+def _scored(c: ConfigDict) -> bool:
+  if c.init_from:
+    return False
+  return c.lora.rule != 'uniform' if c.method in _WITH_ADAPTERS else c.method == 'shira' and _by_gradient(c)
+
+
+def _by_gradient(c: ConfigDict) -> bool:
+  return c.shira.mask in ('gradient', 'snip')
+
+
+def _needs_weights(c: ConfigDict) -> bool:
+  return bool(c.metrics) or any(c.loss[name] for name in ('perceptual', 'lpips', 'dists'))
+
+
+_OF_RANKS = tuple(f'lora.{name}' for name in ('rank', 'budget', 'unit', 'r_min', 'r_max', 'cap_at_kernel_width'))
+
+RULES = (
+  _Rule(('key', 'like_source'), lambda c: c.base != 'random', 'a random base comes from no file'),
+  _Rule(('model',), lambda c: c.base == 'random', 'config.base tells the network'),
+  *(
+    _Rule((name,), lambda c, name=name: c.method in _own(name), f'config.method is not {" or ".join(_own(name))}')
+    for name, module in methods.METHODS.items()
+    if hasattr(module, 'fields')
+  ),
+  # What an adapter was made with stays; only ranks of rule 'uniform' may grow.
+  _Rule(
+    tuple(name for name, module in methods.METHODS.items() if hasattr(module, 'fields') and name != 'lora'),
+    lambda c: not c.init_from,
+    'it is as config.init_from has it',
+  ),
+  _Rule(
+    (*_OF_RANKS, 'lora.rule'),
+    lambda c: not c.init_from or (c.method == 'lora' and c.lora.rule == 'uniform'),
+    'ranks are those of config.init_from',
+  ),
+  _Rule(('lora',), lambda c: not (c.init_from and c.method == 'dora'), 'it is as config.init_from has it'),
+  _Rule(('lora.path',), lambda c: c.method == 'lora', 'config.method is not lora'),
+  _Rule(('lora.rank',), lambda c: not c.lora.budget, 'config.lora.budget is given'),
+  _Rule(
+    ('lora.r_min', 'lora.r_max', 'lora.cap_at_kernel_width'),
+    lambda c: c.lora.rule != 'uniform',
+    'config.lora.rule is uniform',
+  ),
+  _Rule(
+    ('lora.unit',), lambda c: c.lora.rule != 'uniform' or c.lora.budget, 'config.lora.rule is uniform, without a budget'
+  ),
+  _Rule(('shira.share',), lambda c: not c.shira.rank, 'config.shira.rank is given'),
+  _Rule(('score',), _scored, 'nothing is scored'),
+  _Rule(
+    ('score.kind', 'score.normalise', 'score.reduce'), lambda c: c.method != 'shira', 'SHiRA takes the mean gradient'
+  ),
+  _Rule(
+    ('score.batches',),
+    lambda c: c.score.kind != 'random' or c.method == 'shira' or c.lora.rule == 'marginal',
+    'config.score.kind is random',
+  ),
+  _Rule(('score.reduce',), lambda c: c.score.kind == 'gradient', 'config.score.kind is not gradient'),
+  _Rule(('sites.kinds',), lambda c: c.method != 'bitfit', 'config.method is bitfit, which has no sites'),
+  _Rule(('sites.exclude',), lambda c: c.method != 'bitfit', 'config.method is bitfit, which has no sites'),
+  _Rule(
+    ('sites.exclude',),
+    lambda c: c.method != 'full' or c.sites.kinds,
+    'config.method is full, which trains every parameter where config.sites.kinds is empty',
+  ),
+  _Rule(
+    ('sites.split_qkv',),
+    lambda c: c.method in (*_WITH_ADAPTERS, 'rasa', 'shira'),
+    'config.method does not change q, k and v apart',
+  ),
+  _Rule(('gan',), lambda c: c.loss.adversarial, 'config.loss.adversarial is 0'),
+  _Rule(
+    ('loss.adversarial',), lambda c: c.gan.warmup < max(1, c.steps), 'config.gan.warmup is not shorter than the run'
+  ),
+  _Rule(
+    ('optim.bias_lr_scale',),
+    lambda c: c.method in _WITH_ADAPTERS and c.lora.biases,
+    'no biases are trained beside adapters',
+  ),
+  *(
+    _Rule(
+      tuple(f'data.{part}.{field}' for field in ('names', 'skip_names', 'track', 'degrade')),
+      lambda c, part=part: config_lib.sources(c, part),
+      f'config.data.{part} names no pictures',
+    )
+    for part in config_lib.PARTS
+  ),
+  _Rule(
+    ('data.match_exposure',),
+    lambda c: c.data.train.mix or c.data.train.degrade == 'none',
+    'LR is made from HR, with its exposure',
+  ),
+  _Rule(
+    ('data.match_exposure',),
+    lambda c: not c.data.train.hr or c.data.train.lr or c.data.train.hr.startswith('samples:'),
+    'LR is made from HR, with its exposure',
+  ),
+  _Rule(
+    ('data.licence', 'record_cameras', 'thumbnail'),
+    lambda c: c.method != 'full' or c.sites.kinds,
+    'config.method is full, which leaves no adapter file',
+  ),
+  _Rule(
+    ('metrics', 'eval_every', 'eval_tile', 'best', 'strengths'),
+    lambda c: config_lib.sources(c, 'valid'),
+    'config.data.valid names no pictures',
+  ),
+  _Rule(('metric_weights',), _needs_weights, 'no metric and no loss of config has weights'),
+)
+
+
+def idle(config: ConfigDict) -> str:
+  """Returns a sentence on the fields that are not as by default and have no effect in the run; '' where there are none.
+
+  A field that contradicts others is refused by `config.validate`; these are only of other methods, losses or data.
+  """
+  default = config_lib.flat(config_lib.default())
+  changed = [name for name, value in config_lib.flat(config).items() if value != default.get(name, value)]
+  reasons: dict[str, list[str]] = {}
+  for name in changed:
+    why = next(_reasons(config, name), '')
+    if why:
+      reasons.setdefault(why, []).append(f'config.{name}')
+  parts = [f'{", ".join(names)} ({why})' for why, names in reasons.items()]
+  return f'Without effect in this run: {"; ".join(parts)}.' if parts else ''
+
+
+def _reasons(config: ConfigDict, name: str) -> Iterator[str]:
+  for rule in RULES:
+    of_rule = any(name == field or name.startswith(f'{field}.') for field in rule.fields)
+    if of_rule and not rule.used(config):
+      yield rule.why
