@@ -1,9 +1,10 @@
 """Fields without effect are told, fields that would leave a run with nothing to train are refused."""
 
+import numpy as np
 import pytest
 
 from adaptsr_jax import config
-from adaptsr_jax.adapt import effects
+from adaptsr_jax.adapt import effects, folder, whole
 from adaptsr_jax.errors import UserError
 
 
@@ -86,3 +87,21 @@ def test_a_field_without_effect_is_told_with_the_reason(changes, idle):
 def test_what_trains_nothing_or_cannot_be_is_refused(changes, named):
   with pytest.raises(UserError, match=named.replace('.', r'\.')):
     config.validate(made(**changes))
+
+
+def test_steps_that_change_nothing_are_no_training():
+  before = {'a': np.ones(3, np.float32), 'b': np.zeros(2, np.float32)}
+  with pytest.raises(UserError, match='7 steps changed no weight'):
+    whole._check_moved(before, {**before, 'b': np.full(2, 1e-30, np.float32)}, 7)
+  whole._check_moved(before, {**before, 'b': np.array([0, 1e-6], np.float32)}, 7)
+
+
+def test_an_adapter_to_start_from_may_lie_elsewhere_and_may_be_gone(tmp_path):
+  c, run = made(init_from='here.safetensors'), folder.Folder(tmp_path)
+  material = {'base': 'b', 'adapter to start from': 'digest'}
+  run.take(c, material)
+  assert run.changed_fields(made(init_from='there.safetensors')) == {}
+  assert list(run.changed_fields(made())) == ['init_from']
+  assert run.changed_material({**material, 'adapter to start from': 'other'}) == ['adapter to start from']
+  run.take(c, {'base': 'b'})  # the file is gone, and is remembered
+  assert run.read('material') == material

@@ -251,7 +251,7 @@ def test_killed_and_continued_equals_never_stopped(done, folders, tmp_path):
 
 def test_training_goes_on_from_an_adapter(done, folders, tmp_path):
   """A rate of nearly nothing shows where training starts: where the adapter left off, also with larger ranks."""
-  start = {'init_from': str(done[0] / 'adapter.safetensors'), 'optim.lr': 1e-12, 'steps': 1}
+  start = {'init_from': str(done[0] / 'adapter.safetensors'), 'optim.lr': 1e-6, 'steps': 1}
   trained = done[1]['adapted']['mean']['psnr_y']
   assert trained > done[1]['base']['mean']['psnr_y'] + 0.5
   same = adapt.run(settings(folders, **start), tmp_path / 'same')

@@ -42,6 +42,8 @@ _FREE_FIELDS = (
   *(f'data.{part}.{field}' for part in config_lib.PARTS for field in ('lr', 'hr', 'root', 'packed', 'mix')),
   *(f'data.{part}.{field}' for part in config_lib.PARTS for field in ('names', 'skip_names')),
 )
+# Files to start from: that one was given is part of the run, and not where it lay.
+_STARTS = ('init_from', 'gan.init_from')
 # What a start leaves before its first save.
 _EARLY = (
   *('base.json', 'bicubic.json', 'ranks.json', 'ranks.png'),
@@ -132,12 +134,13 @@ class Folder(NamedTuple):
     except (AttributeError, KeyError, TypeError, ValueError) as error:
       raise UserError(f'{self.path / "config.json"} is damaged ({error}).') from error
     pairs = {field: (theirs.get(field), ours.get(field)) for field in sorted(ours | theirs)}
-    return {field: pair for field, pair in pairs.items() if pair[0] != pair[1] and field not in _FREE_FIELDS}
+    changed = {field: pair for field, pair in pairs.items() if pair[0] != pair[1] and field not in _FREE_FIELDS}
+    return {field: pair for field, pair in changed.items() if field not in _STARTS or not all(pair)}
 
   def changed_material(self, material: dict[str, str]) -> list[str]:
-    """Returns what of `material` is other than that of the run that is here."""
+    """Returns what of `material` is other than that of the run that is here; what it lacks is not known any more."""
     kept = self.read('material') if self.done else self.read_or_tell('material')
-    return [name for name, value in (kept or {}).items() if material.get(name) != value]
+    return [name for name, value in (kept or {}).items() if material.get(name, value) != value]
 
   def is_free(self) -> bool:
     """Tells whether the start that left its config ended before its first save, for lack of memory perhaps."""
@@ -167,12 +170,15 @@ class Folder(NamedTuple):
 
   def take(self, config: ConfigDict, material: dict[str, str]) -> None:
     """Makes this the folder of a run; what another one left that ended before its first save is deleted."""
+    kept = {}
     if self.changed_fields(config) or self.changed_material(material):
       for name in (*_EARLY, 'metrics.jsonl'):
         (self.path / name).unlink(missing_ok=True)
       shutil.rmtree(self.path / 'samples', ignore_errors=True)
+    else:
+      kept = self.read_or_tell('material') or {}
     self.write('config', config.to_dict())
-    self.write('material', material)
+    self.write('material', {**kept, **material})
 
 
 def _is_table(content: Any, value: Callable[[Any], bool] = lambda _: True) -> bool:

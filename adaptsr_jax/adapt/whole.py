@@ -1,6 +1,7 @@
 """One run, straight down: a config and a folder in, a merged checkpoint, an adapter, a table and a picture out."""
 
 import functools
+import hashlib
 import os
 import platform
 import resource
@@ -65,7 +66,7 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   setup = prepare.prepare(config)
   base = setup.base
   say(prepare.describe(config, setup))
-  material = _material(setup)
+  material = _material(config, setup)
   folder.check_material(material)
   asked = measures.load(('psnr', 'ssim', *config.metrics), config.metric_weights)
   criterion = losses.make(config)
@@ -280,12 +281,16 @@ def _at_strength(base: base_lib.Base, method: methods.Method, trained: Params, s
   return tree.filled(trained, methods.scale(method.spec, tree.flatten(trained), base.params, strength))
 
 
-def _material(setup: prepare.Setup) -> dict[str, str]:
+def _material(config: ConfigDict, setup: prepare.Setup) -> dict[str, str]:
   """Returns what tells the base and the pictures of a run from others, wherever they lie."""
   sources = {'training pictures': setup.train, 'validation pictures': setup.valid, 'deciding pictures': setup.decide}
+  starts = {'adapter to start from': config.init_from, 'discriminator to start from': config.gan.init_from}
+  there = {name: Path(file) for name, file in starts.items() if os.path.isfile(file)}
   return {
     'base': tree.fingerprint(setup.base.params),
     **{name: repr(source) for name, source in sources.items()},
+    # A run that goes on needs them no more, wherever they are.
+    **{name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in there.items()},
   }
 
 
