@@ -26,7 +26,11 @@ def _own(method: str) -> tuple[str, ...]:
 def _scored(c: ConfigDict) -> bool:
   if c.init_from:
     return False
-  return c.lora.rule != 'uniform' if c.method in _WITH_ADAPTERS else c.method == 'shira' and _by_gradient(c)
+  return (
+    c.lora.rule not in ('uniform', 'post_hoc')
+    if c.method in _WITH_ADAPTERS
+    else c.method == 'shira' and _by_gradient(c)
+  )
 
 
 def _by_gradient(c: ConfigDict) -> bool:
