@@ -241,7 +241,8 @@ def random(preset: str, seed: int, fields: Mapping[str, Any] | None = None) -> B
   fields = {**preset_fields, **(fields or {})}
   model = models.build(name, **fields)
   x = jnp.zeros((1, model.minimum, model.minimum, 3))
-  params = jax.jit(model.init)(jax.random.key(seed), x)['params']
+  # Not compiled as a whole: every draw would be compiled for itself, again and again for the same shape.
+  params = model.init(jax.random.key(seed), x)['params']
   return Base(name, fields, jax.tree.map(np.asarray, params), {}, None)
 
 

@@ -351,9 +351,11 @@ def test_faulty_settings_are_refused(name, fields, message):
     models.build(name, **fields)
 
 
+@pytest.mark.parametrize('order', [attention._ON_CPU, attention._ELSEWHERE], ids=['cpu', 'elsewhere'])
 @pytest.mark.parametrize('shifted', [None, (8, 4, 2)])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_attention_and_its_gradient_follow_the_definition(shifted, dtype):
+def test_attention_and_its_gradient_follow_the_definition(monkeypatch, shifted, dtype, order):
+  monkeypatch.setattr(attention, '_ON_CPU', order)
   side, heads, width = 4, 3, 2
   n, c = side**2, heads * width
   rng = np.random.default_rng(0)

@@ -106,7 +106,7 @@ def two_players(
     raise UserError(
       f'config.patch is {config.patch}; the discriminator {g.discriminator} needs a multiple of {judge.multiple}.'
     )
-  variables = jax.jit(judge.init)(jax.random.key(config.seed), jnp.zeros((1, judge.multiple, judge.multiple, 3)))
+  variables = judge.init(jax.random.key(config.seed), jnp.zeros((1, judge.multiple, judge.multiple, 3)))
   params, spectral = variables['params'], variables['spectral']
   if g.init_from:
     params, spectral = _published(g, judge, params, spectral)

@@ -35,12 +35,15 @@ class WindowAttention(nn.Module):
   @nn.compact
   def __call__(self, x: Array, shifted: tuple[int, int, int] | None = None) -> Array:
     """`shifted`: as in `attention.attend`."""
-    c = x.shape[-1]
+    windows, n, c = x.shape
     table = self.param('relative_position_bias_table', _INIT, ((2 * self.window - 1) ** 2, self.num_heads))
     bias = jnp.take(table.T, attention.position_index(self.window), axis=1)
+    # Layers are given matrices: the gradient of their bias is a sum along one axis, several times as fast on CPUs.
+    x = x.reshape(-1, c)
     qkv = nn.Dense(3 * c, use_bias=self.qkv_bias, kernel_init=_INIT, dtype=self.dtype, name='qkv')(x)
-    y = attention.attend(shifted, self.qk_scale or (c // self.num_heads) ** -0.5, qkv, bias)
-    return nn.Dense(c, kernel_init=_INIT, dtype=self.dtype, name='proj')(y)
+    scale = self.qk_scale or (c // self.num_heads) ** -0.5
+    y = attention.attend(shifted, scale, qkv.reshape(windows, n, -1), bias).reshape(-1, c)
+    return nn.Dense(c, kernel_init=_INIT, dtype=self.dtype, name='proj')(y).reshape(windows, n, c)
 
 
 class Mlp(nn.Module):
@@ -51,8 +54,9 @@ class Mlp(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    y = nn.Dense(self.hidden, kernel_init=_INIT, dtype=self.dtype, name='fc1')(x)
-    return nn.Dense(x.shape[-1], kernel_init=_INIT, dtype=self.dtype, name='fc2')(layers.gelu(y))
+    c = x.shape[-1]
+    y = nn.Dense(self.hidden, kernel_init=_INIT, dtype=self.dtype, name='fc1')(x.reshape(-1, c))
+    return nn.Dense(c, kernel_init=_INIT, dtype=self.dtype, name='fc2')(layers.gelu(y)).reshape(x.shape)
 
 
 class SwinBlock(nn.Module):
