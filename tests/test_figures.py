@@ -64,12 +64,6 @@ POINTS = [
 CURVES = {f'method {i}': (range(0, 50000, 1000), 27 + 0.02 * i + np.log1p(np.arange(50))) for i in range(9)}
 
 
-def zoom(name='street', size=(96, 144), titles=('LR', 'bicubic\n27.31 dB / 0.213', 'base', 'adapted', 'full', 'HR')):
-  picture = scene(1, *size)
-  shown = [picture[::4, ::4], *[picture] * (len(titles) - 1)]
-  return figures.Zoom(name, picture, figures.Box(32, 16, 48, 32), list(zip(titles, shown, strict=True)))
-
-
 def explained():
   maps = [('base\nDI 15.12', np.eye(16)), ('adapted\nDI 26.31', np.ones((16, 16)))]
   return figures.Attribution('patch at 8,12', scene(2, 64, 64), figures.Box(8, 12, 16, 16), maps)
@@ -93,8 +87,6 @@ DRAWINGS = {
   ),
   'trade-off': lambda path: figures.tradeoff(path, POINTS, 'PSNR in dB', baselines={'base': 30.6, 'bicubic': 30.59}),
   'trade-off of one': lambda path: figures.tradeoff(path, [('full', 9e5, 0.3)], 'LPIPS', 'lower', title='Title'),
-  'zooms': lambda path: figures.zoom_strips(path, [zoom(), zoom('tower', (144, 96)), zoom('wide', (64, 400))]),
-  'zooms in one line': lambda path: figures.zoom_strips(path, [zoom(titles=('LR', 'base', 'HR'))]),
   'attribution': lambda path: figures.attribution(path, [explained(), explained()]),
   'strip': lambda path: figures.compare_strip(path, [[('a', np.zeros((8, 8, 3))), ('b\n27 dB', np.ones((8, 8, 3)))]]),
 }
@@ -126,7 +118,6 @@ def test_every_figure_has_content_and_is_the_same_again(tmp_path, name, suffix):
     ('many curves', ['method 0', 'method 8', 'base', 'step']),
     ('trade-off', [point[0] for point in POINTS] + ['base', 'PSNR in dB, higher is better', '10M']),
     ('trade-off of one', ['full', 'LPIPS, lower is better', 'Title']),
-    ('zooms', ['street', 'tower', 'LR', 'bicubic', '27.31 dB / 0.213']),
     ('attribution', ['patch at 8,12', 'DI 26.31']),
     ('strip', ['27 dB']),
   ],
@@ -137,7 +128,7 @@ def test_letters_of_an_svg_stay_letters(tmp_path, name, labels):
   assert set(labels) <= set(written)
 
 
-@pytest.mark.parametrize('name', ['many curves', 'trade-off', 'trade-off of one', 'zooms', 'attribution', 'heat map'])
+@pytest.mark.parametrize('name', ['many curves', 'trade-off', 'trade-off of one', 'attribution', 'heat map'])
 def test_no_two_labels_overlap_and_none_is_cut_off(tmp_path, monkeypatch, name):
   drawn = []
   monkeypatch.setattr(Figure, 'savefig', lambda self, file, **options: (drawn.append(self), file.touch()))
@@ -220,17 +211,6 @@ def test_strip_enlarges_small_pictures_for_their_titles(tmp_path):
   assert black.any(0).sum() % 20 == 0
 
 
-def test_zoom_shows_every_pixel_of_the_crop(tmp_path):
-  rng = np.random.default_rng(0)
-  lr, hr = (rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((30, 40), (120, 160)))
-  box = figures.Box(40, 20, 48, 40)
-  row = figures.Zoom('scene', hr / 255, box, [('LR', lr / 255), ('HR\n27 dB', hr / 255)])
-  figures.zoom_strips(tmp_path / 'zoom.png', [row])
-  drawn = pixels(tmp_path / 'zoom.png')
-  for crop, factor in ((lr[5:15, 10:22], 16), (hr[20:60, 40:88], 4)):
-    assert contains(drawn, crop.repeat(factor, 0).repeat(factor, 1))
-
-
 def test_attribution_blends_red_with_the_gray_picture(tmp_path):
   picture = np.zeros((256, 256, 3))
   maps = [('none', np.zeros((64, 64))), ('all', np.ones((64, 64)))]
@@ -257,31 +237,8 @@ def test_busiest_box():
   x, y, width, height = figures.busiest_box(picture, 18, step=4)
   assert (x % 4, y % 4, width, height) == (0, 0, 16, 16)
   assert figures.busiest_box(picture, 500) == (0, 0, 80, 60)
-
-
-def test_largest_difference_box():
-  a, b = np.zeros((2, 40, 50, 3))
-  b[30:34, 10:14, 1] = -1
-  box = figures.largest_difference_box(a, b, 4)
-  assert box == figures.largest_difference_box(b, a, 4) == (10, 30, 4, 4)
   with pytest.raises(ValueError, match='grid of 64'):
-    figures.largest_difference_box(a, b, 64, step=64)
-
-
-@pytest.mark.parametrize(
-  ('row', 'said'),
-  [
-    (zoom()._replace(box=figures.Box(120, 0, 48, 32)), 'does not lie in'),
-    (zoom()._replace(box=figures.Box(30, 16, 48, 32)), 'whole pixels'),
-    (zoom()._replace(panels=[('LR', np.zeros((50, 50, 3)))]), 'whole number of times'),
-    (zoom()._replace(panels=[]), 'at least one panel'),
-  ],
-  ids=['outside', 'grid', 'sides', 'empty'],
-)
-def test_a_zoom_that_does_not_fit_is_refused(tmp_path, row, said):
-  with pytest.raises(ValueError, match=said):
-    figures.zoom_strips(tmp_path / 'zoom.png', [row])
-  assert not list(tmp_path.iterdir())
+    figures.busiest_box(picture, 64, step=64)
 
 
 @pytest.mark.parametrize(

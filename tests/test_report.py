@@ -332,6 +332,15 @@ def test_crops_lie_between_base_and_adapted_network(of_good, good, folders):
   assert text.count('_strength') == 3 * 9
 
 
+def test_without_its_adapter_file_a_run_has_pictures_but_no_slider(good, tmp_path, capsys):
+  run = shutil.copytree(good, tmp_path / 'run')
+  (run / 'adapter.safetensors').write_bytes(b'damaged')
+  page, _ = report(tmp_path / 'out', run, pictures=1)
+  assert 'Without a slider of strengths: ' in capsys.readouterr().out
+  assert len(page.all('article')) == 2
+  assert not any('data-step' in img for img in page.all('img'))
+
+
 def test_large_pictures_are_kept_small_and_that_is_said(good, tmp_path, monkeypatch):
   page, _ = report(tmp_path, good, pictures=2)
   assert 'stored without loss' in page.text

@@ -8,12 +8,9 @@ from adaptsr_jax.figures.curves import learning_curves, spreads
 from adaptsr_jax.figures.pictures import (
   Attribution,
   Box,
-  Zoom,
   attribution,
   busiest_box,
   compare_strip,
-  largest_difference_box,
-  zoom_strips,
 )
 from adaptsr_jax.figures.rank_map import Cell, Grid, module_grid, rank_heatmap
 from adaptsr_jax.figures.style import SUFFIXES, check_path, save
@@ -26,12 +23,10 @@ __all__ = [
   'Cell',
   'Grid',
   'Point',
-  'Zoom',
   'attribution',
   'busiest_box',
   'check_path',
   'compare_strip',
-  'largest_difference_box',
   'learning_curves',
   'module_grid',
   'rank_heatmap',
@@ -39,5 +34,4 @@ __all__ = [
   'slider',
   'spreads',
   'tradeoff',
-  'zoom_strips',
 ]

@@ -1,4 +1,4 @@
-"""Pictures beside each other, pixel for pixel: strips, magnified crops, attribution maps."""
+"""Pictures beside each other, pixel for pixel: strips and attribution maps."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -21,23 +21,6 @@ class Box(NamedTuple):
   y: int
   width: int
   height: int
-
-
-class Zoom(NamedTuple):
-  """A row of `zoom_strips`.
-
-  Attributes:
-    name: of the scene.
-    picture: (H, W, 3), the whole scene, float in [0, 1].
-    box: what is magnified, in pixels of `picture`.
-    panels: (title, picture) of the same scene; a line break in the title begins a second line. Sides are those of
-      `picture`, or a whole number of times smaller (an LR picture), then the box lies on whole pixels there too.
-  """
-
-  name: str
-  picture: np.ndarray
-  box: Box
-  panels: Sequence[tuple[str, np.ndarray]]
 
 
 class Attribution(NamedTuple):
@@ -231,102 +214,6 @@ class _Sheet:
       self.write(part, x, top + (n + 1) * self._line - 0.05 * self._size, ha='center')
 
 
-# ---------------------------------------------------------------------------------------------------------------- zooms
-
-_CROP = 192  # pixels: crops are magnified until they are this wide; three and their scene fill a page of print
-_LETTERS = 20  # pixels: height of the letters where titles allow it
-_WIDEST = 1.8  # a wider picture is shown less high than its crops
-
-
-def zoom_strips(path: str | os.PathLike, rows: Sequence[Zoom]) -> None:
-  """Draws each scene with a box in it, and beside it what several methods make of the box.
-
-  The crops are magnified by a whole factor without smoothing; more than three of them stand in two lines. The scene
-  itself is shown as large as its crops allow, and is the only thing that is resampled.
-
-  Args:
-    path: .png or .svg file.
-    rows: see `Zoom`.
-  """
-  if not rows or not all(row.panels for row in rows):
-    raise ValueError('zoom strips need at least one row of at least one panel')
-  crops = [_crops(row) for row in rows]
-  size = min(_LETTERS, _letter_size([*(crop for row in crops for crop in row)]))
-  line, space = round(1.35 * size), max(6, size // 2)
-
-  # Everything is laid out before it is drawn: crops in equal cells, scenes in a column of equal width.
-  lines = [2 if len(row) > 3 else 1 for row in crops]
-  columns = [-(-len(row) // n) for row, n in zip(crops, lines, strict=True)]
-  cell_width = max(crop.picture.shape[1] for row in crops for crop in row) + space
-  crop_heights = [max(crop.picture.shape[0] for crop in row) for row in crops]
-  labels = [line * max(crop.title.count('\n') + 1 for crop in row) + space for row in crops]
-  bodies = [n * h + (n - 1) * (label + space) for n, h, label in zip(lines, crop_heights, labels, strict=True)]
-  scenes = [_scene(row, body) for row, body in zip(rows, bodies, strict=True)]
-  first = max(scene.picture.shape[1] for scene in scenes) + 2 * space
-  heights = [body + label + space for body, label in zip(bodies, labels, strict=True)]
-  sheet = _Sheet(first + cell_width * max(columns), sum(heights) + space, size)
-
-  top = space
-  for i, scene in enumerate(scenes):
-    height, width = scene.picture.shape[:2]
-    left, upper = space + (first - 2 * space - width) // 2, top + (bodies[i] - height) // 2
-    sheet.show(scene.picture, left, upper)
-    sheet.frame(scene.box, left, upper)
-    sheet.write_lines(scene.title, left + width / 2, upper + height)
-    for n, crop in enumerate(crops[i]):
-      row, column = divmod(n, columns[i])
-      x, y = first + column * cell_width, top + row * (crop_heights[i] + labels[i] + space)
-      sheet.show(crop.picture, x, y)
-      sheet.write_lines(crop.title, x + crop.picture.shape[1] / 2, y + crop.picture.shape[0])
-    top += heights[i]
-  save(sheet.figure, path)
-
-
-def _crops(row: Zoom) -> list[_Panel]:
-  """Cuts the box out of every panel and magnifies it."""
-  x, y, width, height = row.box
-  if min(x, y) < 0 or min(width, height) < 1 or x + width > row.picture.shape[1] or y + height > row.picture.shape[0]:
-    raise ValueError(
-      f'{row.box} does not lie in the {row.picture.shape[1]} x {row.picture.shape[0]} pixels of {row.name}'
-    )
-  magnify = -(-_CROP // width)
-  crops = []
-  for title, picture in row.panels:
-    factor = _factor(row.picture.shape, picture.shape)
-    if any(side % factor for side in row.box):
-      raise ValueError(f'{row.box} does not lie on whole pixels of a picture that is {factor} times smaller')
-    x, y, width, height = (side // factor for side in row.box)
-    crops.append(_Panel(title, _enlarge(picture[y : y + height, x : x + width], factor * magnify)))
-  return crops
-
-
-def _scene(row: Zoom, height: int) -> _Panel:
-  """Resizes the scene to `height` pixels, less where it would become too wide."""
-  h, w = row.picture.shape[:2]
-  height = min(height, round(_WIDEST * height * h / w))
-  width = max(1, round(height * w / h))
-  picture = np.clip(_averaged(_averaged(row.picture, height, 0), width, 1), 0, 1)
-  x, y, box_width, box_height = row.box
-  box = Box(
-    round(x * width / w),
-    round(y * height / h),
-    max(1, round(box_width * width / w)),
-    max(1, round(box_height * height / h)),
-  )
-  return _Panel(row.name, picture, box)
-
-
-def _averaged(x: np.ndarray, length: int, axis: int) -> np.ndarray:
-  """Resizes an axis to `length`: every new pixel is the mean of the stretch of old ones that it covers."""
-  x = np.moveaxis(np.asarray(x, np.float64), axis, 0)
-  total = np.concatenate([np.zeros_like(x[:1]), x.cumsum(0)])
-  edges = np.linspace(0, len(x), length + 1)
-  below = np.minimum(edges.astype(int), len(x) - 1)
-  part = (edges - below).reshape(-1, *[1] * (x.ndim - 1))
-  at_edges = total[below] * (1 - part) + total[below + 1] * part
-  return np.moveaxis(np.diff(at_edges, axis=0) * (length / len(x)), 0, axis)
-
-
 # ---------------------------------------------------------------------------------------------------------------- boxes
 
 
@@ -339,17 +226,7 @@ def busiest_box(reference: np.ndarray, size: int, step: int = 1) -> Box:
     step: corners lie on its multiples, and so do sides; the scale factor gives boxes on whole LR pixels.
   """
   luma = np.asarray(reference, np.float64) @ np.array(LUMA)
-  return _heaviest_box(
-    np.abs(np.diff(luma, axis=0, append=luma[-1:])) + np.abs(np.diff(luma, axis=1, append=luma[:, -1:])), size, step
-  )
-
-
-def largest_difference_box(a: np.ndarray, b: np.ndarray, size: int, step: int = 1) -> Box:
-  """Returns the square in which two pictures (H, W, 3) differ most, by the sum of magnitudes; see `busiest_box`."""
-  return _heaviest_box(np.abs(np.asarray(a, np.float64) - b).sum(-1), size, step)
-
-
-def _heaviest_box(weight: np.ndarray, size: int, step: int) -> Box:
+  weight = np.abs(np.diff(luma, axis=0, append=luma[-1:])) + np.abs(np.diff(luma, axis=1, append=luma[:, -1:]))
   height, width = (min(size, side) // step * step for side in weight.shape)
   if min(height, width) < 1:
     raise ValueError(f'there is no box of {size} pixels on a grid of {step} in {weight.shape[1]} x {weight.shape[0]}')

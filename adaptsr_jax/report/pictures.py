@@ -339,7 +339,11 @@ def _crops(
     return []
   shown, ends = [*best, *worst[::-1]], [networks[label] for label in (adapted.base, adapted.label)]
   names = list(dict.fromkeys(shown[i] for i in (0, len(shown) // 2, -1))) if shown else []
-  between = {f'{t:g}': ends[0]._replace(params=_between(adapted.run, ends, t)) for t in _STRENGTHS}
+  try:
+    between = {f'{t:g}': ends[0]._replace(params=_between(adapted.run, ends, t)) for t in _STRENGTHS}
+  except UserError as error:  # of methods that cannot be scaled
+    say(f'Without a slider of strengths: {error}')
+    return []
   crops = {}
   for name, _, outputs in _enlarged(source, between, names):
     hr = outputs.pop('HR')
