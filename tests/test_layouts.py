@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adaptsr_jax.data import PairError, open_source, pairs
+from adaptsr_jax.data import PairError, open_source, pairs, scale_of
 from adaptsr_jax.data.layouts import recognise
 from adaptsr_jax.errors import UserError
 from tests.shared import shared
@@ -166,9 +166,9 @@ def test_div2k(div2k):
   assert open_root(div2k, 2).describe() == 'DIV2K, bicubic track, train, x2: 1 pair, LR 12x12'
   with pytest.raises(UserError, match='has several tracks; choose one by track: bicubic, unknown'):
     open_root(div2k, 4)
-  with pytest.raises(UserError, match='track is wild, which .* does not contain; it has bicubic, unknown'):
-    open_root(div2k, 4, track='wild')
-  with pytest.raises(UserError, match='no LR pictures of x3 for them; give hr=.*DIV2K_train_HR'):
+  with pytest.raises(UserError, match='track is wilder, which .* does not contain; it has bicubic, unknown'):
+    open_root(div2k, 4, track='wilder')
+  with pytest.raises(UserError, match=r'no LR pictures of x3 for them \(there are x2, x4\); give hr=.*DIV2K_train_HR'):
     open_root(div2k, 3)
 
 
@@ -176,6 +176,64 @@ def test_div2k_from_its_folders(div2k):
   for level in ('DIV2K_train_LR_unknown', 'DIV2K_train_LR_unknown/X4'):
     assert open_root(div2k / level, 4, 'test').describe().startswith('DIV2K, unknown track, train, x4')
   assert open_root(div2k / 'DIV2K_valid_HR', 4, track='bicubic').describe().startswith('DIV2K, bicubic track, valid')
+
+
+@pytest.mark.parametrize(
+  ('hr', 'lr', 'scale', 'track'),
+  [
+    ('DIV2K_train_HR', 'DIV2K_train_LR_bicubic/0001x4.png', 4, 'bicubic'),
+    ('DIV2K_train_HR', 'DIV2K_train_LR_bicubic/0001x2.png', 2, 'bicubic'),
+    ('DIV2K_train_HR', 'DIV2K_train_LR_bicubic_X4/0001x4.png', 4, 'bicubic'),
+    ('DIV2K_train_HR', 'DIV2K_train_LR_unknown_X3/0001.png', 3, 'unknown'),
+    ('DIV2K_train_HR', 'DIV2K_train_LR_bicubic_X4/X4/0001x4.png', 4, 'bicubic'),
+    ('DIV2K_train_HR', 'DIV2K_train_LR_bicubic/x4/0001.png', 4, 'bicubic'),
+    ('DIV2K_train_HR/DIV2K_train_HR', 'DIV2K_train_LR_bicubic_X2/DIV2K_train_LR_bicubic/X2/0001x2.png', 2, 'bicubic'),
+    ('DIV2K_train_HR/DIV2K_train_HR', 'DIV2K_train_LR_unknown_X4/DIV2K_train_LR_unknown/0001x4.png', 4, 'unknown'),
+    ('DIV2K_train_HR', 'DIV2K_train_LR_x8/0001x8.png', 8, 'bicubic'),
+    ('DIV2K_train_HR/DIV2K_train_HR', 'DIV2K_train_LR_x8/DIV2K_train_LR_x8/0001x8.png', 8, 'bicubic'),
+    ('DIV2K_train_HR', 'DIV2K_train_LR_difficult/DIV2K_train_LR_difficult/0001x4d.png', 4, 'difficult'),
+    ('DIV2K_train_HR', 'DIV2K_train_LR_wild/0001x4w1.png', 4, 'wild'),
+  ],
+)
+def test_div2k_as_it_is_unpacked(tmp_path, hr, lr, scale, track):
+  root = tmp_path / 'DIV2K'
+  put_pair(root / hr / '0001.png', root / lr, scale)
+  levels = [tmp_path, root, root / 'DIV2K_train_HR', (root / lr).parent]
+  for level in levels:
+    source = open_root(level, scale)
+    assert source.describe().startswith(f'DIV2K, {track} track, train, x{scale}'), level
+    assert source.names == ['0001']
+  with pytest.raises(UserError, match=rf'no LR pictures of x7 for them \(there are x{scale}\)'):
+    open_root(root, 7)
+
+
+def test_div2k_with_all_scales_in_one_folder(tmp_path):
+  for scale in (2, 3, 4):
+    lr = tmp_path / 'DIV2K_train_LR_bicubic' / f'0001x{scale}.png'
+    put_pair(tmp_path / 'DIV2K_train_HR' / '0001.png', lr, scale, size=(24 // scale, 24 // scale))
+  for scale in (2, 3, 4):
+    assert open_root(tmp_path, scale).describe() == (
+      f'DIV2K, bicubic track, train, x{scale}: 1 pair, LR {24 // scale}x{24 // scale}'
+    )
+
+
+def test_div2k_wild_takes_the_first_of_several(tmp_path):
+  for number in range(1, 5):
+    lr = tmp_path / 'DIV2K_train_LR_wild' / f'0001x4w{number}.png'
+    put_pair(tmp_path / 'DIV2K_train_HR' / '0001.png', lr, 4)
+  source = open_root(tmp_path, 4)
+  assert 'the first of several LR pictures each' in source.describe()
+  assert source.items[0].lr.name == '0001x4w1.png'
+  with pytest.raises(UserError, match='several LR pictures fit: 0001x4w1.png, 0001x4w2.png'):
+    open_source(SimpleNamespace(hr=str(tmp_path / 'DIV2K_train_HR'), lr=str(tmp_path / 'DIV2K_train_LR_wild')), 4)
+  with pytest.raises(UserError, match='keep one for each'):
+    scale_of(str(tmp_path / 'DIV2K_train_LR_wild'), str(tmp_path / 'DIV2K_train_HR'))
+
+
+def test_marks_of_mild_and_difficult_pair_by_name(tmp_path):
+  for mark in ('m', 'd', 'w', 'w1'):
+    put_pair(tmp_path / 'HR' / '0001.png', tmp_path / mark / f'0001x4{mark}.png', 4)
+    assert open_source(SimpleNamespace(hr=str(tmp_path / 'HR'), lr=str(tmp_path / mark)), 4).names == ['0001']
 
 
 def test_div2k_mild(tmp_path):

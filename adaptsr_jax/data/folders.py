@@ -18,9 +18,10 @@ from adaptsr_jax.errors import UserError, escaped
 # P1_x4, Set5 and DIV2K baby / babyx4.
 _SEVERAL = 'several LR pictures fit'
 _HR_SUFFIX = re.compile(r'_(hr|gt|x1)$', re.IGNORECASE)
-_LR_SUFFIX = re.compile(r'(?:_lr|_lr([2-9])|_?x([2-9]))$', re.IGNORECASE)
+# 0001x4m, and d, of DIV2K mild and difficult, 0001x4w1 of wild.
+_LR_SUFFIX = re.compile(r'(?:_lr|_lr([2-9])|_?x([2-9])(?:[md]|w\d?)?)$', re.IGNORECASE)
 # The same anywhere in a name, and more of them: P1_x4_0012 and P1_x1_0012, 0001x4m.
-MARKS = re.compile(r'_?x[1-9][md]?(?=_|$)|_(?:hr|lr|gt|lq)[1-9]?(?=_|$)', re.IGNORECASE)
+MARKS = re.compile(r'_?x[1-9](?:[md]|w\d?)?(?=_|$)|_(?:hr|lr|gt|lq)[1-9]?(?=_|$)', re.IGNORECASE)
 # Pairs that are looked at before files are paired by order, and the mean correlation they need; strangers have about 0.
 _LOOKED_AT = 8
 _LEAST_LIKENESS = 0.5
@@ -33,6 +34,7 @@ class Folders(NamedTuple):
   lr: str = ''
   camera: str = ''  # goes before the names if pictures of several cameras have the same
   in_order: bool = False  # files may be paired by the order of their names where the names themselves do not tell
+  names: str = ''  # of the LR pictures in their folder, those in whose names this expression is found
 
 
 class Pair(NamedTuple):
@@ -135,6 +137,7 @@ def pairs_of(place: Folders, scale: int) -> tuple[list[Path], list[Path], dict[P
     hr_files = _list(place.hr, 'hr')
     return hr_files, [], dict.fromkeys(hr_files), {}
   hr_files, lr_files = _list_both(place.hr, place.lr)
+  lr_files = [path for path in lr_files if re.search(place.names, path.stem, re.IGNORECASE)]
   partners, unfit = _match(hr_files, lr_files, scale)
   if unfit and place.in_order:
     in_order = _match_in_order(hr_files, lr_files)
@@ -159,7 +162,9 @@ def no_pairs(lr: str, hr: str, faults: Mapping[Path, str]) -> UserError:
   """Returns the error of two folders of which no pictures belong together, with `faults` as of `pairs_of`."""
   several = next((fault for fault in faults.values() if fault.startswith(_SEVERAL)), '')
   if several:
-    return UserError(f'{lr} holds more than one LR picture for each of {hr} ({several}): give --scale.')
+    marks = {_marked_scale(path) for path in _list(lr, 'lr')}
+    way = 'give --scale' if len(marks) > 1 else 'keep one for each'
+    return UserError(f'{lr} holds more than one LR picture for each of {hr} ({several}): {way}.')
   return UserError(f'No picture of {lr} has the name of a picture of {hr}.')
 
 
@@ -217,7 +222,7 @@ def _match(hr_files: list[Path], lr_files: list[Path], scale: int) -> tuple[dict
       found = [lr for lr in found if _marked_scale(lr) == scale] or found
     if not found:
       faults[path] = 'no LR picture of this name'
-    elif len(found) > 1 and scale and None not in marks:
+    elif len(found) > 1 and scale and not {None, scale} & marks:
       faults[path] = f'no LR picture for x{scale}, but {", ".join(lr.name for lr in found[:3])}'
     elif len(found) > 1:
       faults[path] = f'{_SEVERAL}: {", ".join(lr.name for lr in found[:3])}'

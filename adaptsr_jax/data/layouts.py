@@ -5,7 +5,8 @@ Any level of an archive may be given: the folder it unpacks to, one camera, or t
     RealSR V3   {Canon,Nikon}/{Train,Test}/{2,3,4}/Canon_001_HR.png and Canon_001_LR4.png
     RealSR V2   the same, with LR enlarged to the size of HR: refused, and explained
     DRealSR     x4/Train_x4/{train_HR,train_LR} and x4/Test_x4/{test_HR,test_LR}
-    DIV2K       DIV2K_{train,valid}_HR and DIV2K_{train,valid}_LR_{bicubic,unknown}/X4, ..._LR_{mild,difficult}
+    DIV2K       DIV2K_{train,valid}_HR and DIV2K_{train,valid}_LR_{bicubic,unknown}/X4, ..._LR_{mild,difficult,wild},
+                ..._LR_x8; also without X4, with _X4 at the folder's name, and one level deeper
     DPED        {iphone,...}/training_data/{iphone,canon}: pairs of one size, for x1
     StableSR's  DIV2K_V2_val/{lq,gt}, {RealSRVal,DrealSRVal}_crop128/{test_LR,test_HR}, or any spelling below
     others      LR and HR, lq and gt, input and target, ..., also under train and test; or a_HR and a_LR4 in one folder
@@ -26,7 +27,8 @@ _CAMERAS = ('Canon', 'Nikon')
 _REALSR_NAME = re.compile(r'(Canon|Nikon)_\d+(_HR)?$')
 _PHONES = ('iphone', 'blackberry', 'sony')
 _SCALES = (2, 3, 4)
-_TRACKS = ('bicubic', 'unknown', 'mild', 'difficult')
+_TRACKS = ('bicubic', 'unknown', 'mild', 'difficult', 'wild')
+_DIV2K_MARK = re.compile(r'\d_?x([2-8])(?:[md]|w\d?)?$', re.IGNORECASE)
 _STABLESR = ('DIV2K_V2_val', 'RealSRVal_crop128', 'DrealSRVal_crop128')
 # How folders of LR and HR are called, '{s}' being the scale.
 _SPELLINGS = (
@@ -78,8 +80,8 @@ def recognise(root: str, scale: int, split: str = 'train', track: str = '') -> L
     root: a folder of the data set, at any level; one inside a part ('Canon/Test') decides the part itself.
     scale: HR pixels per LR pixel and axis.
     split: 'train' or 'test'; data sets call the latter validation, too.
-    track: which pictures, where there are several: of DIV2K 'bicubic', 'unknown', 'mild' or 'difficult'; of DPED the
-      phone; of StableSR's test sets the folder.
+    track: which pictures, where there are several: of DIV2K 'bicubic', 'unknown', 'mild', 'difficult' or 'wild'; of
+      DPED the phone; of StableSR's test sets the folder.
 
   Raises:
     UserError: no known layout, several tracks and none chosen, or a known data set without what is asked for.
@@ -186,32 +188,78 @@ def _drealsr(wish: _Wish) -> Layout | None:
 
 
 def _div2k(wish: _Wish) -> Layout | None:
-  # From any of its folders up to the one that holds HR.
-  base = next((path for path in (wish.root, *wish.root.parents[:2]) if _div2k_parts(path)), None)
-  if base is None or (base != wish.root and not _inside(wish.root, base).startswith('div2k_')):
+  base = _div2k_base(wish.root)
+  if base is None:
     return None
   inside = _inside(wish.root, base)
+  parts = _div2k_parts(base)
   part = {'train': 'train', 'test': 'valid'}[wish.split]
   part = next((word for word in ('train', 'valid') if inside.startswith(f'div2k_{word}')), part)
-  parts = _div2k_parts(base)
   if part not in parts:
     raise UserError(f'root: {base} has no DIV2K_{part}_HR; there is DIV2K_{parts[0]}_HR.')
-  hr = _child(base, f'DIV2K_{part}_HR')
-  tracks = {}
-  for track in _TRACKS:
-    folder = _child(base, f'DIV2K_{part}_LR_{track}')
-    lr = folder and (_child(folder, f'X{wish.scale}') or (folder if _pictures(folder) and wish.scale == 4 else None))
-    if lr:
-      tracks[track] = lr
+  hr = _unpacked(_child(base, f'DIV2K_{part}_HR'))
+  places = _div2k_lr(base, part)
+  tracks = {track: place for (track, scale), place in places.items() if scale == wish.scale}
   if not tracks:
+    others = sorted({scale for _, scale in places})
+    there = f' (there are {_listed(others, "x")})' if others else ''
     raise UserError(
-      f'root: {base} has HR pictures of DIV2K, but no LR pictures of x{wish.scale} for them; '
+      f'root: {base} has HR pictures of DIV2K, but no LR pictures of x{wish.scale} for them{there}; '
       f'give hr={hr} to make LR from HR.'
     )
   asked = wish.track or next((track for track in _TRACKS if f'_lr_{track}' in inside), '')
   track = _chosen(asked, tracks, base)
-  folders = Folders(str(hr), str(tracks[track]), in_order=True)
-  return Layout(f'DIV2K {track}', f'DIV2K, {track} track, {part}, x{wish.scale}', (folders,))
+  lr, names = tracks[track]
+  of_several = '' if track != 'wild' else ', the first of several LR pictures each'
+  folders = Folders(str(hr), str(lr), in_order=True, names=names)
+  return Layout(f'DIV2K {track}', f'DIV2K, {track} track, {part}, x{wish.scale}{of_several}', (folders,))
+
+
+def _div2k_base(root: Path) -> Path | None:
+  """Returns the folder that holds DIV2K_train_HR or DIV2K_valid_HR: `root`, the only one in it, or one above it."""
+  only = _only_child(root, 'div2k')
+  above = [path for path in root.parents[:3] if _inside(root, path).startswith('div2k_')]
+  found = [path for path in (root, *above, only) if _div2k_parts(path)]
+  # Where HR lies doubled, the inner of its folders holds one of that name, too.
+  return next(
+    (path for path in found if any(_div2k_lr(path, part) for part in _div2k_parts(path))), next(iter(found), None)
+  )
+
+
+def _div2k_lr(base: Path, part: str) -> dict[tuple[str, int], tuple[Path, str]]:
+  """Returns (track, scale) -> (folder, which of its names) of the LR pictures, as they are unpacked in many ways.
+
+  DIV2K_train_LR_bicubic/X4/0001x4.png as published; without X4; with _X4 at the name of the folder, as the archive has
+  it; in a folder of the same name once more; DIV2K_train_LR_x8; several scales in one folder.
+  """
+  places: dict[tuple[str, int], tuple[Path, str]] = {}
+  for folder in _folders(base):
+    match = re.fullmatch(rf'DIV2K_{part}_LR_({"|".join(_TRACKS)}|x8)(?:_x([2-8]))?', folder.name, re.IGNORECASE)
+    if not match:
+      continue
+    track = 'bicubic' if match[1].lower() == 'x8' else match[1].lower()
+    told = 8 if match[1].lower() == 'x8' else int(match[2] or 0)
+    within = _unpacked(folder)
+    for inner in (within, *(child for child in _folders(within) if re.fullmatch('x[2-8]', child.name, re.IGNORECASE))):
+      own = int(inner.name[1:]) if inner != within else told
+      for scale, names in _scales_in(_unpacked(inner), own).items():
+        places.setdefault((track, scale), (_unpacked(inner), names))
+  return places
+
+
+def _scales_in(folder: Path, told: int) -> dict[int, str]:
+  """Returns scale -> which names are of it, by their marks; without any, of the scale that the folders tell, or x4."""
+  marks = {int(match[1]) for path in _pictures(folder) if (match := _DIV2K_MARK.search(path.stem))}
+  if not marks:
+    return {told or 4: ''} if _pictures(folder) else {}
+  return {scale: rf'x{scale}(?:[md]|w1?)?$' for scale in marks}
+
+
+def _unpacked(folder: Path) -> Path:
+  """Returns the folder in which an archive was unpacked into one of its own name; otherwise `folder` itself."""
+  inside = _folders(folder)
+  doubled = len(inside) == 1 and not _pictures(folder) and inside[0].name.lower()[:12] == folder.name.lower()[:12]
+  return inside[0] if doubled else folder
 
 
 def _div2k_parts(folder: Path) -> list[str]:
@@ -219,7 +267,8 @@ def _div2k_parts(folder: Path) -> list[str]:
 
 
 def _inside(folder: Path, base: Path) -> str:
-  return str(folder.relative_to(base)).lower()
+  """Returns the path of `folder` below `base`; '' where it is not there."""
+  return str(folder.relative_to(base)).lower() if folder.is_relative_to(base) else ''
 
 
 def _dped(wish: _Wish) -> Layout | None:
