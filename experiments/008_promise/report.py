@@ -1,0 +1,136 @@
+"""Writes the tables and figures of 008 from its *.jsonl.
+
+python -m experiments.008_promise.report
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from adaptsr_jax import figures
+from adaptsr_jax.evaluate import statistics, tables
+from experiments import sweeping
+
+HERE = Path(__file__).parent
+DARK = 'P1160566_x1'  # nearly black: one grey level of its 49 dB is worth more than all that methods differ by
+DIGITS = {'psnr_y': 3, 'ssim_y': 4, 'lpips_alex': 4}
+MAIN = ('safmn_drealsr', 'edsr_drealsr', 'safmn_soft', 'edsr_soft')
+RATES = ('safmn_rates', 'edsr_rates', 'level')
+
+
+def main() -> None:
+  readme = HERE / 'README.md'
+  text = readme.read_text()
+  for name in (*RATES, *MAIN):
+    path = HERE / f'{name}.jsonl'
+    if not path.exists():
+      continue
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [row for row in rows if 'failed' not in row]
+    made = rates(rows) if name in RATES else protocol(rows)
+    marks = rf'(?<=<!-- {name} -->\n).*(?=<!-- end of {name} -->)'
+    text = re.sub(marks, lambda _, made=made: f'\n{made}\n\n', text, flags=re.DOTALL)
+    if name in MAIN:
+      curves(rows, HERE / f'{name}.png')
+  readme.write_text(text)
+
+
+def gains(row: Mapping, metric: str = 'psnr_y', without: Sequence[str] = ()) -> np.ndarray:
+  """Returns the difference of a run from its base on every picture."""
+  return np.array([row['adapted'][p][metric] - row['base'][p][metric] for p in row['base'] if p not in without])
+
+
+def rates(rows: Sequence[Mapping]) -> str:
+  """Returns what each run gained over the base on the pictures that decide, in the mean and on single pictures."""
+  header = [
+    'arm',
+    'mean gain',
+    'median',
+    'worst picture',
+    'without it',
+    'mean \\|level\\| (base)',
+    'at strength 0.8',
+    '0.6',
+  ]
+  lines = []
+  for row in rows:
+    gain = gains(row)
+    levels = [np.mean([abs(picture['level']) for picture in row[label].values()]) for label in ('adapted', 'base')]
+    base = np.mean([picture['psnr_y'] for picture in row['base'].values()])
+    weaker = [f'{row["strengths"][s] - base:+.3f}' if row.get('strengths') else '' for s in ('0.8', '0.6')]
+    numbers = gain.mean(), np.median(gain), gain.min(), np.sort(gain)[1:].mean()
+    lines.append([row['name'], *(f'{x:+.3f}' for x in numbers), f'{levels[0]:.2f} ({levels[1]:.2f})', *weaker])
+  return tables.markdown([header, *lines])
+
+
+def protocol(rows: Sequence[Mapping]) -> str:
+  """Returns means over seeds with their deviations, and paired differences with their intervals and tests."""
+  pictures = list(rows[0]['base'])
+  dark = [DARK] if DARK in pictures else []
+  arms = {arm: [row for row in rows if row['name'] == arm] for arm in dict.fromkeys(row['name'] for row in rows)}
+  header = ['arm (seeds)', 'trained', *DIGITS, 'psnr_y without the dark picture', 'worst picture']
+  base = rows[0]['base']
+  lines = [['base', '0', *(f'{np.mean([base[p][m] for p in pictures]):.{d}f}' for m, d in DIGITS.items())]]
+  lines[0] += [f'{np.mean([base[p]["psnr_y"] for p in pictures if p not in dark]):.3f}', '']
+  for arm, same in arms.items():
+    line = [f'{arm} ({len(same)})', f'{same[0]["trainable_parameters"]:,}']
+    for metric, digits in DIGITS.items():
+      line.append(sweeping.spread([np.mean([row['adapted'][p][metric] for p in pictures]) for row in same], digits))
+    rest = [np.mean([row['adapted'][p]['psnr_y'] for p in pictures if p not in dark]) for row in same]
+    worst = np.mean([gains(row) for row in same], axis=0)
+    line += [sweeping.spread(rest, 3), f'{worst.min():+.2f} ({pictures[worst.argmin()]})']
+    lines.append(line)
+  parts = [tables.markdown([header, *lines])]
+  compared = [[*pair, *compare(arms[pair[0]], arms[pair[1]], dark)] for pair in PAIRS if set(pair) <= set(arms)]
+  titles = ['this', 'against', 'seeds', 'dB', '95 %', 'without dark', 'seeds above', 'p, t over seeds', 'p, pictures']
+  return '\n\n'.join([*parts, tables.markdown([titles, *compared])])
+
+
+PAIRS = (('rank-aware', 'uniform'), ('rank-aware', 'full'))
+
+
+def compare(ours: Sequence[Mapping], theirs: Sequence[Mapping], dark: Sequence[str]) -> list[str]:
+  """Returns how two arms differ in PSNR (Y), by the seeds that both have.
+
+  The interval is over the pictures, each the mean of the seeds; so is the signed-rank test. The other is the paired t
+  test of the means of the seeds.
+  """
+  both = sorted({row['seed'] for row in ours} & {row['seed'] for row in theirs})
+  pick = [{row['seed']: row for row in rows} for rows in (ours, theirs)]
+  values = np.array([[gains(rows[seed]) for seed in both] for rows in pick])  # (2, seeds, pictures)
+  difference = values[0] - values[1]
+  mean, low, high = statistics.paired(values[0].mean(axis=0), values[1].mean(axis=0))
+  without = np.mean([gains(pick[0][s], without=dark) - gains(pick[1][s], without=dark) for s in both])
+  by_seed = difference.mean(axis=1)
+  t = stats.ttest_1samp(by_seed, 0).pvalue if len(both) > 1 else np.nan
+  w = stats.wilcoxon(difference.mean(axis=0)).pvalue
+  above = f'{int((by_seed > 0).sum())} of {len(both)}'
+  return [
+    str(len(both)),
+    f'{mean:+.3f}',
+    f'{low:+.3f} to {high:+.3f}',
+    f'{without:+.3f}',
+    above,
+    f'{t:.2g}',
+    f'{w:.2g}',
+  ]
+
+
+def curves(rows: Sequence[Mapping], path: Path) -> None:
+  """Draws the mean curve of every arm against steps, of the seeds that were measured on the way."""
+  series = {}
+  for arm in dict.fromkeys(row['name'] for row in rows):
+    of = [row['curve'] for row in rows if row['name'] == arm and len(row['curve']) > 1]
+    if of:
+      steps = [step for step, _ in of[0]]
+      series[arm] = steps, np.mean([[value for _, value in curve] for curve in of], axis=0)
+  base = np.mean([picture['psnr_y'] for picture in rows[0]['base'].values()])
+  figures.learning_curves(path, series, 'step', 'PSNR (Y) in dB', baselines={'base': base})
+
+
+if __name__ == '__main__':
+  main()
