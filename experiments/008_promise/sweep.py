@@ -4,28 +4,38 @@
     --photos=hr_train --photos_valid=hr_valid --weights=WEIGHTS --runs=runs/008
 
 `--data` holds LR and HR, every seventh pair validates, as in 001. `--photos` and `--photos_valid` are HR photographs
-that the camera of the quick start shoots. Each run is the main command in a process of its own; what is done already is
-kept, and a run that was stopped goes on. Writes TABLE.jsonl into `--out`; `report.py` makes tables and figures of it.
+that the camera of the quick start shoots. All runs are done in this process, by the parts of the main command; what is
+done already is kept. Writes TABLE.jsonl into `--out`; `report.py` makes tables and figures of it.
 """
 
 import argparse
+import functools
+import importlib
 import json
-import shutil
-import subprocess
+import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adaptsr_jax import image, log
+import jax
+import numpy as np
+
+from adaptsr_jax import data, image, infer, methods, metrics, tree
+from adaptsr_jax.adapt import losses, prepare, step, warm_up
+from adaptsr_jax.adapt.folder import Folder
 from adaptsr_jax.data import samples
+from adaptsr_jax.evaluate import asked as measures
+from adaptsr_jax.evaluate import measure
 from experiments import sweeping
 
 HERE = Path(__file__).parent
-KEPT = ('base', 'adapted')
-CURVE = {'eval_every': 60, 'metrics': ('lpips_alex',)}
+MEASURED = {'metrics': ('lpips_alex',), 'strengths': (0.8,)}
+CURVE = {**MEASURED, 'eval_every': 60}
 ONE_EXPOSURE = {'data.match_exposure': True}
 METRICS = ('psnr_y', 'ssim_y', 'lpips_alex')
-CONFIGS = {'SAFMN': 'configs/safmn.py', 'EDSR': 'configs/edsr.py'}
-# What two busy cores can do; a step of EDSR with the crops of SAFMN would take three times as long.
+CONFIGS = {'SAFMN': 'configs.safmn', 'EDSR': 'configs.edsr', 'quick start': 'configs.quickstart'}
+# What two busy cores can do: a step of EDSR on the crops of SAFMN would take three times as long.
 CROPS = {'SAFMN': {'batch_size': 8, 'patch': 128}, 'EDSR': {'batch_size': 4, 'patch': 96}}
 RANK_AWARE, UNIFORM, FULL = {}, {'lora.rule': 'uniform'}, {'method': 'full'}
 METHODS = {'rank-aware': RANK_AWARE, 'uniform': UNIFORM, 'full': FULL}
@@ -48,16 +58,23 @@ def rates(backbone: str) -> list[Arm]:
   """Every method at three rates, measured on a third of the training pairs, which are not trained on."""
   return [
     Arm(f'{name} {rate:g}', {**METHODS[name], 'optim.lr': rate}, backbone, 'a third kept')
-    for place in range(3)
+    for place in range(3 if backbone == 'SAFMN' else 2)
     for name, grid in GRID.items()
     for rate in grid[place : place + 1]
   ]
 
 
-def main_protocol(backbone: str, data: str, seeds: int) -> list[Arm]:
-  """Every method at its best rate."""
+def quick_start() -> list[Arm]:
+  """The quick start, with other rates than the defaults of then (1e-3 and 2e-4)."""
+  other = {'full': 5e-4, 'rank-aware': 2e-3}
+  arms = {name: {**METHODS[name], 'optim.lr': rate} for name, rate in other.items()}
+  return [Arm(f'{name} {other[name]:g}', arms[name], 'quick start', 'samples', steps=200) for name in arms]
+
+
+def protocol(backbone: str, data: str, seeds: int, steps: int = 300) -> list[Arm]:
+  """Every method at its best rate; the curve of the last two of five seeds."""
   return [
-    Arm(name, {**fields, **CURVE, 'optim.lr': BEST[backbone][name]}, backbone, data, seed)
+    Arm(name, {**fields, **(MEASURED if seed < 3 else CURVE), 'optim.lr': BEST[name]}, backbone, data, seed, steps)
     for seed in range(seeds)
     for name, fields in METHODS.items()
   ]
@@ -71,27 +88,27 @@ def level() -> list[Arm]:
   ]
 
 
+def of_edsr(arms: dict[str, dict[str, Any]], seeds: int = 1, where: str = 'DRealSR') -> list[Arm]:
+  return [Arm(name, fields, 'EDSR', where, seed, 200) for seed in range(seeds) for name, fields in arms.items()]
+
+
+def at_best(*names: str) -> dict[str, dict[str, Any]]:
+  return {name: {**METHODS[name], 'optim.lr': BEST[name], 'strengths': (0.8,)} for name in names}
+
+
 def pairs() -> list[Arm]:
-  """How many pairs it takes."""
-  return [
-    Arm(name, {**METHODS[name], 'optim.lr': BEST['SAFMN'][name]}, data=f'{number} pairs')
-    for number in (10, 3, 20, 5, 40)
-    for name in ('rank-aware', 'full')
-  ]
+  """How many pairs it takes; with all 79, see the protocol."""
+  return [arm for number in (10, 3, 30) for arm in of_edsr(at_best('rank-aware', 'full'), where=f'{number} pairs')]
 
 
 def cameras() -> list[Arm]:
   """One camera is left out of the training pairs, and measured."""
-  return [
-    Arm(name, {**METHODS[name], 'optim.lr': BEST['SAFMN'][name]}, data=camera)
-    for camera in CAMERAS
-    for name in ('rank-aware', 'full')
-  ]
+  return [arm for camera in CAMERAS for arm in of_edsr(at_best('rank-aware', 'full'), where=camera)]
 
 
 def of_adapters(arms: dict[str, dict[str, Any]], seeds: int = 1) -> list[Arm]:
-  rate = {'optim.lr': BEST['SAFMN']['rank-aware']}
-  return [Arm(name, {**rate, **fields}, seed=seed) for seed in range(seeds) for name, fields in arms.items()]
+  rate = {'optim.lr': BEST['rank-aware'], 'strengths': (0.8,)}
+  return of_edsr({name: {**rate, **fields} for name, fields in arms.items()}, seeds)
 
 
 def ranks() -> list[Arm]:
@@ -103,24 +120,25 @@ def forms() -> list[Arm]:
 
 
 def scores() -> list[Arm]:
-  return of_adapters({kind: {'score.kind': kind} for kind in ('random', 'fisher', 'activation')}, 2)
+  return of_adapters({kind: {'score.kind': kind} for kind in ('random', 'fisher', 'activation')})
 
 
 def rules() -> list[Arm]:
-  return of_adapters({rule: {'lora.rule': rule} for rule in ('post_hoc', 'marginal', 'proportional', 'greedy')}, 3)
+  # The short training before it is counted in the steps: 18 and 182.
+  post_hoc = {'lora.rule': 'post_hoc', 'steps': 182}
+  return of_adapters({'post_hoc': post_hoc, **{rule: {'lora.rule': rule} for rule in ('marginal', 'greedy')}})
 
 
-BEST = {
-  'SAFMN': {'rank-aware': 2e-3, 'uniform': 2e-3, 'full': 5e-4},
-  'EDSR': {'rank-aware': 2e-3, 'uniform': 2e-3, 'full': 5e-4},
-}
+BEST = {'rank-aware': 2e-3, 'uniform': 2e-3, 'full': 5e-4}
 TABLES = {
   'safmn_rates': lambda: rates('SAFMN'),
+  'quick_start': quick_start,
   'edsr_rates': lambda: rates('EDSR'),
-  'safmn_drealsr': lambda: main_protocol('SAFMN', 'DRealSR', 5),
-  'safmn_soft': lambda: main_protocol('SAFMN', 'soft camera', 3),
-  'edsr_drealsr': lambda: main_protocol('EDSR', 'DRealSR', 3),
-  'edsr_soft': lambda: main_protocol('EDSR', 'soft camera', 3),
+  'safmn_three': lambda: protocol('SAFMN', 'DRealSR', 3),
+  'edsr_one': lambda: protocol('EDSR', 'DRealSR', 1, 200),
+  'safmn_drealsr': lambda: protocol('SAFMN', 'DRealSR', 5),
+  'edsr_drealsr': lambda: protocol('EDSR', 'DRealSR', 3, 200),
+  'edsr_soft': lambda: protocol('EDSR', 'soft camera', 2, 200),
   'level': level,
   'pairs': pairs,
   'cameras': cameras,
@@ -145,55 +163,91 @@ def main() -> None:
   for table in args.tables:
     rows = []
     for arm in TABLES[table]():
-      rows.append(row(arm, args))
+      name = sweeping.folder_name(f'{arm.backbone} {arm.data} {arm.name} {arm.steps} {arm.seed}')
+      done = once(args.runs / 'rows' / f'{name}.json', lambda arm=arm: run(arm, args))
+      gain = 'failed' if 'failed' in done else f'{mean(done["adapted"]) - mean(done["base"]):+.3f} dB'
+      print(table, arm.name, arm.seed, gain, flush=True)
+      rows.append(done)
       (args.out / f'{table}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
 
 
-def row(arm: Arm, args: argparse.Namespace) -> dict[str, Any]:
-  """Runs one arm, or finds it done; returns what is kept of its results."""
-  workdir = args.runs / sweeping.folder_name(f'{arm.backbone} {arm.data} {arm.name} {arm.steps} {arm.seed}')
-  fields = {
-    'base': {'SAFMN': args.safmn, 'EDSR': 'bundled:edsr_x4'}[arm.backbone],
-    'steps': arm.steps,
-    'seed': arm.seed,
-    'eval_every': arm.steps,
-    'metric_weights': args.weights,
-    **CROPS[arm.backbone],
-    **pictures(arm.data, args),
-    **arm.fields,
-  }
-  # Base and bicubic enlargement are the same in all runs on the same pictures.
-  measured = args.runs / 'measured' / sweeping.folder_name(f'{arm.backbone} {arm.data}')
-  if measured.exists() and not workdir.exists():
-    shutil.copytree(measured, workdir)
+def once(path: Path, make: Callable[[], Any]) -> Any:
+  """Returns what `path` keeps; makes it where nothing is kept."""
+  if not path.exists():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(make()))
+  return json.loads(path.read_text())
+
+
+def mean(pictures: dict[str, dict[str, float]], metric: str = 'psnr_y') -> float:
+  return float(np.mean([values[metric] for values in pictures.values()]))
+
+
+def run(arm: Arm, args: argparse.Namespace) -> dict[str, Any]:
+  """Trains and measures one arm, as `adapt.run` does; returns its row."""
+  config = importlib.import_module(CONFIGS[arm.backbone]).get_config()
+  bases = {'SAFMN': args.safmn, 'EDSR': 'bundled:edsr_x4', 'quick start': 'bundled:safmn_x4'}
+  fields = {**CROPS.get(arm.backbone, {}), **pictures(arm.data, args), 'metric_weights': args.weights}
+  fields |= {'base': bases[arm.backbone], 'steps': arm.steps, 'seed': arm.seed, **arm.fields}
+  config.update_from_flattened_dict({k: str(v) if isinstance(v, Path) else v for k, v in fields.items()})
+  setup = prepare.prepare(config)
+  asked = measures.load(('psnr', 'ssim', *config.metrics), args.weights).functions
+
+  def measured(params: tree.Params, functions: Any = asked) -> dict[str, dict[str, float]]:
+    result = measure.measure(infer.network(setup.model, params, infer.WHOLE), data.pairs(setup.valid), functions)
+    return {name: kept(values, result['levels'][name]) for name, values in result['images'].items()}
+
   told = {**arm._asdict(), 'fields': {name: str(value) for name, value in arm.fields.items()}}
-  try:
-    results = sweeping.adapted(workdir, CONFIGS[arm.backbone], fields)
-  except subprocess.CalledProcessError:  # its last line says why: a loss that is not finite
+  criterion = losses.make(config)
+  first = functools.partial(warm_up.run, config, setup, criterion=criterion, material={})
+  with tempfile.TemporaryDirectory() as folder:
+    scores = prepare.Scores(config, setup, functools.partial(first, folder=Folder(Path(folder))))
+    plan = methods.plan(config, setup.sites, scores)
+  method = methods.from_spec(plan.spec, plan.constants)
+  frozen, trainable = methods.restore(method, setup.base.params, plan.start, jax.random.key(arm.seed))
+  training = step.plain(config, setup.model.apply, method, frozen, trainable, criterion)
+  state, batches, seconds, curve = training.state, prepare.batches(config, setup.train, arm.seed), 0.0, []
+  for number in range(1, config.steps + 1):
+    start = time.process_time()
+    state, scalars = training.step(state, next(batches))
+    jax.block_until_ready(scalars)
+    seconds += (time.process_time() - start) * (number > 1)  # the first compiles
+    if config.eval_every and number % config.eval_every == 0 and number < config.steps:
+      params = method.merge(frozen, jax.device_get(training.trained(state)))
+      curve.append([number, mean(measured(params, (metrics.quality,)))])
+  batches.close()
+  if not np.isfinite(scalars['loss']):
     return {**told, 'failed': True}
-  if not measured.exists():
-    measured.mkdir(parents=True)
-    for label in ('base', 'bicubic'):
-      shutil.copy(workdir / f'{label}.json', measured)
-  images = {label: {name: kept(label, name, results) for name in results[label]['images']} for label in KEPT}
-  told['strengths'] = results.get('strengths', {})
-  history = log.read_metrics(workdir)
-  curve = [[row['step'], round(row['valid/psnr_y'], 4)] for row in history if 'valid/psnr_y' in row]
-  numbers = ('trainable_parameters', 'total_parameters', 'adapter_parameters', 'seconds')
-  return {**told, **{key: results[key] for key in numbers}, **images, 'curve': curve}
+  trained = jax.device_get(training.trained(state))
+  adapted = measured(method.merge(frozen, trained))
+  name = sweeping.folder_name(f'base {arm.backbone} {arm.data} {" ".join(config.metrics)}')
+  base = once(args.runs / 'rows' / f'{name}.json', lambda: measured(setup.base.params))
+  strengths = {}
+  for strength in config.strengths:
+    weaker = methods.scale(method.spec, tree.flatten(trained), setup.base.params, strength)
+    params = method.merge(frozen, tree.filled(trained, weaker))
+    strengths[f'{strength:g}'] = mean(measured(params, (metrics.quality,)))
+  return {
+    **told,
+    'trainable_parameters': tree.count(trained),
+    'cpu_seconds': seconds,
+    'base': base,
+    'adapted': adapted,
+    'strengths': strengths,
+    'curve': [*curve, [config.steps, mean(adapted)]],
+  }
 
 
-def kept(label: str, name: str, results: dict[str, Any]) -> dict[str, float]:
-  """Returns what is kept of a picture of 'base' or 'adapted': its metrics, and output minus HR in grey levels."""
-  values = {metric: value for metric, value in results[label]['images'][name].items() if metric in METRICS}
-  if 'levels' in results[label]:  # runs of versions before this one have none
-    values['level'] = results[label]['levels'][name]
-  return {metric: round(value, 5) for metric, value in values.items()}
+def kept(values: dict[str, float], level: float) -> dict[str, float]:
+  """Returns what is kept of a picture: its metrics, and output minus HR in grey levels."""
+  return {metric: round(values[metric], 5) for metric in METRICS if metric in values} | {'level': round(level, 4)}
 
 
-def pictures(data: str, args: argparse.Namespace) -> dict[str, Any]:
-  """Returns the fields of a run on the pictures that `data` names."""
-  if data == 'soft camera':
+def pictures(where: str, args: argparse.Namespace) -> dict[str, Any]:
+  """Returns the fields of a run on the pictures that `where` names."""
+  if where == 'samples':  # as the config has them
+    return {}
+  if where == 'soft camera':
     parts = {'train': args.photos, 'valid': args.photos_valid}
     folders = {part: shot(folder, args.runs / 'soft_camera' / part) for part, folder in parts.items()}
     fields = {f'data.{part}.{kind}': at / kind.upper() for part, at in folders.items() for kind in ('lr', 'hr')}
@@ -201,20 +255,20 @@ def pictures(data: str, args: argparse.Namespace) -> dict[str, Any]:
   fields = sweeping.pairs(args.data, args.runs)
   every = sorted(path.stem for path in (args.data / 'HR').iterdir())
   valid, train = every[::7], [name for i, name in enumerate(every) if i % 7]
-  if data == 'DRealSR':
+  if where == 'DRealSR':
     return fields
-  if data == 'a third kept':
+  if where == 'a third kept':
     valid = train[::3]
     train = [name for name in train if name not in valid]
-  elif data in CAMERAS:
-    valid = [name for name in every if name.startswith(data)]
+  elif where in CAMERAS:
+    valid = [name for name in every if name.startswith(where)]
     train = [name for name in every if name not in valid]
   else:  # 'N pairs'
-    number = int(data.split()[0])
+    number = int(where.split()[0])
     train = [train[i * len(train) // number] for i in range(number)]
   chosen = {'train': train, 'valid': valid}
   for part, names in chosen.items():
-    file = args.runs / f'{sweeping.folder_name(data)}_{part}.txt'
+    file = args.runs / f'{sweeping.folder_name(where)}_{part}.txt'
     file.write_text('\n'.join(names) + '\n')
     fields[f'data.{part}.names'] = file
   del fields['data.train.skip_names']
