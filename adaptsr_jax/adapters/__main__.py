@@ -7,6 +7,8 @@ python -m adaptsr_jax.adapters merge gan_training.pth::g_ema runs/realsr/adapter
 python -m adaptsr_jax.adapters extract base.pth finetuned.pth camera.safetensors --rank=8
 python -m adaptsr_jax.adapters resize camera.safetensors small.safetensors --budget=20000
 python -m adaptsr_jax.adapters tag camera.safetensors --make=Canon --model='EOS 5D*' --iso=100-400
+python -m adaptsr_jax.adapters export camera.safetensors camera_peft
+python -m adaptsr_jax.adapters import base.pth camera_peft camera.safetensors
 python -m adaptsr_jax.adapters mix canon.safetensors nikon.safetensors both.safetensors --weights 0.5,0.5
 """
 
@@ -107,6 +109,18 @@ def _parser() -> argparse.ArgumentParser:
   resize.add_argument('out', metavar='OUT', help='.safetensors file to write')
   _add_size(resize)
   resize.set_defaults(run=_resize)
+
+  export = commands.add_parser('export', help='write an adapter as a folder that PEFT reads')
+  export.add_argument('file', metavar='FILE', help='.safetensors file of an adapter of method lora, form kxk_1x1')
+  export.add_argument('out', metavar='DIR', help='folder for adapter_config.json and adapter_model.safetensors')
+  export.set_defaults(run=_export)
+
+  imported = commands.add_parser('import', help='make an adapter file of a folder that PEFT wrote')
+  imported.add_argument('base', metavar='BASE', help='what it was trained on: weights, or a params folder')
+  imported.add_argument('folder', metavar='DIR', help='with adapter_config.json and adapter_model.safetensors')
+  imported.add_argument('out', metavar='OUT', help='.safetensors file to write')
+  imported.add_argument('--key', metavar='NAME', help=_KEY)
+  imported.set_defaults(run=_import)
   return parser
 
 
@@ -267,6 +281,28 @@ def _resize(options: argparse.Namespace) -> None:
   result = truncation.resize(file.load(options.file), options.rank, options.budget)
   file.save(options.out, result.adapter)
   print(truncation.text(options.out, result))
+
+
+def _export(options: argparse.Namespace) -> None:
+  from adaptsr_jax.adapters import file, peft
+
+  files.check_folder(options.out, strict=True)
+  adapter = file.load(options.file)
+  peft.save(options.out, adapter)
+  print(f'{options.out}: LoRA of {adapter.meta["model"]} as PEFT keeps it')
+
+
+def _import(options: argparse.Namespace) -> None:
+  from adaptsr_jax import base as base_lib
+  from adaptsr_jax import lora, tree
+  from adaptsr_jax.adapters import file, peft
+
+  _check_adapter_name(options.out)
+  base = base_lib.load(options.base, key=options.key)
+  adapter = peft.load(options.folder, base.name, base.fields, base.params, lora.find_sites(base.model()))
+  meta = {**adapter.meta, 'base_file': Path(options.base).name, 'base_licence': base.licence}
+  file.save(options.out, adapter._replace(meta=meta))
+  print(f'{options.out}: {tree.count(adapter.tensors):,} parameters, for {options.base}')
 
 
 def _check_adapter_name(out: str) -> None:
