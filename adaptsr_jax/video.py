@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -149,5 +150,6 @@ def _place(path: Path) -> str:
 
 
 def _why(said: str) -> str:
-  lines = [line for line in said.strip().splitlines() if line.strip()]
-  return f' ({shown(lines[-1].strip())})' if lines else ''
+  # The first line is the cause; in front of it may stand which part of ffmpeg says so, with an address.
+  lines = [re.sub(r'^\[.* @ \w+\] ', '', line.strip()) for line in said.splitlines() if line.strip()]
+  return f' ({shown(lines[0])})' if lines else ''
