@@ -66,6 +66,22 @@ def there_and_back(weights):
 # Detection.
 
 
+@pytest.mark.parametrize('name', ['edsr', 'edsr_official'])
+@pytest.mark.parametrize('upscale', [1, 2, 3, 4, 8, 16])
+def test_edsr_enlarges_by_what_the_classes_of_the_authors_take(name, upscale):
+  weights = random_weights(name, {**SMALL[name], 'upscale': upscale})
+  assert convert.detect(weights)[1]['upscale'] == upscale
+  assert_same(there_and_back(weights), weights)
+
+
+@pytest.mark.parametrize('name', ['safmn', 'safmn_ntire2023'])
+@pytest.mark.parametrize('upscale', [1, 2, 3, 5, 8])
+def test_safmn_enlarges_by_any_factor(name, upscale):
+  weights = random_weights(name, {**SMALL[name], 'upscale': upscale})
+  assert convert.detect(weights)[1]['upscale'] == upscale
+  assert_same(there_and_back(weights), weights)
+
+
 @pytest.mark.parametrize('fixture', FIXTURES)
 def test_detects_the_fixtures(fixture):
   made = json.loads((GOLDEN / fixture / 'meta.json').read_text())['constructor']

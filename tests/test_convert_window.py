@@ -192,9 +192,51 @@ def test_ratios_that_widths_round_differently(width, gc, ratio):
   assert_same(there_and_back(weights), weights)
 
 
-def test_enlarging_by_any_factor():
-  weights = random_tiny('light', upscale=5)
-  assert convert.detect(weights)[1]['upscale'] == 5
+@pytest.mark.parametrize(
+  ('name', 'upscale'),
+  [
+    ('light', 1),
+    ('light', 5),
+    ('light', 9),
+    ('real', 2),
+    *((n, s) for n in ('classical', 'drct') for s in (1, 2, 8, 16)),
+  ],
+)
+def test_enlarging_by_what_the_classes_of_the_authors_take(name, upscale):
+  weights = random_tiny(name, upscale=upscale)
+  assert convert.detect(weights)[1]['upscale'] == upscale
+  assert_same(there_and_back(weights), weights)
+
+
+@pytest.mark.parametrize('name', ['classical', 'drct'])
+@pytest.mark.parametrize('size', [(8, 16), (16, 8), (12, 8), (8, 40)])
+def test_training_pictures_that_were_not_square_are_told_from_the_masks(name, size):
+  weights = random_tiny(
+    name, img_size=size, window_size=4, **({'depths': (2,), 'num_heads': (2,)} if name != 'drct' else {})
+  )
+  _, fields, assumed = convert.detect(weights)
+  assert fields['img_size'] == size
+  assert set(assumed) == UNTOLD
+  assert_same(there_and_back(weights), weights)
+
+
+@pytest.mark.parametrize(
+  ('name', 'fields', 'said'),
+  [
+    ('classical', {'upscale': 6}, 'upscale is 6; it can be 3 or a power of two'),
+    ('drct', {'upscale': 0}, 'upscale is 0; it can be 3 or a power of two'),
+    ('light', {'upscale': 0}, 'it can be 1 or more'),
+    ('real', {'upscale': 3}, 'it can be 2, 4'),
+    ('restore', {'upscale': 2}, 'it can be 1'),
+    ('classical', {'img_size': (8, 10), 'window_size': 4}, 'no multiple of the window of 4 pixels'),
+    ('classical', {'img_size': (8, 16), 'window_size': 4, 'ape': True}, 'only square ones are known'),
+    ('classical', {'img_size': (8, 8, 8)}, 'a whole number, or two'),
+  ],
+)
+def test_what_cannot_be_is_told(name, fields, said):
+  family, chosen = TINY[name]
+  with pytest.raises(UserError, match=said):
+    models.build(family, **{**chosen, **fields})
 
 
 @pytest.mark.parametrize('name', TINY)

@@ -83,6 +83,9 @@ def _fitting(name: str, field: str, value: Any, default: Any) -> Any:
     fits, kind = all(map(_is_number, value)), 'numbers'
   elif isinstance(default, bool):
     fits, kind = isinstance(value, bool), 'true or false'
+  elif field == 'img_size' and isinstance(value, tuple | list):  # height and width
+    value = tuple(value)
+    fits, kind = len(value) == 2 and all(isinstance(n, int) for n in value), 'a whole number, or two'
   elif isinstance(default, int):
     fits, kind = _is_number(value) and isinstance(value, numbers.Integral), 'a whole number'
   elif isinstance(default, float):

@@ -49,9 +49,9 @@ def regions(height: int, width: int, window: int, shift: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=4)
-def mask(size: int, window: int, shift: int) -> np.ndarray:
-  """Returns (windows, n, n) float32 for square pictures: 0 within a region, else -100, as weight files store it."""
-  labels = regions(size, size, window, shift)
+def mask(size: tuple[int, int], window: int, shift: int) -> np.ndarray:
+  """Returns (windows, n, n) float32 for pictures of (h, w): 0 within a region, else -100, as weight files store it."""
+  labels = regions(*size, window, shift)
   return np.where(labels[:, :, None] == labels[:, None, :], np.float32(0), np.float32(MASKED))
 
 

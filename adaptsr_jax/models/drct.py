@@ -53,7 +53,8 @@ class DRCT(nn.Module):
   window_size: int = 16
   mlp_ratio: float = 2.0  # of the first three blocks of a group; the other two have 1
   resi_connection: str = '1conv'  # or 'identity'
-  img_size: int = 64  # of the training pictures; decides the stored masks, and whether windows are shifted at all
+  # Of the training pictures, one side or (height, width); decides the stored masks, and whether windows are shifted.
+  img_size: int | tuple[int, int] = 64
   img_range: float = 1.0
   rgb_mean: tuple[float, ...] = window.RGB_MEAN  # of one value for gray pictures, as in SwinIR
   num_feat: int = 64  # channels of the head
@@ -71,8 +72,7 @@ class DRCT(nn.Module):
     window.check(self)
     if self.resi_connection not in RESI_CONNECTIONS:
       raise UserError(f'DRCT: resi_connection is {self.resi_connection!r}; it can be {", ".join(RESI_CONNECTIONS)}.')
-    if self.upscale not in window.STAGES:
-      raise UserError(f'DRCT: upscale is {self.upscale}; it can be {", ".join(map(str, window.STAGES))}.')
+    layers.check_shuffles(self)
     for heads in self.num_heads:
       for width, number in zip(self.widths, self.heads_of(heads) if heads > 0 else (0,), strict=False):
         if number < 1 or width % number:

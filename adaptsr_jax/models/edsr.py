@@ -12,7 +12,6 @@ from adaptsr_jax.models import layers
 Array = jax.Array
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
-STAGES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}  # upscale -> pixel shuffles of the upsampler
 
 
 class ResidualBlock(nn.Module):
@@ -50,8 +49,7 @@ class EDSR(nn.Module):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.upscale not in STAGES:
-      raise UserError(f'EDSR: upscale is {self.upscale}; it can be {", ".join(map(str, STAGES))}.')
+    layers.check_shuffles(self)
     if len(self.rgb_mean) != self.num_in_ch:
       raise UserError(f'EDSR: rgb_mean has {len(self.rgb_mean)} values for num_in_ch = {self.num_in_ch} channels.')
 
@@ -68,7 +66,7 @@ class EDSR(nn.Module):
     for i in range(self.num_block):
       x = ResidualBlock(self.res_scale, dtype=self.dtype, name=f'body_{i}')(x)
     x = nn.Conv(self.num_feat, (3, 3), dtype=self.dtype, name='conv_after_body')(x) + first
-    for i, factor in enumerate(STAGES[self.upscale]):
+    for i, factor in enumerate(layers.shuffles(self.upscale)):
       # The shuffles between the convolutions have no parameters but take up the odd indices.
       x = nn.Conv(self.num_feat * factor**2, (3, 3), dtype=self.dtype, name=f'upsample_{2 * i}')(x)
       x = layers.pixel_shuffle(x, factor)

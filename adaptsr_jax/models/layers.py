@@ -74,6 +74,18 @@ def _over_pixels(x: Array) -> Array:
   return jax.lax.platform_dependent(x, cpu=lambda x: jnp.ones(len(x), x.dtype) @ x, default=lambda x: x.sum(axis=0))
 
 
+def shuffles(upscale: int) -> tuple[int, ...]:
+  """Returns the factors of the pixel shuffles by which EDSR, SwinIR and DRCT enlarge: 3 at once, else by doublings."""
+  return (3,) if upscale == 3 else (2,) * (upscale.bit_length() - 1)
+
+
+def check_shuffles(model: nn.Module) -> None:
+  """Raises UserError where `shuffles` cannot make `model.upscale`; the authors' classes take the same."""
+  n = model.upscale
+  if not (isinstance(n, int) and n > 0 and (n == 3 or n & (n - 1) == 0)):
+    raise UserError(f'{type(model).__name__}: upscale is {n}; it can be 3 or a power of two.')
+
+
 def pixel_shuffle(x: Array, factor: int) -> Array:
   """Moves channels into space: (b, h, w, c * factor**2) -> (b, h * factor, w * factor, c).
 

@@ -12,13 +12,9 @@ from adaptsr_jax.models import layers, window
 
 Array = jax.Array
 
-# What makes a picture of the features, and the enlargements it can make; '' restores at the same size.
-UPSAMPLERS = {
-  'pixelshuffle': tuple(window.STAGES),
-  'pixelshuffledirect': tuple(range(1, 9)),
-  'nearest+conv': (2, 4),
-  '': (1,),
-}
+# What makes a picture of the features; '' restores at the same size.
+UPSAMPLERS = ('pixelshuffle', 'pixelshuffledirect', 'nearest+conv', '')
+_UPSCALES = {'nearest+conv': (2, 4), '': (1,)}
 RESI_CONNECTIONS = ('1conv', '3conv')
 
 
@@ -54,7 +50,8 @@ class SwinIR(nn.Module):
   mlp_ratio: float = 2.0
   upsampler: str = 'pixelshuffle'  # a key of UPSAMPLERS
   resi_connection: str = '1conv'  # or '3conv': three convolutions with a bottleneck
-  img_size: int = 64  # of the training pictures; decides the stored masks, and whether windows are shifted at all
+  # Of the training pictures, one side or (height, width); decides the stored masks, and whether windows are shifted.
+  img_size: int | tuple[int, int] = 64
   img_range: float = 1.0
   rgb_mean: tuple[float, ...] = window.RGB_MEAN  # of one value for gray pictures
   num_feat: int = 64  # channels of the head
@@ -73,8 +70,12 @@ class SwinIR(nn.Module):
     for field, values in (('upsampler', UPSAMPLERS), ('resi_connection', RESI_CONNECTIONS)):
       if getattr(self, field) not in values:
         raise UserError(f'SwinIR: {field} is {getattr(self, field)!r}; it can be {", ".join(map(repr, values))}.')
-    if self.upscale not in UPSAMPLERS[self.upsampler]:
-      allowed = ', '.join(map(str, UPSAMPLERS[self.upsampler]))
+    if self.upsampler == 'pixelshuffle':
+      layers.check_shuffles(self)
+    elif self.upsampler == 'pixelshuffledirect' and not (isinstance(self.upscale, int) and self.upscale > 0):
+      raise UserError(f'SwinIR: upscale is {self.upscale}; with upsampler {self.upsampler!r} it can be 1 or more.')
+    elif self.upsampler in _UPSCALES and self.upscale not in _UPSCALES[self.upsampler]:
+      allowed = ', '.join(map(str, _UPSCALES[self.upsampler]))
       raise UserError(f'SwinIR: upscale is {self.upscale}; with upsampler {self.upsampler!r} it can be {allowed}.')
     if len(self.depths) != len(self.num_heads):
       raise UserError(f'SwinIR: depths has {len(self.depths)} entries and num_heads {len(self.num_heads)}.')

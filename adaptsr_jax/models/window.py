@@ -17,7 +17,6 @@ from adaptsr_jax.models import attention, layers
 Array = jax.Array
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
-STAGES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}  # upscale -> pixel shuffles of the head
 EPSILON = 1e-5  # of the layer norms
 
 _INIT = nn.initializers.truncated_normal(0.02)
@@ -105,12 +104,11 @@ def embed(model: nn.Module, x: Array) -> Array:
     x = PatchEmbed(name='patch_embed')(x)
   if model.ape:
     _, h, w, c = x.shape
-    side = model.img_size
-    if (h, w) != (side, side):
-      raise UserError(
-        f'{type(model).__name__}: with absolute positions it takes pictures of {side} x {side} pixels, not {w} x {h}.'
-      )
-    x = x + model.param('absolute_pos_embed', _INIT, (1, side**2, c)).reshape(1, side, side, c)
+    height, width = sides(model)
+    if (h, w) != (height, width):
+      kind, size = type(model).__name__, f'{width} x {height}'
+      raise UserError(f'{kind}: with absolute positions it takes pictures of {size} pixels, not {w} x {h}.')
+    x = x + model.param('absolute_pos_embed', _INIT, (1, height * width, c)).reshape(1, height, width, c)
   return x
 
 
@@ -118,7 +116,7 @@ def shuffle_head(model: nn.Module, x: Array) -> Array:
   """Returns the picture, `model.upscale` times as large, by convolutions and pixel shuffles; call as `embed`."""
   x = nn.Conv(model.num_feat, (3, 3), dtype=model.dtype, name='conv_before_upsample_0')(x)
   x = nn.leaky_relu(x, 0.01)
-  for i, factor in enumerate(STAGES[model.upscale]):
+  for i, factor in enumerate(layers.shuffles(model.upscale)):
     # The shuffles between the convolutions have no parameters but take up the odd indices.
     x = nn.Conv(model.num_feat * factor**2, (3, 3), dtype=model.dtype, name=f'upsample_{2 * i}')(x)
     x = layers.pixel_shuffle(x, factor)
@@ -158,10 +156,17 @@ def whole_windows(model: nn.Module, x: Array) -> Array:
   return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)), mode='reflect')
 
 
+def sides(model: nn.Module) -> tuple[int, int]:
+  """Returns (height, width) of the training pictures."""
+  size = model.img_size
+  return (size, size) if isinstance(size, int) else size
+
+
 def geometry(model: nn.Module) -> tuple[int, int]:
-  """Returns (window, shift) of the blocks: pictures no larger than a window are one window, and nothing is shifted."""
-  if model.img_size <= model.window_size:
-    return model.img_size, 0
+  """Returns (window, shift) of the blocks: nothing is shifted where the shorter side is no more than a window."""
+  side = min(sides(model))
+  if side <= model.window_size:
+    return side, 0
   return model.window_size, model.window_size // 2
 
 
@@ -174,7 +179,7 @@ def block_of(model: nn.Module, **fields: Any) -> Callable[..., nn.Module]:
 
 def minimum(model: nn.Module) -> int:
   """Returns the smallest side that reflection completes to a window; with absolute positions the only one."""
-  return model.img_size if model.ape else model.window_size // 2 + 1
+  return min(sides(model)) if model.ape else model.window_size // 2 + 1
 
 
 def radius(window: int, steps: Iterable[int | None]) -> int:
@@ -207,10 +212,21 @@ def check(model: nn.Module) -> None:
     )
   if not model.rgb_mean:
     raise UserError(f'{kind}: rgb_mean is empty; it must have 3 values, or 1 for gray pictures.')
-  if min(model.window_size, model.img_size) < 1 or model.img_size % min(model.window_size, model.img_size):
-    raise UserError(f'{kind}: img_size is {model.img_size}, which is no multiple of window_size {model.window_size}.')
-  if model.window_size % min(model.window_size, model.img_size):
+  size, whole = model.img_size, lambda n: isinstance(n, int) and n > 0
+  if not whole(size) and not (isinstance(size, tuple | list) and len(size) == 2 and all(map(whole, size))):
+    raise UserError(f'{kind}: img_size is {size}; it must be a side in pixels, or height and width.')
+  if model.ape and not whole(size) and size[0] != size[1]:
     raise UserError(
-      f'{kind}: img_size is {model.img_size}, so blocks have windows of that side, and window_size '
-      f'{model.window_size}, to which pictures are extended, is no multiple of it.'
+      f'{kind}: img_size is {size} with absolute positions: with them a network takes pictures of that one size only, '
+      'and only square ones are known here.'
+    )
+  if not whole(model.window_size):
+    raise UserError(f'{kind}: window_size is {model.window_size}; it must be a number of pixels.')
+  side, _ = geometry(model)
+  if any(n % side for n in sides(model)):
+    raise UserError(f'{kind}: img_size is {size}, which is no multiple of the window of {side} pixels.')
+  if model.window_size % side:
+    raise UserError(
+      f'{kind}: img_size is {size}, so blocks have windows of {side} pixels, and window_size {model.window_size}, to '
+      'which pictures are extended, is no multiple of it.'
     )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from adaptsr_jax.convert import names, shapes
+from adaptsr_jax.convert.architectures import window
 from adaptsr_jax.errors import UserError
 
 MEAN_SHIFT_TOLERANCE = 1e-3  # of the identity weights, and of the mean as a part of the range
@@ -34,9 +35,8 @@ def _fields(weights: shapes.Weights, first: str, block: str, stage: str) -> shap
   width, colours = shapes.of(weights, first, 4)[:2]
   if colours != 3:
     raise UserError(f"'{first}' takes {colours} colours; only networks for RGB pictures are known.")
-  outputs = shapes.of(weights, stage.format(0), 4)[0]
   fields = {
-    'upscale': 3 if outputs == 9 * width else 2 ** shapes.count(weights, stage),
+    'upscale': window.shuffled(weights, stage, width),
     'num_feat': width,
     'num_block': shapes.count(weights, block),
     'res_scale': 0.1 if width == 256 else 1.0,
@@ -100,8 +100,9 @@ def _convs(model: Any, keys: Mapping[str, str]) -> Iterator[names.Entry]:
     yield from names.conv(keys['conv1'].format(i), f'body_{i}/conv1', width, width)
     yield from names.conv(keys['conv2'].format(i), f'body_{i}/conv2', width, width)
   yield from names.conv(keys['after'].format(model.num_block), 'conv_after_body', width, width)
-  factors = (3,) if model.upscale == 3 else (2,) * (model.upscale.bit_length() - 1)
-  for stage, factor in enumerate(factors):
+  from adaptsr_jax.models import layers
+
+  for stage, factor in enumerate(layers.shuffles(model.upscale)):
     yield from names.conv(keys['upsample'].format(2 * stage), f'upsample_{2 * stage}', width, width * factor**2)
   yield from names.conv(keys['last'], 'conv_last', width, colours)
 

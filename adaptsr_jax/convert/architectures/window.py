@@ -5,7 +5,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from adaptsr_jax.convert import names, shapes
+from adaptsr_jax.errors import UserError
 
 POSITIONS = 'attn.relative_position_bias_table'
 
@@ -23,7 +26,7 @@ def fields_of(weights: shapes.Weights, blocks: Sequence[str], odd: str) -> shape
   window = (math.isqrt(shapes.of(weights, f'{block}.{POSITIONS}', 2)[0]) + 1) // 2
   img_size, why = _img_size(weights, window, odd)
   assumed = {'img_size': why} if why else {}
-  if img_size <= window:
+  if (img_size if isinstance(img_size, int) else min(img_size)) <= window:
     assumed['window_size'] = 'no window is shifted; that of the blocks is taken, and pictures may be extended to more'
   fields = {
     'embed_dim': width,
@@ -44,29 +47,56 @@ def fields_of(weights: shapes.Weights, blocks: Sequence[str], odd: str) -> shape
   }
 
 
-def _img_size(weights: shapes.Weights, window: int, odd: str) -> tuple[int, str]:
-  """Returns the side of the training pictures, which were square, and why it is an assumption ('' if it is none)."""
-  if 'absolute_pos_embed' in weights:
-    return math.isqrt(shapes.of(weights, 'absolute_pos_embed', 3)[1]), ''
+def _img_size(weights: shapes.Weights, window: int, odd: str) -> tuple[int | tuple[int, int], str]:
+  """Returns the side of the training pictures, or (height, width), and why it is an assumption ('' if it is none)."""
   for key in weights:
     if key.endswith('.attn_mask'):
-      return math.isqrt(shapes.of(weights, key, 3)[0]) * window, ''
+      return _masked_size(weights[key], shapes.of(weights, key, 3)[0], window), ''
+  if 'absolute_pos_embed' in weights:
+    pixels = shapes.of(weights, 'absolute_pos_embed', 3)[1]
+    side = math.isqrt(pixels)
+    if side**2 != pixels:
+      raise UserError(
+        f"'absolute_pos_embed' has {pixels} positions, of pictures that are not square, and without shifted windows "
+        'nothing tells their height and width: such a network is not read.'
+      )
+    return side, 'of the positions only the number is stored; square pictures are taken'
   if any(odd in key and key.endswith('.relative_position_index') for key in weights):
     return window, ''  # The buffers are stored, and there are no masks among them: nothing is shifted.
   return max(2, 64 // window) * window, 'not stored; above one window, as here, it decides the stored masks only'
 
 
+def _masked_size(mask: Any, count: int, window: int) -> int | tuple[int, int]:
+  """Returns the size of the pictures that `count` windows cut, with the mask of their last rows and columns."""
+  from adaptsr_jax.models import attention
+
+  sizes = [(rows * window, count // rows * window) for rows in range(1, count + 1) if count % rows == 0]
+  for size in sizes:
+    if np.array_equal(np.asarray(mask, np.float32), attention.mask(size, window, window // 2)):
+      return size if size[0] != size[1] else size[0]
+  return math.isqrt(count) * window
+
+
 def shuffle_fields(weights: shapes.Weights) -> dict[str, Any]:
   """Reads the head of pixel shuffles."""
   num_feat = shapes.of(weights, 'conv_before_upsample.0.weight', 4)[0]
-  nine = shapes.of(weights, 'upsample.0.weight', 4)[0] == 9 * num_feat
-  return {'upscale': 3 if nine else 2 ** shapes.count(weights, 'upsample.{}.weight'), 'num_feat': num_feat}
+  return {'upscale': shuffled(weights, 'upsample.{}.weight', num_feat), 'num_feat': num_feat}
+
+
+def shuffled(weights: shapes.Weights, stage: str, width: int) -> int:
+  """Returns the upscale of pixel shuffles behind convolutions of `width` channels, `stage` with {} for their places."""
+  first = stage.format(0)
+  if first not in weights:
+    return 1
+  return 3 if shapes.of(weights, first, 4)[0] == 9 * width else 2 ** shapes.count(weights, stage)
 
 
 def embedding(model: Any) -> Iterator[names.Entry]:
   width = model.embed_dim
   if model.ape:
-    yield names.Entry('absolute_pos_embed', (1, model.img_size**2, width), 'absolute_pos_embed', 'vector')
+    from adaptsr_jax.models.window import sides
+
+    yield names.Entry('absolute_pos_embed', (1, math.prod(sides(model)), width), 'absolute_pos_embed', 'vector')
   yield from names.conv('conv_first', 'conv_first', len(model.rgb_mean), width)
   if model.patch_norm:
     yield from names.layer_norm('patch_embed.norm', 'patch_embed/norm', width)
@@ -81,8 +111,9 @@ def swin_block(
   side, _ = window.geometry(model)
   pixels = side**2
   if shift:
-    shape = ((model.img_size // side) ** 2, pixels, pixels)
-    mask = functools.partial(attention.mask, model.img_size, side, shift)
+    size = window.sides(model)
+    shape = (math.prod(size) // pixels, pixels, pixels)
+    mask = functools.partial(attention.mask, size, side, shift)
     yield names.Entry(f'{key}.attn_mask', shape, '', 'constant', mask)
   yield from names.layer_norm(f'{key}.norm1', f'{path}/norm1', width)
   table, index = 'relative_position_bias_table', functools.partial(attention.position_index, side)
@@ -96,10 +127,10 @@ def swin_block(
 
 
 def shuffle_head(model: Any) -> Iterator[names.Entry]:
-  from adaptsr_jax.models import window
+  from adaptsr_jax.models import layers
 
   width = model.num_feat
   yield from names.conv('conv_before_upsample.0', 'conv_before_upsample_0', model.embed_dim, width)
-  for stage, factor in enumerate(window.STAGES[model.upscale]):
+  for stage, factor in enumerate(layers.shuffles(model.upscale)):
     yield from names.conv(f'upsample.{2 * stage}', f'upsample_{2 * stage}', width, width * factor**2)
   yield from names.conv('conv_last', 'conv_last', width, len(model.rgb_mean))
