@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from adaptsr_jax import processes
 from adaptsr_jax.errors import UserError
 
 _AXIS = 'data'
@@ -72,6 +74,21 @@ class Devices(NamedTuple):
     return _joined(self.mesh)(*parts)
 
 
+def agreed(tree: Any) -> Any:
+  """Returns, in every process, the arrays of the first, to the bit; shapes and types must be the same in all."""
+  if processes.count() == 1:
+    return tree
+  leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
+  packed = np.concatenate([np.ascontiguousarray(leaf).reshape(-1).view(np.uint8) for leaf in leaves])
+  data = multihost_utils.broadcast_one_to_all(packed).tobytes()
+  ends = np.cumsum([leaf.nbytes for leaf in leaves])
+  parts = [
+    np.frombuffer(data[end - leaf.nbytes : end], leaf.dtype).reshape(leaf.shape).copy()
+    for leaf, end in zip(leaves, ends, strict=True)
+  ]
+  return jax.tree.unflatten(structure, parts)
+
+
 @functools.cache
 def _joined(mesh: Mesh) -> Any:
   part = PartitionSpec(_AXIS)
@@ -88,27 +105,38 @@ def choose(asked: int, batch_size: int) -> Devices | None:
   Raises:
     UserError: there are fewer, or they do not divide the batch.
   """
-  local, processes = jax.local_devices(), jax.process_count()
+  local, count = jax.local_devices(), jax.process_count()
   if asked > len(local):
     only = 'of this host there is 1' if len(local) == 1 else f'of this host there are {len(local)}'
     raise UserError(f'config.devices is {asked}, and {only} ({local[0].platform}).')
-  if batch_size % processes:
+  if batch_size % count:
     raise UserError(
-      f'config.batch_size is {batch_size}, which {processes} processes cannot share: give a multiple of {processes}.'
+      f'config.batch_size is {batch_size}, which {count} processes cannot share: give a multiple of {count}.'
     )
   available = asked or (1 if local[0].platform == 'cpu' else len(local))
-  number = asked or max(n for n in range(1, available + 1) if batch_size // processes % n == 0)
-  if batch_size // processes % number:
-    each = f' in each of {processes} processes' if processes > 1 else ''
+  number = asked or max(n for n in range(1, available + 1) if batch_size // count % n == 0)
+  if batch_size // count % number:
+    each = f' in each of {count} processes' if count > 1 else ''
     raise UserError(
       f'config.batch_size is {batch_size}, which {asked} devices{each} cannot share: give a multiple of '
-      f'{processes * asked}, or another config.devices.'
+      f'{count * asked}, or another config.devices.'
     )
-  if number * processes == 1:
+  if number * count == 1:
     return None
   # Those of a process side by side, so that its pictures are neighbours in the batch.
   order = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-  chosen = [[device for device in order if device.process_index == process][:number] for process in range(processes)]
+  chosen = [[device for device in order if device.process_index == process][:number] for process in range(count)]
   if len({len(group) for group in chosen}) > 1:
     raise UserError('The processes have different numbers of devices: set config.devices to the smallest.')
-  return Devices(Mesh(np.array(chosen).reshape(-1), (_AXIS,)), available - number)
+  devices = Devices(Mesh(np.array(chosen).reshape(-1), (_AXIS,)), available - number)
+  if count > 1:
+    _meet(devices)
+  return devices
+
+
+def _meet(devices: Devices) -> None:
+  """Connects the processes: a first exchange waits half a minute for the slowest, later ones as long as it takes."""
+  processes.gathered(None)
+  agreed([np.zeros(1, np.uint8)])
+  ones = devices.divided({'ones': np.ones(devices.number // devices.processes, np.float32)})['ones']
+  jax.jit(jax.numpy.sum)(ones).block_until_ready()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from adaptsr_jax import files
+from adaptsr_jax import files, processes
 from adaptsr_jax.energy import Clock
 
 _SILENCE = 5  # seconds without a word that nobody minds
@@ -30,7 +30,13 @@ class RunLog:
   """Appends scalars to `folder`/metrics.jsonl, one JSON object a line, and to TensorBoard events beside it."""
 
   def __init__(self, folder: Path, step: int, tensorboard: bool):
-    """Opens the log at `step`; what an earlier start wrote past it is dropped, since those steps are done again."""
+    """Opens the log at `step`; what an earlier start wrote past it is dropped, since those steps are done again.
+
+    Of several processes the first writes.
+    """
+    self._writes = processes.first()
+    if not self._writes:
+      return
     self._path = folder / 'metrics.jsonl'
     _drop_after(self._path, step)
     self._file = self._path.open('ab', buffering=0)
@@ -38,6 +44,8 @@ class RunLog:
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Records `values` as of `step`; the line is there whole or, where the disk is full, not at all."""
+    if not self._writes:
+      return
     line, end = (json.dumps({'step': step, **values}) + '\n').encode(), self._path.stat().st_size
     with files.room(self._path.parent, len(line)):
       if self._file.write(line) < len(line):
@@ -50,6 +58,8 @@ class RunLog:
     """Keeps pictures (H, W, 3), uint8, as of `step`, always of the same names: in samples/, and in the events."""
     from adaptsr_jax import image
 
+    if not self._writes:
+      return
     for place, picture in enumerate(pictures.values(), 1):
       path = sample_path(self._path.parent, place, step)
       path.parent.mkdir(exist_ok=True)
@@ -60,6 +70,8 @@ class RunLog:
 
   def close(self) -> None:
     """Flushes and closes the files."""
+    if not self._writes:
+      return
     self._file.close()
     if self._events:
       self._events.close()
@@ -174,10 +186,12 @@ class Work:
     self.title, self.total, self.done, self._first = title, total, done, done
     self._start = time.perf_counter()
     self._ended = threading.Event()
+    if not processes.first():  # which speaks for all
+      self._ended.set()
     self._bar = None
 
   def __enter__(self) -> 'Work':
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and processes.first():
       from tqdm import tqdm  # the first bar need not delay the start of a command
 
       shape = {} if self.total else {'bar_format': '{desc}  {elapsed}'}

@@ -10,7 +10,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from adaptsr_jax import command
+from adaptsr_jax import command, processes
 from adaptsr_jax.config import RENAMED, find, renamed
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -20,6 +20,12 @@ _CONFIG = config_flags.DEFINE_config_file(
   'quickstart. Its fields are flags too, as --config.steps=300; adaptsr_jax/config.py tells them all.',
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; a second start in it continues.')
+
+# The same for all commands that several processes share; see `processes`.
+_DISTRIBUTED = flags.DEFINE_bool('distributed', False, processes.HELP['distributed'])
+_COORDINATOR = flags.DEFINE_string('coordinator', '', processes.HELP['coordinator'])
+_PROCESSES = flags.DEFINE_integer('processes', 0, processes.HELP['processes'])
+_PROCESS = flags.DEFINE_integer('process', -1, processes.HELP['process'])
 
 
 def main(argv: list[str]) -> int:
@@ -32,11 +38,12 @@ def main(argv: list[str]) -> int:
   if 1 < _CONFIG.value.get('devices', 0) <= _CONFIG.value.get('batch_size', 0):
     os.environ.setdefault('JAX_NUM_CPU_DEVICES', str(_CONFIG.value.devices))  # of no meaning for GPUs
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file it writes
-  # After the flags: --help need not wait for jax, and XLA reads its own when it starts.
-  from adaptsr_jax import adapt
-  from adaptsr_jax.adapt import show
 
   def work() -> int:
+    # After the flags: --help need not wait for jax, and XLA reads its own when it starts.
+    from adaptsr_jax import adapt
+    from adaptsr_jax.adapt import show
+
     call = shlex.join(['python', '-m', 'adaptsr_jax.main', *sys.argv[1:]])
     try:
       results = adapt.run(_CONFIG.value, _WORKDIR.value, call)
@@ -47,7 +54,10 @@ def main(argv: list[str]) -> int:
       print(show.next_commands(sys.argv[1:], results, _WORKDIR.value))
     return 0
 
-  return command.ended(work, 'Stopped; the same command continues from the last saved state, if there is one.')
+  stopped = 'Stopped; the same command continues from the last saved state, if there is one.'
+  if _DISTRIBUTED.value or _COORDINATOR.value or _PROCESSES.value or _PROCESS.value >= 0:
+    processes.joined(work, stopped, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+  return command.ended(work, stopped)
 
 
 def parse(argv: list[str]) -> list[str]:

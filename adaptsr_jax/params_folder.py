@@ -24,6 +24,13 @@ def is_params_folder(path: str | os.PathLike) -> bool:
   return (Path(path) / _INFO).is_file()
 
 
+def alone() -> ocp.options.MultiprocessingOptions:
+  """Returns by what orbax waits for no other process: of several each reads by itself, and one writes."""
+  if jax.process_count() == 1:
+    return ocp.options.MultiprocessingOptions()
+  return ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
+
+
 def save_params(path: str | os.PathLike, params: Params, info: dict[str, Any]) -> None:
   """Writes a params folder; one that is there is replaced once the new one is whole.
 
@@ -36,7 +43,7 @@ def save_params(path: str | os.PathLike, params: Params, info: dict[str, Any]) -
   path.parent.mkdir(parents=True, exist_ok=True)
   needs = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
   with files.aside_folder(path, needs) as aside:
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.StandardCheckpointer(multiprocessing_options=alone()) as checkpointer:
       checkpointer.save(aside / 'params', jax.tree.map(np.asarray, params))
     files.write_json(aside / _INFO, info)
 
@@ -66,7 +73,7 @@ def load_params(path: str | os.PathLike) -> tuple[Params, dict[str, Any]]:
     raise UserError(f'{path} is not a params folder: it has no {_INFO}.')
   info = read_info(path)
   try:
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.StandardCheckpointer(multiprocessing_options=alone()) as checkpointer:
       shapes = checkpointer.metadata(path / 'params').item_metadata.tree
       # A target of numpy arrays: restored on any machine, whatever devices they were saved from.
       target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)

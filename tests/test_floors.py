@@ -26,6 +26,7 @@ FLOORS = [
     'page',
     'energy',
     'video',
+    'processes',
   ],
   ['models', 'metrics', 'log', 'devices'],
   ['lora', 'data'],

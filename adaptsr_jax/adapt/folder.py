@@ -23,7 +23,7 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from adaptsr_jax import config as config_lib
-from adaptsr_jax import files, log, methods
+from adaptsr_jax import files, log, methods, processes
 from adaptsr_jax.adapt import store
 from adaptsr_jax.errors import UserError
 
@@ -84,8 +84,9 @@ class Folder(NamedTuple):
       return None
 
   def write(self, name: str, content: Any) -> None:
-    """Writes NAME.json."""
-    files.write_json(self.path / f'{name}.json', content)
+    """Writes NAME.json; of several processes the first does."""
+    if processes.first():
+      files.write_json(self.path / f'{name}.json', content)
 
   def history(self) -> list[dict[str, float]]:
     """Returns what was logged, a row for each time."""
@@ -109,6 +110,8 @@ class Folder(NamedTuple):
 
   def keep_method(self, method: methods.Method, start: methods.Tensors) -> None:
     """Writes what `method` and `start` read."""
+    if not processes.first():
+      return
     if start:
       files.write(self.path / 'start.safetensors', safetensors.numpy.save(dict(start)))
     if method.constants:
@@ -119,10 +122,10 @@ class Folder(NamedTuple):
     self, label: str, measure: Callable[[], dict[str, Any]], protocol: dict[str, str]
   ) -> dict[str, Any]:
     """Returns what an earlier start measured; measures where none did, or by other metrics."""
-    earlier = self.read_or_tell(label)
+    earlier = processes.decide(lambda: self.read_or_tell(label))
     if earlier is None or earlier['protocol'] != protocol:
       self.write(label, {**measure(), 'protocol': protocol})
-    return self.read(label)
+    return processes.decide(lambda: self.read(label))
 
   def changed_fields(self, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
     """Returns the fields that make `config` another run than the one that is here: {field: (here, in config)}."""
@@ -221,13 +224,25 @@ _FORMS = {
 
 @contextlib.contextmanager
 def alone(path: str | os.PathLike) -> Iterator[Folder]:
-  """Makes the folder of a run; refuses one that cannot be written, or in which a run is going on."""
+  """Makes the folder of a run; refuses one that cannot be written, or in which a run is going on.
+
+  Of several processes the first does, and the others wait for it.
+  """
   path = Path(path).absolute()
+  with contextlib.ExitStack() as stack:
+    if processes.first():
+      stack.enter_context(_held(path))
+    processes.decide(lambda: None)
+    yield Folder(path)
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
   path.mkdir(parents=True, exist_ok=True)
   if not os.access(path, os.W_OK):
     raise UserError(f'{path} cannot be written; give another --workdir.')
   if fcntl is None:
-    yield Folder(path)
+    yield
     return
   descriptor = os.open(path, os.O_RDONLY)
   try:
@@ -237,6 +252,6 @@ def alone(path: str | os.PathLike) -> Iterator[Folder]:
       raise UserError(f'A run is going on in {path}; wait for its end, or give another --workdir.') from error
     except OSError:
       pass  # Not every file system knows locks.
-    yield Folder(path)
+    yield
   finally:
     os.close(descriptor)

@@ -200,6 +200,7 @@ def make_step(
       'gan/fake': fake,
       'gan/strength': strength,
       **_health(sr, hr),
+      **step_lib.wishes(batch),
     }
     average = optim.averaged(state.ema, trainable, state.step, config.optim.ema)
     return GanState(state.step + 1, trainable, opt_state, average, judged, spectral, judge_opt_state), scalars

@@ -78,6 +78,11 @@ def plain(
   )
 
 
+def wishes(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  """Returns how many pictures came with the wish to stop: processes agree on it by their steps (see `train`)."""
+  return {'stop': jnp.sum(batch['stop'])} if 'stop' in batch else {}
+
+
 def placed(tree: Any, devices: Devices | None) -> Any:
   """Returns arrays where all devices have them, or the only one."""
   return devices.everywhere(tree) if devices else jax.device_put(tree)
@@ -111,7 +116,7 @@ def make_step(
     updates, opt_state = tx.update(gradient, state.opt_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
     average = optim.averaged(state.ema, trainable, state.step, ema)
-    scalars = {'loss': value, **logged, 'grad_norm': optax.tree.norm(gradient)}
+    scalars = {'loss': value, **logged, 'grad_norm': optax.tree.norm(gradient), **wishes(batch)}
     return TrainState(state.step + 1, trainable, opt_state, average), scalars
 
   options = None if method.thin else compiler.options()

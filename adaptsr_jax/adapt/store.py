@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from adaptsr_jax import files
+from adaptsr_jax import devices, files, params_folder, processes
 from adaptsr_jax.errors import UserError, first_line, shown
 from adaptsr_jax.log import say
 
@@ -29,12 +29,17 @@ def _steps(folder: Path) -> list[str]:
 
 
 class RunStore:
-  """Latest and best state of a run, in `folder`; the state is a pytree, the position in the data a grain iterator."""
+  """Latest and best state of a run, in `folder`; the state is a pytree, the position in the data a grain iterator.
+
+  Of several processes the first reads and writes, and the others have from it what was restored.
+  """
 
   def __init__(self, folder: str | os.PathLike, metric: str, lower: bool = False):
     """Opens or creates the store; `metric` is the key that `save` compares to keep the best (lower?) state."""
     self._metric, self._lower = metric, lower
     self._folder = Path(folder).absolute()
+    if not processes.first():
+      return
     self._folder.mkdir(parents=True, exist_ok=True)
     # What orbax would take for a state, or stumble over.
     for path in self._folder.iterdir():
@@ -55,6 +60,8 @@ class RunStore:
         ),
         enable_async_checkpointing=False,
         cleanup_tmp_directories=True,  # of a start that was killed
+        create=False,
+        multiprocessing_options=params_folder.alone(),
       ),
     )
 
@@ -67,6 +74,8 @@ class RunStore:
 
   def save(self, step: int, state: Any, iterator: Any, notes: dict[str, Any]) -> None:
     """Saves `state` as of `step`, the position of `iterator`, and `notes` (JSON; its `metric` key decides the best)."""
+    if not processes.first():
+      return
     state = jax.device_get(state)  # as one host has it: a run may go on with other devices
     items = {'state': ocp.args.StandardSave(state), 'notes': ocp.args.JsonSave({**notes, _DIGEST: _digest(state)})}
     if iterator is not None:
@@ -88,8 +97,10 @@ class RunStore:
     Args:
       target: a freshly initialised state: without it orbax turns named tuples into dicts and needs the same devices.
     """
+    if not processes.first():
+      return _agreed(target, {})
     try:
-      return self._restored(step, target, iterator)
+      return _agreed(*self._restored(step, target, iterator))
     except Exception as error:
       raise UserError(
         f'The state of step {step} in {self._folder} does not fit this run ({first_line(error)}); '
@@ -104,6 +115,14 @@ class RunStore:
     Raises:
       UserError: the state belongs to other pictures.
     """
+    step, state, notes = self._resumed(target, iterator) if processes.first() else (0, target, {})
+    # Of several processes the first looks; the others hear of it.
+    step, place = processes.decide(lambda: [step, iterator.get_state()])
+    if not processes.first():
+      iterator.set_state(place)
+    return step, *(_agreed(state, notes) if step else (state, notes))
+
+  def _resumed(self, target: Any, iterator: Any) -> tuple[int, Any, dict[str, Any]]:
     begin = iterator.get_state()
     while step := self.latest():
       try:
@@ -173,7 +192,13 @@ class RunStore:
 
   def close(self) -> None:
     """Waits for what is being written."""
-    self._manager.close()
+    if processes.first():
+      self._manager.close()
+
+
+def _agreed(state: Any, notes: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+  """Returns in all processes what the first has restored."""
+  return devices.agreed(state), processes.decide(lambda: notes)
 
 
 _DIGEST = 'state_sha256'  # in the notes

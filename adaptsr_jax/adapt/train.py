@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from adaptsr_jax import command
+from adaptsr_jax import command, processes
 from adaptsr_jax.adapt.step import Training
 from adaptsr_jax.adapt.store import RunStore
 from adaptsr_jax.energy import Clock
@@ -71,6 +71,7 @@ def train(
   # What the processor counts says little about a step that ran elsewhere.
   clock = Clock(notes['seconds'], notes['joules'] if jax.default_backend() == 'cpu' else None)
   progress, pending, measured = Progress(done, config.steps, clock), [], None
+  several, wished = processes.count() > 1, 0.0
   log = RunLog(workdir, done, config.tensorboard)
   work = Work('Compiling the training step', config.steps, done)
   begun = done
@@ -82,15 +83,21 @@ def train(
   with closing(store), closing(log), closing(batches), _Interrupts() as interrupts, work:
     while done < config.steps and not in_vain():
       step = done + 1
-      state, scalars = training.step(state, next(batches))
+      batch = next(batches)
+      if several:
+        batch = {**batch, 'stop': np.full(config.batch_size // processes.count(), interrupts.asked, np.float32)}
+      state, scalars = training.step(state, batch)
       if done == begun:
         progress.compiled()
         work.title = 'Training'
       work.advance()
+      # Read once: what is asked after the save below waits for the next step. Several processes go by what was sent
+      # with the step before, which all of them know by now, and so stop after the same step.
+      stop = bool(wished) if several else interrupts.asked
+      wished = scalars.pop('stop') if several else 0.0
       pending.append((step, scalars))
       clock.tick()
 
-      stop = interrupts.asked  # Read once: what is asked after the save below waits for the next step.
       last = step == config.steps
       to_measure = measure is not None and (step % every['eval'] == 0 or last)
       to_save = step % every['save'] == 0 or to_measure or last or stop

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 import os
 import platform
 import resource
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import safetensors.numpy
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
@@ -20,6 +22,7 @@ from adaptsr_jax import __version__, bicubic, data, figures, files, image, infer
 from adaptsr_jax import base as base_lib
 from adaptsr_jax import config as config_lib
 from adaptsr_jax import devices as devices_lib
+from adaptsr_jax import processes as processes_lib
 from adaptsr_jax.adapt import folder as folder_lib
 from adaptsr_jax.adapt import gan, losses, prepare, samples, show, step, train, warm_up
 from adaptsr_jax.adapt.folder import Folder
@@ -59,15 +62,16 @@ def run(config: ConfigDict, workdir: str | os.PathLike, command: str = '') -> di
 
 def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   # 1. Config: a second start must compute the same thing.
-  workdir, done = folder.path, folder.done
-  folder.check_config(config)
+  workdir, done = folder.path, processes_lib.decide(lambda: folder.done)
+  processes_lib.decide(lambda: folder.check_config(config))
 
   # 2. Base, and the pictures it is to fit.
   setup = prepare.prepare(config)
   base = setup.base
   say(prepare.describe(config, setup))
   material = _material(config, setup)
-  folder.check_material(material)
+  processes_lib.decide(lambda: folder.check_material(material))
+  _check_agreement(config, material)
   asked = measures.load(('psnr', 'ssim', *config.metrics), config.metric_weights)
   criterion = losses.make(config)
   devices = devices_lib.choose(config.devices, config.batch_size) if config.steps else None
@@ -80,12 +84,13 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
       raise UserError(f'config.best is {config.best!r}, and {sentence}')
     say(sentence)
   if not done:
-    prepare.check_pixels(setup)
+    processes_lib.decide(lambda: prepare.check_pixels(setup))
 
   # 3., 4. and 5. Method: what is decided before training, what is frozen, what is trained.
   first = functools.partial(warm_up.run, config, setup, criterion=criterion, folder=folder, material=material)
   method, ranks, tensors = _method_of_run(config, setup, folder, first if config.steps else None)
-  frozen, trainable = methods.restore(method, base.params, tensors, jax.random.key(config.seed))
+  parts = methods.restore(method, base.params, tensors, jax.random.key(config.seed))
+  frozen, trainable = devices_lib.agreed(parts) if devices else parts  # processors of several kinds round otherwise
   trainable_parameters, total_parameters = tree.count(trainable), tree.count(base.params)
   if config.steps and not trainable_parameters:
     raise UserError(
@@ -98,15 +103,16 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   if not done:
     # Up to three states are kept while a fourth is written; the network twice.
     size = [sum(leaf.nbytes for leaf in jax.tree.leaves(part)) for part in (training.state, base.params)]
-    files.check_room(folder.path, 4 * size[0] + 2 * size[1])
+    processes_lib.decide(lambda: files.check_room(folder.path, 4 * size[0] + 2 * size[1]))
   # The folder is taken now that nothing that was given can be wrong any more.
-  folder.take(config, material)
-  overview = parameter_overview.get_parameter_overview(base.params, include_stats=False)
-  files.write(workdir / 'parameters.txt', overview + '\n')
-  folder.keep_method(method, tensors)
-  if ranks:
-    folder.write('ranks', ranks)
-    figures.rank_heatmap(workdir / 'ranks.png', ranks['ranks'], f'Ranks by {ranks["rule"]}')
+  if processes_lib.first():
+    folder.take(config, material)
+    overview = parameter_overview.get_parameter_overview(base.params, include_stats=False)
+    files.write(workdir / 'parameters.txt', overview + '\n')
+    folder.keep_method(method, tensors)
+    if ranks:
+      folder.write('ranks', ranks)
+      figures.rank_heatmap(workdir / 'ranks.png', ranks['ranks'], f'Ranks by {ranks["rule"]}')
   if table := methods.table(method.spec, tree.flatten(trainable)):
     say(table)
   share = 100 * trainable_parameters / total_parameters
@@ -130,7 +136,8 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     on: data.Source | None = setup.valid,
     sampled: dict[str, Any] | None = None,
   ) -> dict[str, Any]:
-    items = measure.restored(restore, watched(data.pairs(on), 'Measuring', len(on)))
+    share = processes_lib.share(len(on))
+    items = measure.restored(restore, watched(data.pairs(on, share), 'Measuring', len(share)))
     return measure.score(items if sampled is None else samples.taken(items, crops, sampled), functions)
 
   def decided(trained: Params, sampled: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -150,7 +157,8 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
 
     def watch(leaves: Params) -> tuple[dict[str, Any], dict[str, Any]]:
       sampled: dict[str, Any] = {}
-      return decided(leaves, sampled), sampled
+      result = decided(leaves, sampled)
+      return result, samples.of_all(crops, sampled)
 
     with enough_memory(prepare.memory_advice(config, setup.model)):
       trained = train.train(config, training, batches, watch if setup.valid else None, workdir)
@@ -198,6 +206,7 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     'versions': versions(),
     'device': jax.devices()[0].device_kind,
     'devices': devices.number if devices else 1,
+    'processes': processes_lib.count(),
     'config': config.to_dict(),
     'command': command,
   }
@@ -206,6 +215,8 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     results['protocol']['left_out'] = ', '.join(f'{key} of {count} without an error' for key, count in left_out.items())
   with Work('Enlarging what is shown'):
     rows = show.compared(setup.valid, networks, results)
+  if not processes_lib.first():
+    return results
   with Work('Writing the network'):
     _export(workdir, base, params, method, trained.trainable, results, _told_of(config, setup, rows))
 
@@ -229,7 +240,39 @@ def _check_moved(before: Any, after: Any, steps: int) -> None:
     )
 
 
+def _check_agreement(config: ConfigDict, material: dict[str, str]) -> None:
+  """Raises UserError where this process was told, or sees, something else than the first."""
+  ours = config_lib.flat(config) | material
+  theirs = processes_lib.decide(lambda: ours)
+  other = [name for name, value in json.loads(json.dumps(ours)).items() if theirs.get(name) != value]
+  if other:
+    raise UserError(
+      f'Process {processes_lib.index()} has another {other[0]} than process 0: give all the same flags and files.'
+    )
+
+
 def _method_of_run(
+  config: ConfigDict, setup: prepare.Setup, folder: Folder, first: prepare.WarmUp | None
+) -> tuple[methods.Method, Mapping[str, Any], methods.Tensors]:
+  """As `_planned`; of several processes the first plans."""
+  if processes_lib.count() == 1:
+    return _planned(config, setup, folder, first)
+  method, ranks, tensors = None, {}, {}
+  if processes_lib.first():
+    try:
+      with processes_lib.alone():
+        method, ranks, tensors = _planned(config, setup, folder, first)
+    except train.Interrupted as stop:  # of the others none has a step to end
+      raise UserError(str(stop)) from stop
+  spec, ranks = processes_lib.decide(lambda: [dict(method.spec), dict(ranks)])
+  sent = [method.constants if method else {}, tensors]
+  constants, tensors = (
+    safetensors.numpy.load(processes_lib.shared(safetensors.numpy.save(jax.device_get(dict(part))))) for part in sent
+  )
+  return methods.from_spec(spec, constants), ranks, tensors
+
+
+def _planned(
   config: ConfigDict, setup: prepare.Setup, folder: Folder, first: prepare.WarmUp | None
 ) -> tuple[methods.Method, Mapping[str, Any], methods.Tensors]:
   """Returns the method, the content of ranks.json, and what is trained already: as an earlier start had it, if any."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any, Protocol
@@ -253,11 +253,11 @@ def check_pixels(source: Source) -> None:
     raise PairError(f'{len(faults)} of {len(source)} pairs cannot be read: {escaped("; ".join(faults[:SHOWN]))}{more}')
 
 
-def pairs(source: Source) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-  """Yields (name, lr, hr) of each whole pair, decoded one at a time; arrays as in `Source.__getitem__`."""
-  for name, index in zip(source.names, range(len(source)), strict=True):
+def pairs(source: Source, which: Iterable[int] | None = None) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+  """Yields (name, lr, hr) of each whole pair, or of some, decoded one at a time; arrays as `Source.__getitem__`."""
+  for index in range(len(source)) if which is None else which:
     pair = source[index]
-    yield name, pair['lr'], pair['hr']
+    yield source.names[index], pair['lr'], pair['hr']
 
 
 def shrink(hr: np.ndarray, scale: int) -> np.ndarray:

@@ -4,6 +4,7 @@ Decoding, restoring and measuring of neighbouring pictures overlap, and only the
 """
 
 import collections
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adaptsr_jax import data, image, metrics
+from adaptsr_jax import data, image, metrics, processes
 from adaptsr_jax.data.folders import MARKS
 from adaptsr_jax.errors import UserError, lacks_memory
 from adaptsr_jax.evaluate import statistics
@@ -68,7 +69,7 @@ def restored(restore: Callable[[np.ndarray, int], np.ndarray], pairs: Pairs) -> 
 
 
 def score(items: Iterable[Restored], functions: Functions = (metrics.quality,)) -> dict[str, Any]:
-  """Measures finished pictures, as they come.
+  """Measures finished pictures, as they come; those of all processes, which have a share each (`processes.share`).
 
   Values that are not finite, such as the PSNR of identical pictures, stay out of means and intervals; `left_out`
   counts them.
@@ -90,13 +91,16 @@ def score(items: Iterable[Restored], functions: Functions = (metrics.quality,)) 
         in_hand.popleft().result()
       rows[item.name] = threads.submit(_row, functions, item)
       in_hand.append(rows[item.name])
-    images = {name: row.result()[0] for name, row in rows.items()}
+    shares = processes.gathered([[name, *row.result()] for name, row in rows.items()])
+  # They took turns.
+  everything = [row for turn in itertools.zip_longest(*shares) for row in turn if row]
+  images = {name: values for name, values, _ in everything}
   columns = {key: [row[key] for row in images.values()] for key in next(iter(images.values()), {})}
   return {
     'mean': {key: statistics.mean(values) for key, values in columns.items()},
     'interval': {key: statistics.bootstrap(values) for key, values in columns.items()},
     'images': images,
-    'levels': {name: row.result()[1] for name, row in rows.items()},
+    'levels': {name: level for name, _, level in everything},
   }
 
 
@@ -117,15 +121,15 @@ def saved(items: Iterable[Restored], folder: Path) -> Iterator[Restored]:
 
 
 def finished(source: data.Source, files: dict[str, Path]) -> Iterator[Restored]:
-  """Yields the pictures `files` of `find_finished` beside the HR pictures of `source`.
+  """Yields the pictures `files` of `find_finished` beside the HR pictures of `source`; this process' share of them.
 
   Raises:
     UserError: a picture that cannot be decoded, or is too small to be measured; names it.
   """
 
   def decoded() -> Pairs:
-    for index, name in enumerate(source.names):
-      hr = source.hr(index)
+    for index in processes.share(len(source)):
+      name, hr = source.names[index], source.hr(index)
       yield name, image.read_array(files[name])[: hr.shape[0], : hr.shape[1]], hr
 
   for name, output, hr in _ahead(decoded()):
