@@ -1,5 +1,6 @@
 """One picture through a network: padded, in tiles where it is large, averaged over flips and turns where wished."""
 
+import contextlib
 import functools
 import itertools
 import math
@@ -11,15 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptsr_jax import memory
-from adaptsr_jax.errors import UserError, enough_memory
+from adaptsr_jax.errors import UserError, enough_memory, lacks_memory
+from adaptsr_jax.log import say
 from adaptsr_jax.tree import Params
 
-AUTO_TILE = 192  # side of the tiles of a large picture when none is given, in LR pixels
-AUTO_WHOLE = 256 * 256  # LR pixels up to which a picture goes through whole when no tile is given
+SIDES = (64, 96, 128, 192, 256, 384, 512, 768)  # of the tiles of a large picture when none is given, in LR pixels
+AUTO_WHOLE = 768 * 768  # LR pixels up to which a picture goes through whole when no tile is given
 WHOLE = -1  # given as a tile: the whole picture, however large
 
 # Tiles start at its multiples: networks that pool or attend in blocks of 8 then see the blocks of the whole picture.
 _GRID = 8
+_KEPT = 32  # programs of different shapes
 _RAMP = 8  # LR pixels over which a tile fades into the next
 # LR pixels at the edges of a tile that serve as surroundings only: for convolutions, and for attention in windows.
 _OVERLAP, _WINDOW_OVERLAP = 16, 32
@@ -90,6 +93,7 @@ def upscale(
   minimum: int = 1,
   on_tile: Callable[[int, int], None] | None = None,
   once: Callable[[Params, Any], Params] | None = None,
+  at_a_time: int = 0,
 ) -> np.ndarray:
   """Enlarges one picture.
 
@@ -110,13 +114,16 @@ def upscale(
     scale: factor of the network.
     multiple: the sides of the network's input must be multiples of it.
     tile: side of the tiles in LR pixels, rounded up to a multiple of 8 and of `multiple`; 0: the whole picture up to
-      `AUTO_WHOLE` pixels, tiles of `AUTO_TILE` above; `WHOLE`: always the whole picture.
+      `AUTO_WHOLE` pixels, or tiles of that of `SIDES` which makes the least work, as the memory that is free allows;
+      `WHOLE`: always the whole picture. Where the memory does not suffice all the same, half the side is tried once.
     overlap: LR pixels at each cut edge of a tile that serve as surroundings only.
     ensemble: average over the eight flips and turns, at eight times the cost.
     minimum: smallest side of the network's input; smaller pictures are padded by reflection.
     on_tile: called after each tile with (done, total).
     once: (params, (1, h, w, 3)) -> params, called with the whole picture before its tiles, for networks that take
       something from all of it.
+    at_a_time: how many tiles go through together; 0: on a CPU, where more gain nothing, one, and elsewhere as many as
+      make up a large tile and have room.
 
   Returns:
     (scale * h, scale * w, 3) float32, not clipped.
@@ -127,33 +134,185 @@ def upscale(
   lr = np.asarray(lr, np.float32)
   if lr.ndim != 3 or lr.shape[-1] != 3 or not lr.size:
     raise ValueError(f'a picture to enlarge is (h, w, 3), not {lr.shape}')
-  side, stride = tiling(tile, overlap, multiple, minimum)
-  if tile == WHOLE or (tile == 0 and lr.shape[0] * lr.shape[1] <= AUTO_WHOLE):
-    side = None
+  tiling(tile, overlap, multiple, minimum)
+  params = jax.device_put(params)
+  if once:
+    params = _once(once, params, lr[None])
+  apply = _Applied(apply_fn, params, ensemble)
+  cut = _Cut(overlap, multiple, minimum, scale)
+  side = 0 if tile == WHOLE else tile or _side(apply, lr.shape[:2], cut)
+  smaller = _smaller(lr.shape[:2], side, cut) if tile != WHOLE else 0
+  if smaller:
+    try:
+      return _enlarged(apply, lr, side, cut, at_a_time, on_tile)
+    except (RuntimeError, MemoryError) as error:
+      if not lacks_memory(error):
+        raise
+    say(f'The memory does not suffice for {side or "a whole picture"} pixels at a time; tiles of {smaller} are tried.')
+    _limits[apply_fn] = side = smaller
+  height, width = (side, side) if side else lr.shape[:2]
+  advice = f'choose a smaller tile, such as --tile={max(_GRID, min(height, width) // 2 // _GRID * _GRID)}'
+  with enough_memory(f'for {height} x {width} pixels at a time: {advice} (in a run --config.eval_tile)'):
+    return _enlarged(apply, lr, side, cut, at_a_time, on_tile)
+
+
+class _Cut(NamedTuple):
+  """How pictures are cut into tiles."""
+
+  overlap: int
+  multiple: int
+  minimum: int
+  scale: int
+
+
+class _Applied(NamedTuple):
+  """A network with its parameters, and whether it averages over flips and turns."""
+
+  apply_fn: Callable[..., Any]
+  params: Params
+  ensemble: bool
+
+  def __call__(self, x: Any) -> jax.Array:
+    """Enlarges (n, h, w, 3)."""
+    return _ensemble(self._run, x) if self.ensemble else self._run(x)
+
+  def _run(self, x: Any) -> jax.Array:
+    program = _program(self, x.shape)
+    return program(self.params, x) if program else _forward(self.apply_fn, self.params, x)
+
+
+def _enlarged(
+  apply: _Applied,
+  lr: np.ndarray,
+  side: int,
+  cut: _Cut,
+  at_a_time: int,
+  on_tile: Callable[[int, int], None] | None,
+) -> np.ndarray:
+  """Enlarges a picture in tiles of `side`, or whole where that is 0; the others as of `upscale`."""
+  stride = tiling(side, cut.overlap, cut.multiple, cut.minimum)[1] if side else 0
+  side = tiling(side, cut.overlap, cut.multiple, cut.minimum)[0] if side else 0
+  scale = cut.scale
   # To whole multiples with tiles too: the last tile ends with the picture, and its windows must be the picture's.
-  size = [_up(max(n, side or minimum), multiple) for n in lr.shape[:2]]
+  size = [_up(max(n, side or cut.minimum), cut.multiple) for n in lr.shape[:2]]
   check_memory(size, scale, 'choose a smaller tile' if side else 'cut the picture into parts')
   padded = _padded(lr, size)
   height, width = (side, side) if side else padded.shape[:2]
   rows = _spans(padded.shape[0], height, stride, scale)
   columns = _spans(padded.shape[1], width, stride, scale)
   tiles = list(itertools.product(rows, columns))
-
-  params = jax.device_put(params)
-  if once:
-    params = _once(once, params, lr[None])
-  forward = _ensemble if ensemble else _forward
-  inputs = (padded[None, y.start : y.start + height, x.start : x.start + width] for y, x in tiles)
-  outputs = _one_ahead(forward(apply_fn, params, part) for part in inputs)
+  number = min(len(tiles), at_a_time or _at_a_time(apply, height, width))
+  # The last ones go through again where they do not make up the number.
+  groups = [[*tiles[i : i + number], *tiles[:number]][:number] for i in range(0, len(tiles), number)]
+  inputs = (
+    np.stack([padded[y.start : y.start + height, x.start : x.start + width] for y, x in group]) for group in groups
+  )
+  outputs = (output for group in _one_ahead(apply(x) for x in inputs) for output in np.asarray(group, np.float32))
   canvas = np.zeros((scale * padded.shape[0], scale * padded.shape[1], 3), np.float32)
-  smaller = max(_GRID, min(height, width) // 2 // _GRID * _GRID)
-  advice = f'choose a smaller tile, such as --tile={smaller} (in a run --config.eval_tile)'
-  with enough_memory(f'for {height} x {width} pixels at a time: {advice}'):
-    for done, ((y, x), output) in enumerate(zip(tiles, outputs, strict=True), 1):
-      _paste(canvas, np.asarray(output[0], np.float32), y, x, scale)
-      if on_tile:
-        on_tile(done, len(tiles))
+  for done, ((y, x), output) in enumerate(zip(tiles, outputs, strict=False), 1):
+    _paste(canvas, output, y, x, scale)
+    if on_tile:
+      on_tile(done, len(tiles))
   return canvas[: scale * lr.shape[0], : scale * lr.shape[1]]
+
+
+_limits: dict[Any, int] = {}  # apply_fn -> side of the tiles that were tried after memory did not suffice
+_programs: dict[Any, Any] = {}  # whose memory was asked for; `_KEPT` of them
+
+
+def _side(apply: _Applied, size: tuple[int, int], cut: _Cut) -> int:
+  """Returns the side of the tiles that enlarge a picture of `size` LR pixels with the least work in free memory.
+
+  0 is the whole picture. Tiles are no larger than the picture where they can be, as its edges would be others.
+  """
+  free, limit = _free(size, cut.scale), _limits.get(apply.apply_fn, 0)
+  sides = [side for side in _sides(cut) if not limit or side <= limit] or [limit]
+  within = [side for side in sides if side <= min(size)] or sides[:1]
+  choices = sorted(within, key=lambda side: (_work(size, side, cut), -side))
+  if not limit and size[0] * size[1] <= AUTO_WHOLE:
+    choices = [0, *choices]
+  each = 0.0  # bytes for a pixel of a tile
+  for side in choices:
+    height, width = (side, side) if side else [_up(max(n, cut.minimum), cut.multiple) for n in size]
+    if each * height * width <= free:
+      needs = _needs(apply, (1, height, width, 3))
+      each = needs / (height * width)
+      if needs <= free:
+        _tell(side, needs, free)
+        return side
+  return sides[0]
+
+
+def _sides(cut: _Cut) -> list[int]:
+  found = []
+  for side in SIDES:
+    with contextlib.suppress(UserError):
+      found.append(tiling(side, cut.overlap, cut.multiple, cut.minimum)[0])
+  return found or [tiling(max(SIDES), 0, cut.multiple, cut.minimum)[0]]
+
+
+def _work(size: tuple[int, int], side: int, cut: _Cut) -> int:
+  """Returns how many pixels go through the network in tiles of `side`."""
+  stride = tiling(side, cut.overlap, cut.multiple, cut.minimum)[1]
+  rows, columns = (1 + max(0, -(-(n - side) // stride)) for n in size)
+  return rows * columns * side**2
+
+
+def _smaller(size: tuple[int, int], side: int, cut: _Cut) -> int:
+  """Returns the side of tiles to be tried where those of `side`, or 0: the whole picture, are too large; 0 for none."""
+  half = (side or max(size)) // 2 // _GRID * _GRID
+  with contextlib.suppress(UserError):
+    smaller = tiling(half, cut.overlap, cut.multiple, cut.minimum)[0] if half else 0
+    return smaller if smaller < (side or max(size)) else 0
+  return 0
+
+
+def _free(size: tuple[int, int], scale: int) -> float:
+  """Returns how many bytes tiles may take beside a picture of `size` LR pixels: of the device, where it tells."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if 'bytes_limit' in stats:
+    return 0.8 * (stats['bytes_limit'] - stats.get('bytes_in_use', 0))
+  free = memory.available()
+  # Half of it: what libraries take beside is not known to the compiler.
+  return math.inf if free is None else 0.5 * (free - 15 * scale**2 * size[0] * size[1])
+
+
+def _needs(apply: _Applied, shape: tuple[int, ...]) -> float:
+  """Returns how many bytes the program for `shape` takes beside the parameters; compiles it, and keeps it."""
+  program = _program(apply, shape)
+  if not program:
+    shapes = jax.ShapeDtypeStruct(shape, np.float32)
+    program = _programs[_key(apply, shape)] = _forward.lower(apply.apply_fn, apply.params, shapes).compile()
+    if len(_programs) > _KEPT:
+      del _programs[next(iter(_programs))]
+  analysis = program.memory_analysis()
+  return analysis.temp_size_in_bytes + analysis.output_size_in_bytes if analysis else 0
+
+
+def _program(apply: _Applied, shape: tuple[int, ...]) -> Any:
+  return _programs.get(_key(apply, shape))
+
+
+def _key(apply: _Applied, shape: tuple[int, ...]) -> Any:
+  leaves, structure = jax.tree.flatten(apply.params)
+  return apply.apply_fn, shape, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+def _at_a_time(apply: _Applied, height: int, width: int) -> int:
+  """Returns how many tiles go through together: as many as make up a large one, where there is room for them."""
+  if jax.default_backend() == 'cpu':
+    return 1
+  needs = _needs(apply, (1, height, width, 3))
+  return max(1, int(min(max(SIDES) ** 2 / (height * width), _free((0, 0), 1) / max(1, needs))))
+
+
+_told: set[int] = set()
+
+
+def _tell(side: int, needs: float, free: float) -> None:
+  if side and side not in _told and math.isfinite(free):
+    _told.add(side)
+    say(f'Tiles of {side} x {side} pixels take {needs / 1e9:.2f} GB; up to {free / 1e9:.1f} GB are left for them.')
 
 
 def check_memory(size: Sequence[int], scale: int, advice: str = 'cut the picture into parts') -> None:
@@ -169,7 +328,7 @@ def tiling(tile: int, overlap: int, multiple: int = 1, minimum: int = 1) -> tupl
   if overlap < 0:
     raise UserError(f'The overlap is {overlap}; it can be 0 or more pixels.')
   grid = math.lcm(_GRID, multiple)
-  side = _up(max(tile if tile > 0 else AUTO_TILE, minimum), grid)
+  side = _up(max(tile if tile > 0 else max(SIDES), minimum), grid)
   stride = (side - 2 * overlap - _RAMP) // grid * grid
   if stride < grid and tile != WHOLE:
     least = _up(2 * overlap + _RAMP + grid, grid)
@@ -217,12 +376,12 @@ def _forward(apply_fn: Callable[..., Any], params: Params, x: jax.Array) -> jax.
   return apply_fn({'params': params}, x)
 
 
-def _ensemble(apply_fn: Callable[..., Any], params: Params, x: np.ndarray) -> jax.Array:
-  """Averages over the eight flips and turns of (1, h, w, 3), each undone on the output."""
+def _ensemble(run: Callable[[Any], jax.Array], x: np.ndarray) -> jax.Array:
+  """Averages over the eight flips and turns of (n, h, w, 3), each undone on the output."""
   total = 0
   for turns, flip in itertools.product(range(4), (False, True)):
     turned = np.rot90(x, turns, axes=(1, 2))
-    y = _forward(apply_fn, params, np.ascontiguousarray(turned[:, :, ::-1] if flip else turned))
+    y = run(np.ascontiguousarray(turned[:, :, ::-1] if flip else turned))
     total += jnp.rot90(y[:, :, ::-1] if flip else y, -turns, axes=(1, 2))
   return total / 8
 

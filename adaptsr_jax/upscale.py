@@ -16,8 +16,9 @@ import functools
 import sys
 import time
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from adaptsr_jax import command, files, video
 from adaptsr_jax.errors import UserError, lacks_memory, shown
@@ -301,39 +302,102 @@ def _enlarged_alpha(picture: 'Picture', scale: int) -> Any:
 
 
 def _run(jobs: list[Job], enlarge: Callable[..., Enlarged], scale: int, done: Done) -> Done:
-  """Does all jobs; what fails is left out. Returns `done`, with what came of them."""
+  """Does all jobs; what fails is left out. Returns `done`, with what came of them.
+
+  While a picture is computed, the next one is read and the one before is written: in memory are at most these three.
+  """
   from adaptsr_jax import log
 
-  with log.Work('Enlarging', len(jobs)) as work:
+  def ended(number: int, job: Job, outcome: Callable[[], str]) -> None:
+    try:
+      said = outcome()
+      told = f'-> {shown(job.target)}{said and f", {said}"}'
+    except Exception as error:
+      if not isinstance(error, UserError | OSError) and not lacks_memory(error):
+        raise
+      done.failures.append(_sentence(job.source, error))
+      told = 'FAILED'
+    work.advance(number - work.done)
+    log.say(f'[{number}/{len(jobs)}]  {work.state().partition("  ")[2] or "0:00 left"}  {shown(job.source)} {told}')
+
+  with (
+    log.Work('Enlarging', len(jobs)) as work,
+    futures.ThreadPoolExecutor(1) as reader,
+    futures.ThreadPoolExecutor(1) as writer,
+  ):
+    before = contextlib.ExitStack()  # the end of the picture that is being written
+    upcoming = _begun(reader, jobs[:1])
     for number, job in enumerate(jobs, 1):
-      try:
-        do = _do_video if video.is_video(job.source) else _do
-        said = do(job, enlarge, scale, work, done)
-        told = f'-> {shown(job.target)}{said and f", {said}"}'
-      except Exception as error:
-        if not isinstance(error, UserError | OSError) and not lacks_memory(error):
-          raise
-        done.failures.append(_sentence(job.source, error))
-        told = 'FAILED'
-      work.advance(number - work.done)
-      log.say(f'[{number}/{len(jobs)}]  {work.state().partition("  ")[2] or "0:00 left"}  {shown(job.source)} {told}')
+      picture, upcoming = upcoming, _begun(reader, jobs[number : number + 1])
+      if picture is None:
+        before.close()
+        ended(number, job, lambda job=job: _do_video(job, enlarge, scale, work, done))
+        continue
+      outcome = _computed(picture, job, enlarge, scale, work, done, writer, before)
+      before.close()
+      before.callback(ended, number, job, outcome)
+    before.close()
   what = 'videos' if jobs and all(video.is_video(job.source) for job in jobs) else 'pictures'
   log.say(f'{len(jobs) - len(done.failures)} of {len(jobs)} {what} enlarged in {work.elapsed()}.')
   return done
 
 
-def _do(job: Job, enlarge: Callable[..., Enlarged], scale: int, work: 'Work', done: Done) -> str:
-  """Enlarges one picture; returns what is to be said of it."""
+def _begun(reader: futures.Executor, jobs: list[Job]) -> futures.Future | None:
+  """Begins to read the picture of the first job; None where there is none, or a video."""
+  from adaptsr_jax import image
+
+  def read(job: Job) -> 'Picture':
+    picture = image.read(job.source)
+    image.check_format(job.target, picture)  # before the work, not after it
+    return picture
+
+  return reader.submit(read, jobs[0]) if jobs and not video.is_video(jobs[0].source) else None
+
+
+def _computed(
+  reading: futures.Future,
+  job: Job,
+  enlarge: Callable[..., Enlarged],
+  scale: int,
+  work: 'Work',
+  done: Done,
+  writer: futures.Executor,
+  before: contextlib.ExitStack,
+) -> Callable[[], str]:
+  """Enlarges one picture, and begins to write it; returns what waits for that, and returns what is to be said of it.
+
+  `before` is closed, which waits for the picture before, where the memory does not suffice for both.
+  """
   from adaptsr_jax import image, infer
 
-  infer.check_memory(image.size(job.source), scale)
-  picture = image.read(job.source)
-  image.check_format(job.target, picture)  # before the work, not after it
-  large = enlarge(picture, lambda _, tiles: work.advance(1 / tiles))
-  job.target.parent.mkdir(parents=True, exist_ok=True)
-  image.write(job.target, large.picture.rgb, large.picture)
-  _note(done, job.source, job.source.name, picture.rgb, large)
-  return large.said
+  def write(large: 'Picture') -> None:
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    image.write(job.target, large.rgb, large)
+
+  try:
+    picture = reading.result()
+    size = picture.rgb.shape[:2]
+    try:
+      infer.check_memory(size, scale)
+    except UserError:
+      before.close()
+      infer.check_memory(size, scale)
+    large = enlarge(picture, lambda _, tiles: work.advance(1 / tiles))
+    writing = writer.submit(write, large.picture)
+  except Exception as error:
+    raised = error  # told when the turn of this picture comes
+    return lambda: _raise(raised)
+
+  def outcome() -> str:
+    writing.result()
+    _note(done, job.source, job.source.name, picture.rgb, large)
+    return large.said
+
+  return outcome
+
+
+def _raise(error: Exception) -> NoReturn:
+  raise error
 
 
 def _do_video(job: Job, enlarge: Callable[..., Enlarged], scale: int, work: 'Work', done: Done) -> str:

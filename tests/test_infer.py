@@ -174,7 +174,7 @@ def test_the_size_decides_when_no_tile_is_given(monkeypatch):
     return nearest(variables, x)
 
   monkeypatch.setattr(infer, 'AUTO_WHOLE', 40 * 40)
-  monkeypatch.setattr(infer, 'AUTO_TILE', 44)
+  monkeypatch.setattr(infer, 'SIDES', (44,))
   infer.upscale(spy, {}, picture(20, 80), 2)
   infer.upscale(spy, {}, picture(41, 40), 2, overlap=4)
   infer.upscale(spy, {}, picture(41, 40), 2, tile=infer.WHOLE)
@@ -240,3 +240,50 @@ def test_lack_of_memory_is_one_clear_sentence():
 
   with pytest.raises(UserError, match=r'not enough memory for 32 x 32 pixels at a time: .*--tile=16'):
     infer.upscale(hungry, {}, picture(40, 40), 2, tile=32, overlap=2)
+
+
+def test_tiles_are_as_large_as_free_memory_allows(plain, monkeypatch, capsys):
+  model, params = plain
+  x = picture(304, 344)
+
+  def sides(free):
+    traces = []
+
+    def counted(variables, x):
+      traces.append(x.shape[1])
+      return Plain().apply(variables, x)
+
+    monkeypatch.setattr(infer.memory, 'available', lambda: free)
+    large = infer.upscale(counted, params, x, 2, overlap=3)
+    np.testing.assert_allclose(large, whole, rtol=0, atol=2e-6)
+    return traces[-1]
+
+  whole = infer.upscale(model, params, x, 2, tile=infer.WHOLE)
+  canvas = 15 * 4 * 304 * 344
+  assert sides(10**9) == 304  # the whole picture is the least work
+  assert 64 < sides(canvas + 4 * 10**6) < 304
+  assert 'pixels take 0.00 GB' in capsys.readouterr().out
+  assert sides(0) == 64
+
+
+def test_after_lack_of_memory_smaller_tiles_are_tried_once(plain, capsys):
+  _, params = plain
+
+  def hungry(variables, x):
+    if x.shape[1] > 32:
+      raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99 bytes.')
+    return Plain().apply(variables, x)
+
+  x = picture(60, 50)
+  np.testing.assert_allclose(
+    infer.upscale(hungry, params, x, 2, tile=64, overlap=3), infer.upscale(Plain().apply, params, x, 2), atol=2e-6
+  )
+  assert 'tiles of 32 are tried' in capsys.readouterr().out
+  with pytest.raises(UserError, match='not enough memory for 48 x 48 pixels'):
+    infer.upscale(hungry, params, x, 2, tile=104, overlap=3)
+
+
+def test_tiles_go_through_several_at_a_time(plain):
+  x = picture(40, 90)
+  one, three = (infer.upscale(*plain, x, 2, tile=32, overlap=3, at_a_time=n) for n in (1, 3))
+  np.testing.assert_allclose(three, one, rtol=0, atol=1e-6)
