@@ -23,7 +23,7 @@ from adaptsr_jax import files
 from adaptsr_jax.errors import UserError, escaped, lacks_memory
 
 INTERRUPTED = 130
-_STOPPED = 'Stopped; what was saved is whole.'
+STOPPED = 'Stopped; what was saved is whole.'
 # Where a path may begin in an argument: --lr=~/LR, --params=ours=~/runs/a, ~/photo.jpg.
 _HOME = re.compile(r'(?:^|(?<==))~[^/=]*(?=/|$)')
 
@@ -96,7 +96,7 @@ def _processor() -> str:
   return platform.processor()
 
 
-def ended(work: Callable[[], int | None], stopped: str = _STOPPED) -> int:
+def ended(work: Callable[[], int | None], stopped: str = STOPPED) -> int:
   """Does the work of a command; returns its exit code: that of `work` (None: 0), 2 after an error, 130 after Ctrl-C.
 
   Args:

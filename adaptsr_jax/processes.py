@@ -81,6 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   group.add_argument('--process', type=int, default=-1, metavar='I', help=HELP['process'])
 
 
+def ended(work: Callable[[], int | None], stopped: str, args: argparse.Namespace) -> int:
+  """As `command.ended`, in as many processes as `args` of `add_arguments` say."""
+  if args.distributed or args.coordinator or args.processes or args.process >= 0:
+    joined(work, stopped, args.coordinator, args.processes, args.process)
+  return command.ended(work, stopped)
+
+
 def joined(
   work: Callable[[], int | None], stopped: str, coordinator: str = '', number: int = 0, which: int = -1
 ) -> NoReturn:

@@ -20,7 +20,7 @@ from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from adaptsr_jax import command, files, video
+from adaptsr_jax import command, files, processes, video
 from adaptsr_jax.errors import UserError, lacks_memory, shown
 
 if TYPE_CHECKING:
@@ -97,13 +97,14 @@ def _parser() -> argparse.ArgumentParser:
     '--sheet', metavar='FILE', help='draw a contact sheet: a part of each, by bicubic and as enlarged'
   )
   parser.add_argument('--watch', action='store_true', help='go on with what comes into the folders IN, until Ctrl-C')
+  processes.add_arguments(parser)
   return parser
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command; returns 0, 1 if some pictures failed, 2 if all did or it was called wrongly."""
   args = _parser().parse_intermixed_args(command.arguments(argv))
-  return command.ended(lambda: _main(args), 'Stopped; with --skip_existing the same command goes on from here.')
+  return processes.ended(lambda: _main(args), 'Stopped; with --skip_existing the same command goes on from here.', args)
 
 
 def _main(args: argparse.Namespace) -> int:
@@ -113,9 +114,11 @@ def _main(args: argparse.Namespace) -> int:
     from adaptsr_jax import figures
 
     figures.check_path(args.sheet)
-  jobs, skipped = _jobs(args)
-  for folder in {job.target.parent for job in jobs}:
-    files.sweep(folder)
+  if processes.count() > 1 and (args.watch or args.sheet):
+    raise UserError('--watch and --sheet are of one process; leave them out, or the other processes.')
+  # What is there already is seen by the first process before any writes.
+  found, skipped = processes.decide(lambda: _swept(args))
+  jobs = [Job(*map(Path, found[index])) for index in processes.share(len(found))]
   known = {job.source: _state(job.source) for job in jobs}
   enlarge, scale = _enlarger(args)
   if skipped:
@@ -125,7 +128,16 @@ def _main(args: argparse.Namespace) -> int:
     _tell(_run(jobs, enlarge, scale, done), args)
   if args.watch:
     return _watch(args, known, enlarge, scale)
-  return 0 if not done.failures else 1 if len(done.failures) < len(jobs) else 2
+  failed = sum(processes.gathered(len(done.failures)))
+  return 0 if not failed else 1 if failed < len(found) else 2
+
+
+def _swept(args: argparse.Namespace) -> tuple[list[tuple[str, str]], int]:
+  """As `_jobs`, with names for paths; the folders of the results are rid of what earlier writers have left."""
+  jobs, skipped = _jobs(args)
+  for folder in {job.target.parent for job in jobs}:
+    files.sweep(folder)
+  return [(str(source), str(target)) for source, target in jobs], skipped
 
 
 def _tell(done: Done, args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adaptsr_jax import adapt, log
+from adaptsr_jax import adapt, log, upscale
 from configs import tiny
 from tests.pictures import write_pairs
 
@@ -91,5 +91,25 @@ def test_a_run_in_two_processes_stops_as_one_and_outlives_the_death_of_one(folde
   results = adapt.run(config, workdir)
   alone = adapt.run(config, tmp_path / 'alone')
   np.testing.assert_allclose(list(rows(workdir).values()), list(rows(tmp_path / 'alone').values()), rtol=1e-4)
+  assert results['base'] == alone['base']  # each had measured its share of the pictures
   for name, row in alone['adapted']['images'].items():
     assert abs(results['adapted']['images'][name]['psnr_y'] - row['psnr_y']) < 0.01
+
+
+def test_processes_share_the_pictures_to_enlarge(folders, tmp_path):
+  (tmp_path / 'broken.png').write_bytes(b'no picture')
+  given = ['--params=bundled:edsr_x4', folders[0], tmp_path / 'broken.png']
+  outcomes = ends(begin('upscale', *given, tmp_path / 'pair'))
+  assert [code for code, _ in outcomes] == [1, 1]
+  assert sorted(error.count('Failed: ') for _, error in outcomes) == [0, 1]
+  assert upscale.main([*map(str, given[:2]), str(tmp_path / 'alone')]) == 0
+  for path in (tmp_path / 'alone').iterdir():
+    assert (tmp_path / 'pair' / path.name).read_bytes() == path.read_bytes()
+
+
+def test_what_says_of_no_processes_is_one_sentence():
+  call = ['--params=bundled:edsr_x4', 'a.png', 'b.png']
+  script = f'from adaptsr_jax import upscale; upscale.main({[*call, "--coordinator=localhost:1", "--process=0"]!r})'
+  done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 2
+  assert done.stderr == 'Error: --processes must be given too, or none of the three where a cluster tells them.\n'

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from adaptsr_jax import command
+from adaptsr_jax import command, processes
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.files import check_folder
 
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--fields', default='', help="what a checkpoint does not tell, e.g. 'res_scale=0.1'")
   parser.add_argument('--tile', type=int, default=-1, help='side of LR tiles, to save memory; default: whole pictures')
   parser.add_argument('--ensemble', action='store_true', help='average over the eight flips and turns')
+  processes.add_arguments(parser)
   return parser
 
 
@@ -96,7 +97,7 @@ def _spec(kind: str, text: str) -> _Spec:
 def main(argv: list[str] | None = None) -> int:
   """Runs the command; returns the exit code."""
   args = _parser().parse_args(command.arguments(argv))
-  return command.ended(lambda: _main(args))
+  return processes.ended(lambda: _main(args), command.STOPPED, args)
 
 
 def _main(args: argparse.Namespace) -> None:
@@ -105,7 +106,7 @@ def _main(args: argparse.Namespace) -> None:
   from adaptsr_jax.evaluate import tables
 
   runs = _run(args, specs)
-  for path in args.out:
+  for path in args.out if processes.first() else ():
     _write(Path(path), runs)
   log.say(f'{tables.text(tables.comparison(runs))}\n{tables.legend(runs)}')
 
@@ -173,7 +174,8 @@ def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, An
       how |= {'adapters': ', '.join(adapters)} if adapters else {}
       items = measure.saved(items, folders[label]) if folders else items
     title = f'[{number}/{len(specs)}] {label}'
-    result = measure.score(log.watched(items, title, len(source)), chosen.functions)
+    share = len(processes.share(len(source)))
+    result = measure.score(log.watched(items, title, share), chosen.functions)
     runs[label] = {**result, 'protocol': {**chosen.protocol, **_protocol(args, source, result), **how}}
     if label != first:
       runs[label]['difference'] = tables.differences(runs[label], runs[first])
@@ -237,8 +239,9 @@ def _restored(args: argparse.Namespace, where: str, loaded: Any, source: Any) ->
   from adaptsr_jax import bicubic, data, infer, tree
   from adaptsr_jax.evaluate import measure
 
+  pairs = data.pairs(source, processes.share(len(source)))
   if loaded is None:
-    return measure.restored(bicubic.KERNELS[where], data.pairs(source)), {'model': _KERNELS[where]}
+    return measure.restored(bicubic.KERNELS[where], pairs), {'model': _KERNELS[where]}
   base, network = loaded
   how = {
     'model': f'{base.name} {base.fields}',
@@ -250,7 +253,7 @@ def _restored(args: argparse.Namespace, where: str, loaded: Any, source: Any) ->
     **({'assumed': base.assumed} if base.assumed else {}),
     **({'notes': list(base.notes)} if base.notes else {}),
   }
-  return measure.restored(network, data.pairs(source)), how
+  return measure.restored(network, pairs), how
 
 
 def _protocol(args: argparse.Namespace, source: Any, result: dict[str, Any]) -> dict[str, Any]:
