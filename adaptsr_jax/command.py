@@ -2,6 +2,7 @@
 code 130, and what a user can mend in one sentence and code 2."""
 
 import contextlib
+import ctypes
 import errno
 import io
 import logging
@@ -24,6 +25,7 @@ from adaptsr_jax.errors import UserError, escaped, lacks_memory
 
 INTERRUPTED = 130
 STOPPED = 'Stopped; what was saved is whole.'
+_PROGRAMS = 2**30  # bytes of compiled programs that are kept
 # Where a path may begin in an argument: --lr=~/LR, --params=ours=~/runs/a, ~/photo.jpg.
 _HOME = re.compile(r'(?:^|(?<==))~[^/=]*(?=/|$)')
 
@@ -88,6 +90,42 @@ def keep_programs() -> None:
     os.environ.setdefault(name.upper(), str(value))
     if 'jax' in sys.modules:  # it has read its variables
       sys.modules['jax'].config.update(name, value)
+  _prune(parent, _PROGRAMS)
+
+
+def _prune(folder: Path, most: int) -> None:
+  """Deletes the files below `folder` that were not used for longest, until they have no more than `most` bytes.
+
+  Not by jax's own limit, which needs another package for its locks. A program that is missed is compiled again.
+  """
+  found = []
+  for path in folder.glob('*/*'):
+    with contextlib.suppress(OSError):  # another command may be doing the same
+      status = path.stat()
+      found.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+  excess = sum(size for _, size, _ in found) - most
+  for _, size, path in sorted(found):
+    if excess <= 0:
+      return
+    with contextlib.suppress(OSError):
+      path.unlink()
+    excess -= size
+
+
+def reuse_memory() -> None:
+  """Lets the C library keep memory that is freed, for programs that ask for the same again and again.
+
+  A training step needs hundreds of megabytes for a moment. Returned to the system and asked for anew every time, they
+  took an eighth of its CPU time. Call it before there are threads. What a user set by variables MALLOC_... stays, and
+  other C libraries than glibc do.
+  """
+  if any(name.startswith('MALLOC_') for name in os.environ):
+    return
+  trim_threshold, mmap_max, arena_max = -1, -4, -8  # as malloc.h numbers them
+  with contextlib.suppress(AttributeError, OSError, TypeError):
+    mallopt = ctypes.CDLL(None).mallopt
+    for option, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, -1)):
+      mallopt(option, value)
 
 
 def _processor() -> str:

@@ -150,9 +150,13 @@ class Progress:
     """Returns the time since the start, pauses excluded."""
     return self._clock.seconds() - self._start
 
-  def compiled(self) -> None:
-    """Takes note that the first step is done, nearly all of it compilation: it says nothing about those to come."""
+  def compiled(self) -> float:
+    """Takes note that the first step is done, nearly all of it compilation: it says nothing about those to come.
+
+    Returns the seconds that it took.
+    """
     self._first_step = self.seconds()
+    return self._first_step
 
   def line(self, step: int, values: Mapping[str, float]) -> str:
     """Returns e.g. 'step 120/300  loss 0.0312  4.1 steps/s  data wait 1%  0:44 left'."""

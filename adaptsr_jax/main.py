@@ -38,6 +38,7 @@ def main(argv: list[str]) -> int:
   if 1 < _CONFIG.value.get('devices', 0) <= _CONFIG.value.get('batch_size', 0):
     os.environ.setdefault('JAX_NUM_CPU_DEVICES', str(_CONFIG.value.devices))  # of no meaning for GPUs
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file it writes
+  command.reuse_memory()
 
   def work() -> int:
     # After the flags: --help need not wait for jax, and XLA reads its own when it starts.

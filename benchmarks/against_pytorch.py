@@ -19,6 +19,10 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from adaptsr_jax import command
+
+ROWS = ('full', 'lora', 'inference')
+
 
 class Case(NamedTuple):
   """A network and what it is given."""
@@ -27,6 +31,7 @@ class Case(NamedTuple):
   patch: int  # side in LR pixels
   preset: str = ''
   fields: dict[str, Any] = {}  # beside those of the preset
+  rows: tuple[str, ...] = ROWS
 
 
 _SMALL = {'embed_dim': 60, 'gc': 16, 'num_heads': (6, 6), 'window_size': 8}
@@ -35,8 +40,18 @@ CASES = {
   'swinir_light_x4': Case(2, 64),
   'edsr_baseline_x4': Case(4, 48),
   'drct_small_x4': Case(2, 64, 'drct_x4', _SMALL),
+  'rrdb_x4': Case(1, 128, rows=ROWS[2:]),
+  'srvgg_x4': Case(1, 128, rows=ROWS[2:]),
 }
-ROWS = ('full', 'lora', 'inference')
+# Largest ratio that is aimed at.
+GOALS = {
+  **{(name, 'full'): 0.9 for name in ('safmn_x4', 'swinir_light_x4', 'edsr_baseline_x4')},
+  **{(name, 'lora'): 0.75 for name in ('safmn_x4', 'swinir_light_x4', 'edsr_baseline_x4')},
+  **{
+    (name, 'inference'): goal
+    for name, goal in (('safmn_x4', 0.6), ('swinir_light_x4', 0.6), ('edsr_baseline_x4', 0.95))
+  },
+}
 
 
 class Peer:
@@ -84,7 +99,8 @@ def calls_of(name: str, case: Case, rank: int, path: str) -> dict[str, Any]:
     c.lora.form, c.lora.path, c.lora.biases = 'kxk_1x1', path, False
     return c, methods.make(c, sites, {site.name: rank for site in sites})
 
-  started = {row: step_time.training(*method_of(row), base, model, shape).start() for row in ('full', 'lora')}
+  steps = [row for row in case.rows if row != 'inference']
+  started = {row: step_time.training(*method_of(row), base, model, shape).start() for row in steps}
   infer = step_time.Row('inference', 'base')
   return {**started, 'inference': step_time.variants(base, case.batch, case.patch, rank, [infer])[0].start()}
 
@@ -94,7 +110,7 @@ def measure(name: str, case: Case, args: argparse.Namespace) -> dict[str, Any]:
   ours = calls_of(name, case, args.rank, args.path)
   peer = Peer(args.python, name, case, args.rank, args.threads)
   try:
-    theirs = [*ROWS, *(f'{row} compiled' for row in ROWS)] if peer.about['cuda'] else list(ROWS)
+    theirs = [*case.rows, *(f'{row} compiled' for row in case.rows)] if peer.about['cuda'] else list(case.rows)
     turns: dict[str, list[Any]] = {row: [] for row in theirs}
     for row in theirs:  # sets things up
       _clocked(ours[row.partition(' ')[0]])
@@ -132,6 +148,7 @@ def text(name: str, case: Case, rows: dict[str, dict[str, float]]) -> str:
     what = f'{name}, {case.batch} of {case.patch}x{case.patch}, {row}'
     cells = [f'{numbers[key]:.0f}' for key in ('ms', 'pytorch_ms')] + [f'{numbers["ms_ratio"]:.2f}']
     cells += [f'{numbers[key]:.0f}' for key in ('cpu_ms', 'pytorch_cpu_ms')] + [f'{numbers["cpu_ms_ratio"]:.2f}']
+    cells.append(str(GOALS.get((name, row), '')))
     lines.append(f'| {what} | {" | ".join(cells)} |')
   return '\n'.join(lines)
 
@@ -151,11 +168,12 @@ def main(argv: list[str] | None = None) -> int:
   if unknown := [name for name in names if name not in CASES]:
     print(f'Error: --models has {unknown[0]!r}; it can have {", ".join(CASES)}.', file=sys.stderr)
     return 2
+  command.reuse_memory()  # as `adaptsr_jax.main` does
   from benchmarks import step_time
 
   content = {'machine': step_time.machine(), 'settings': vars(args), 'models': {}}
   print('  '.join(f'{key} {value}' for key, value in content['machine'].items()))
-  print('\n| work | ms | PyTorch | ratio | CPU ms | PyTorch | ratio |\n|---|---:|---:|---:|---:|---:|---:|')
+  print('\n| work | ms | PyTorch | ratio | CPU ms | PyTorch | ratio | goal |\n|---|---:|---:|---:|---:|---:|---:|---:|')
   for name in names:
     found = content['models'][name] = measure(name, CASES[name], args)
     print(text(name, CASES[name], found['rows']), flush=True)

@@ -49,6 +49,14 @@ def network(name: str) -> nn.Module:
     from spandrel.architectures.SAFMN import SAFMN
 
     return SAFMN(dim=36, n_blocks=8, ffn_scale=2.0, upscaling_factor=4)
+  if name == 'rrdb_x4':
+    from spandrel.architectures.ESRGAN import ESRGAN
+
+    return ESRGAN(num_filters=64, num_blocks=23, scale=4)
+  if name == 'srvgg_x4':
+    from spandrel.architectures.Compact import Compact
+
+    return Compact(num_feat=64, num_conv=32, upscale=4)
   common = {'upscale': 4, 'img_range': 1.0, 'img_size': 64, 'mlp_ratio': 2.0, 'drop_path_rate': 0.0}
   if name == 'swinir_light_x4':
     from spandrel.architectures.SwinIR import SwinIR

@@ -185,3 +185,16 @@ def test_compiled_programs_are_kept_where_variables_say(tmp_path):
   assert folder.startswith(str(tmp_path / 'other'))
   assert os.listdir(folder)
   assert kept(ADAPTSR_JAX_COMPILED='off') == 'None'
+
+
+def test_programs_that_were_not_used_for_longest_make_room(tmp_path):
+  (tmp_path / 'processor').mkdir()
+  for age, name in enumerate(('new', 'read', 'old')):
+    path = tmp_path / 'processor' / name
+    path.write_bytes(bytes(10))
+    os.utime(path, (1000 - age, 10 if name == 'read' else 1000 - age))
+  command._prune(tmp_path, 30)
+  assert len(os.listdir(tmp_path / 'processor')) == 3
+  command._prune(tmp_path, 29)
+  assert sorted(os.listdir(tmp_path / 'processor')) == ['new', 'read']
+  command._prune(tmp_path / 'none', 0)

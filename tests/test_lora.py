@@ -528,3 +528,13 @@ def test_factored_notices_adapters_that_were_not_applied():
   apply_fn({'params': params}, X)
   with pytest.raises(RuntimeError, match='compiled by itself'):
     lora.factored.forward(apply_fn, params, trained(sites, ragged(sites), '1x1_kxk'), sites, 1.0, '1x1_kxk', X)
+
+
+@pytest.mark.parametrize(
+  ('shape', 'rank', 'pays'),
+  [((64, 64), 1, True), ((64, 64), 8, False), ((1, 1, 64, 64), 8, False), ((3, 3, 8, 8), 8, True)],
+)
+def test_gradients_go_beside_a_layer_where_that_costs_less(shape, rank, pays):
+  site = lora.Site('a', ('a',), 'conv' if len(shape) == 4 else 'mlp', shape, None)
+  adapters = lora.init(None, [site], {'a': rank}, '1x1_kxk')
+  assert lora.factored._pays([site], adapters) is pays

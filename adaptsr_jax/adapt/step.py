@@ -119,6 +119,5 @@ def make_step(
     scalars = {'loss': value, **logged, 'grad_norm': optax.tree.norm(gradient), **wishes(batch)}
     return TrainState(state.step + 1, trainable, opt_state, average), scalars
 
-  options = None if method.thin else compiler.options()
-  compiled = jax.jit(step, donate_argnums=0, compiler_options=options)
+  compiled = jax.jit(step, donate_argnums=0, compiler_options=compiler.options(kernels=not method.thin))
   return functools.partial(compiled, arrays=arrays) if arrays else compiled

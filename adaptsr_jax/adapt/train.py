@@ -16,6 +16,7 @@ from adaptsr_jax.adapt.store import RunStore
 from adaptsr_jax.energy import Clock
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.log import Progress, RunLog, Work, say
+from adaptsr_jax.log import clock as told
 from adaptsr_jax.metrics.table import VALUES
 from adaptsr_jax.tree import Params
 
@@ -88,7 +89,7 @@ def train(
         batch = {**batch, 'stop': np.full(config.batch_size // processes.count(), interrupts.asked, np.float32)}
       state, scalars = training.step(state, batch)
       if done == begun:
-        progress.compiled()
+        say(f'Compiled the training step in {told(progress.compiled())}.')
         work.title = 'Training'
       work.advance()
       # Read once: what is asked after the save below waits for the next step. Several processes go by what was sent

@@ -9,6 +9,7 @@ save nothing.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
@@ -42,7 +43,8 @@ def forward(
     form: one of FORMS.
     x: (B, h, w, 3).
     rslora: scale by alpha / sqrt(r) instead of alpha / r.
-    hybrid: compute through merged kernels, and only the gradients of 'a' and 'b' beside the layers.
+    hybrid: compute through merged kernels, and only the gradients of 'a' and 'b' beside the layers; not even those
+      where a matrix is so small that its own gradient costs less.
 
   Raises:
     UserError: `adapters` names a site that is not among `sites`.
@@ -75,7 +77,10 @@ def forward(
     return _with_gradient(update, own, jax.lax.stop_gradient(inputs), y) if hybrid else y + update(own, inputs)
 
   if hybrid:
-    params = merge(params, jax.lax.stop_gradient(adapters), sites, alpha, form, rslora)
+    groups = {path: group for path, group in groups.items() if _pays(group, adapters)}
+    beside = {site.name for group in groups.values() for site in group}
+    held = {name: jax.lax.stop_gradient(ab) if name in beside else ab for name, ab in adapters.items()}
+    params = merge(params, held, sites, alpha, form, rslora)
   with nn.intercept_methods(adapt):
     y = apply_fn({'params': params}, x)
   missed = ['/'.join(path) for path in groups if path not in reached]
@@ -84,6 +89,20 @@ def forward(
       f'adapters of {missed[0]} ({len(missed)} in all) were not applied: is apply_fn compiled by itself?'
     )
   return y
+
+
+def _pays(group: Sequence[Site], adapters: Mapping) -> bool:
+  """Tells whether the gradients of the adapters of a kernel cost less beside its layer than through the kernel's own.
+
+  Beside the layer each pixel is multiplied with all values of the adapters twice. Thin matrices are slow for what they
+  multiply; of windows, the gradient of the kernel is slower still.
+  """
+  thin = 2 * sum(tree.count(adapters[site.name]) for site in group)
+  window = math.prod(group[0].shape[:-2])
+  return window > 1 or thin < _THIN * sum(math.prod(site.shape) for site in group)
+
+
+_THIN = 0.3
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
