@@ -248,7 +248,7 @@ def _sides(cut: _Cut) -> list[int]:
   for side in SIDES:
     with contextlib.suppress(UserError):
       found.append(tiling(side, cut.overlap, cut.multiple, cut.minimum)[0])
-  return found or [tiling(max(SIDES), 0, cut.multiple, cut.minimum)[0]]
+  return found
 
 
 def _work(size: tuple[int, int], side: int, cut: _Cut) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptsr_jax import command, config, stability
+from adaptsr_jax import command, config, processes, stability
 from adaptsr_jax.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +54,7 @@ def of_run(words: list[str], whole: bool) -> None:
   parser = argparse.ArgumentParser(allow_abbrev=False)
   parser.add_argument('--config', required=whole, default='safmn')
   parser.add_argument('--workdir', required=whole)
+  processes.add_arguments(parser)
   args, fields = parser.parse_known_args(words)
   made = stability._read_config(args.config, fields)
   if whole:
