@@ -164,7 +164,7 @@ def _jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
   sources = _sources(args.inputs, args.watch)
   output = Path(args.output)
   if video.is_video(output) and not output.is_dir():
-    if len(sources) > 1 or not video.is_video(sources[0]):
+    if args.watch or len(sources) > 1 or not video.is_video(sources[0]):
       raise UserError(f'{output} is one video, and can be made of one video only: give a folder.')
     jobs = [Job(sources[0], output)]
   elif output.suffix.lower() in image.SUFFIXES and not output.is_dir():

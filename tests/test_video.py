@@ -167,6 +167,7 @@ def test_what_cannot_be_watched(tmp_path, capsys):
     ((tmp_path / 'a.png', tmp_path / 'out'), 'is no folder, and --watch looks at folders'),
     ((tmp_path, tmp_path), 'would be enlarged again'),
     ((tmp_path, tmp_path / 'b.png'), 'is one picture, but several'),
+    ((tmp_path, tmp_path / 'b.mp4'), 'is one video, and can be made of one video only'),
     ((tmp_path, tmp_path / 'out', '--sheet=s.png'), '--sheet is drawn at the end'),
   ):
     assert run('--watch', *words) == 2
