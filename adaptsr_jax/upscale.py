@@ -30,7 +30,7 @@ if TYPE_CHECKING:
   from adaptsr_jax.tree import Params
 
 
-_FRAMES = 24  # of a video that are compared with the base
+_FRAMES = 12  # of a video that are compared with the base, and shown on the contact sheet
 _ON_SHEET, _SIDE = 60, 48  # pictures on a contact sheet, and the side of what it shows of each, in input pixels
 _PAUSE = 1.0  # seconds between two looks at a folder that is watched
 
@@ -418,21 +418,24 @@ def _do_video(job: Job, enlarge: Callable[..., Enlarged], scale: int, work: 'Wor
 
   clip = video.probe(job.source)
   infer.check_memory(clip.size, scale)
-  large = Enlarged(image.Picture(None))
+  large, seen = Enlarged(image.Picture(None)), done._replace(warnings=[])
   job.target.parent.mkdir(parents=True, exist_ok=True)
-  every, size = max(1, clip.frames // _FRAMES), tuple(scale * side for side in clip.size)
+  every, size = max(1, -(-clip.frames // _FRAMES)), tuple(scale * side for side in clip.size)
   with video.writer(job.target, clip, size) as write:
     for number, frame in enumerate(video.frames(clip)):
       lr, compared = image.to_float(frame), number % every == 0
       large = enlarge(image.Picture(lr), None, compared)
       write(image.to_levels(large.picture.rgb, clip.dtype))
       if compared:
-        _note(done, f'{job.source}, frame {number + 1}', f'{job.source.name} {number + 1}', lr, large)
+        _note(seen, f'{job.source}, frame {number + 1}', f'{job.source.name} {number + 1}', lr, large)
       if number < clip.frames:
         work.title = f'Enlarging, frame {number + 1} of {clip.frames}'
         work.advance(1 / clip.frames)
     if large.picture.rgb is None:
       raise UserError(f'{job.source} holds no frame that can be decoded.')
+  if seen.warnings:
+    more = f' So do {len(seen.warnings) - 1} more of the frames that were compared.' if seen.warnings[1:] else ''
+    done.warnings.append(seen.warnings[0] + more)
   return large.said
 
 

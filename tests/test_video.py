@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from adaptsr_jax import base, image, infer, upscale, video
+from adaptsr_jax import base, image, infer, tree, upscale, video
 from tests.pictures import scene
 
 NETWORK, SCALE = 'bundled:safmn_x4', 4
@@ -68,6 +68,18 @@ def test_frames_are_enlarged_and_the_sound_is_copied(clip, tmp_path, capsys):
     assert_like(image.to_uint8(enlarge(image.to_float(lr))), large)
   assert image.size(tmp_path / 'sheet.png')[0] > 2 * 32 * SCALE
   assert os.listdir(out.parent) == ['large.mp4']
+
+
+def test_frames_that_depart_from_the_base_are_warned_of_together(clip, tmp_path, capsys):
+  loaded = base.load(NETWORK)
+  flat = dict(tree.flatten(loaded.params))
+  brighter = tree.unflatten({**flat, 'to_img_0/bias': flat['to_img_0/bias'] + np.float32(0.1)})
+  base.save(tmp_path / 'brighter', loaded, brighter)
+  call = [f'--params={tmp_path / "brighter"}', f'--guard={NETWORK}', str(clip), str(tmp_path / 'out.mp4')]
+  assert upscale.main(call) == 0
+  (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith('Warning'))
+  assert said.startswith(f'Warning: {clip}, frame 1: its mean level moved by +2')
+  assert said.endswith(f'So do {FRAMES - 1} more of the frames that were compared.')
 
 
 @pytest.mark.parametrize('name', ['clip.mkv', 'clip.mov', 'clip.avi'])
