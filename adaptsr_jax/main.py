@@ -28,6 +28,14 @@ _PROCESSES = flags.DEFINE_integer('processes', 0, processes.HELP['processes'])
 _PROCESS = flags.DEFINE_integer('process', -1, processes.HELP['process'])
 
 
+_SWEEP = flags.DEFINE_string(
+  'sweep',
+  None,
+  'Runs for all combinations of some values, in folders of their own inside --workdir, and a table and a page of them: '
+  "--sweep='lora.rank=4,8 optim.lr=1e-3,2e-3'.",
+)
+
+
 def main(argv: list[str]) -> int:
   """Runs what the flags say; returns the exit code."""
   if len(argv) > 1:
@@ -47,6 +55,8 @@ def main(argv: list[str]) -> int:
 
     call = shlex.join(['python', '-m', 'adaptsr_jax.main', *sys.argv[1:]])
     try:
+      if _SWEEP.value is not None:
+        return _sweep(_SWEEP.value, call)
       results = adapt.run(_CONFIG.value, _WORKDIR.value, call)
     except adapt.Interrupted as stop:
       print(stop)
@@ -59,6 +69,19 @@ def main(argv: list[str]) -> int:
   if _DISTRIBUTED.value or _COORDINATOR.value or _PROCESSES.value or _PROCESS.value >= 0:
     processes.joined(work, stopped, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
   return command.ended(work, stopped)
+
+
+def _sweep(text: str, call: str) -> int:
+  """Does all runs and draws their page; returns the exit code: 1 where some of them failed."""
+  from pathlib import Path
+
+  from adaptsr_jax.adapt import sweep
+  from adaptsr_jax.report.__main__ import main as report
+
+  workdir = Path(_WORKDIR.value).expanduser()
+  folders, failures = sweep.run(sweep.arms(text, _CONFIG.value), workdir, call)
+  code = report([*map(str, folders), f'--out={workdir / "report"}'])
+  return code or (1 if failures else 0)
 
 
 def parse(argv: list[str]) -> list[str]:

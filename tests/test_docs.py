@@ -55,6 +55,7 @@ def of_run(words: list[str], whole: bool) -> None:
   parser.add_argument('--config', required=whole, default='safmn')
   parser.add_argument('--workdir', required=whole)
   processes.add_arguments(parser)
+  parser.add_argument('--sweep')
   args, fields = parser.parse_known_args(words)
   made = stability._read_config(args.config, fields)
   if whole:

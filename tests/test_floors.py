@@ -36,8 +36,9 @@ FLOORS = [
   ['base'],
   ['evaluate'],
   ['adapt'],
+  ['report'],
   [
-    *('main', 'evaluate.__main__', 'upscale', 'stability', 'degrade', 'pack', 'doctor', 'lam', 'report'),
+    *('main', 'evaluate.__main__', 'upscale', 'stability', 'degrade', 'pack', 'doctor', 'lam'),
     *('api', '__main__', 'convert.__main__', 'adapters.__main__', 'adapters.sweep', 'zoo.__main__'),
   ],
 ]

@@ -22,12 +22,14 @@ def make(config: ConfigDict, labels: Callable[[Any], Any]) -> tuple[optax.Gradie
   Args:
     config: the run's config; reads `method`, `steps` and `optim`.
     labels: (trainable) -> prefix tree of 'train', 'bias' (trained at `bias_lr_scale` times the rate) and 'frozen'.
+
+  Its `update` may be given `peak`, the rate that is set, as an array: programs are then the same for every rate.
   """
   o = config.optim
   rate = schedule(config)
 
-  def adam(scale: float) -> optax.GradientTransformation:
-    return optax.adam(lambda update: scale * rate(update), b1=o.b1, b2=o.b2)
+  def adam(scale: float) -> optax.GradientTransformationExtraArgs:
+    return optax.chain(optax.scale_by_adam(b1=o.b1, b2=o.b2), _scaled(config, -scale))
 
   tx = optax.multi_transform({'train': adam(1.0), 'bias': adam(o.bias_lr_scale), 'frozen': optax.set_to_zero()}, labels)
   if o.clip:
@@ -35,6 +37,18 @@ def make(config: ConfigDict, labels: Callable[[Any], Any]) -> tuple[optax.Gradie
   if o.accumulate > 1:
     tx = optax.MultiSteps(tx, o.accumulate)
   return tx, rate
+
+
+def _scaled(config: ConfigDict, scale: float) -> optax.GradientTransformationExtraArgs:
+  """Returns `optax.scale_by_schedule` of `scale` times the rate, which may depend on an argument of the update."""
+
+  def update(updates, state, params=None, *, peak=None, **_):
+    del params
+    factor = scale * schedule(config, peak)(state.count)
+    updates = jax.tree.map(lambda leaf: jnp.asarray(factor, leaf.dtype) * leaf, updates)
+    return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+  return optax.GradientTransformationExtraArgs(lambda _: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)), update)
 
 
 def averaged(average: Params, current: Params, step: jax.Array, decay: float) -> Params:
@@ -47,11 +61,21 @@ def averaged(average: Params, current: Params, step: jax.Array, decay: float) ->
   return optax.incremental_update(current, average, 1 - jnp.minimum(decay, (1 + step) / (10 + step)))
 
 
-def schedule(config: ConfigDict) -> optax.Schedule:
-  """Returns the learning rate as a function of the number of updates, scaled to the run's length."""
+def set_rate(config: ConfigDict) -> float:
+  """Returns the learning rate that is set, or that the method has by default."""
+  return config.optim.lr or methods.METHODS[config.method].DEFAULTS['lr']
+
+
+def schedule(config: ConfigDict, peak: Any = None) -> optax.Schedule:
+  """Returns the learning rate as a function of the number of updates, scaled to the run's length.
+
+  Args:
+    config: the run's config.
+    peak: in place of `set_rate(config)`.
+  """
   o = config.optim
   preset = methods.METHODS[config.method].DEFAULTS
-  peak = o.lr or preset['lr']
+  peak = set_rate(config) if peak is None else peak
   updates = max(1, config.steps // o.accumulate)
   kind = preset['schedule'] if o.schedule == 'auto' else o.schedule
   if kind == 'cosine':

@@ -66,7 +66,8 @@ def plain(
   """
   tx, rate = optim.make(config, method.labels)
   frozen, weights = placed((frozen, criterion.weights), devices)
-  step = make_step(apply_fn, method, tx, criterion, config.optim.ema, {'weights': weights})
+  rate_set = jnp.float32(optim.set_rate(config))
+  step = make_step(apply_fn, method, tx, criterion, config.optim.ema, {'weights': weights}, rate_set)
   average = jax.tree.map(jnp.array, trainable) if config.optim.ema else {}
   trainable = jax.tree.map(jnp.array, trainable)
   return Training(
@@ -95,6 +96,7 @@ def make_step(
   loss_fn: Callable[..., Any],
   ema: float = 0.0,
   arrays: Mapping[str, Any] | None = None,
+  peak: jax.Array | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """Returns the compiled step(state, frozen, batch) -> (state, scalars); `state` is overwritten in place.
 
@@ -105,19 +107,28 @@ def make_step(
     loss_fn: (prediction, hr, **arrays) -> scalar, or (scalar, {name: scalar to log}).
     ema: decay of the average of what is trained (see `optim.averaged`); 0 for none.
     arrays: further arguments of `loss_fn`, too large for constants of the program.
+    peak: the rate that is set, for `tx`; None: as `tx` has it, as a constant of the program.
   """
 
-  def step(state: TrainState, frozen: Params, batch: Mapping[str, jax.Array], arrays: Mapping[str, Any] = {}):
+  def step(
+    state: TrainState,
+    frozen: Params,
+    batch: Mapping[str, jax.Array],
+    arrays: Mapping[str, Any] = {},
+    rates: Mapping[str, jax.Array] = {},
+  ):
     def loss(trainable):
       value = loss_fn(method.forward(apply_fn, frozen, trainable, batch['lr']), batch['hr'], **arrays)
       return value if isinstance(value, tuple) else (value, {})
 
     (value, logged), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
-    updates, opt_state = tx.update(gradient, state.opt_state, state.trainable)
+    updates, opt_state = tx.update(gradient, state.opt_state, state.trainable, **rates)
     trainable = optax.apply_updates(state.trainable, updates)
     average = optim.averaged(state.ema, trainable, state.step, ema)
     scalars = {'loss': value, **logged, 'grad_norm': optax.tree.norm(gradient), **wishes(batch)}
     return TrainState(state.step + 1, trainable, opt_state, average), scalars
 
   compiled = jax.jit(step, donate_argnums=0, compiler_options=compiler.options(kernels=not method.thin))
-  return functools.partial(compiled, arrays=arrays) if arrays else compiled
+  further = {'arrays': arrays} if arrays else {}
+  further |= {'rates': {'peak': peak}} if peak is not None else {}
+  return functools.partial(compiled, **further) if further else compiled
