@@ -88,24 +88,25 @@ class Net:
     """Enlarges one picture; as `python -m adaptsr_jax.upscale` does, for its colours alone.
 
     Args:
-      picture: (h, w, 3) RGB, uint8, uint16 or floats in [0, 1]: an array, or whatever numpy takes as one (such as a
-        picture of Pillow in mode RGB); or the path of a picture file.
+      picture: (h, w, 3) RGB, (h, w) or (h, w, 1) gray, (h, w, 4) and (h, w, 2) the same with alpha; uint8, uint16 or
+        floats in [0, 1]: an array, or whatever numpy takes as one (such as a picture of Pillow); or the path of a
+        picture file, which is taken as RGB.
       tile: side of tiles in LR pixels; 0: automatic; -1: none. See `infer.upscale`.
       overlap: surroundings of a tile in LR pixels.
       ensemble: average over the eight flips and turns.
       on_tile: called after each tile with (done, total).
 
     Returns:
-      (s * h, s * w, 3) of the type that was given; floats are not clipped.
+      (s * h, s * w, ...) with the channels and of the type that were given; floats are not clipped. Alpha is enlarged
+      by the bicubic kernel.
 
     Raises:
       UserError: no such picture, or tiles that cannot be.
     """
     lr = image.read_array(picture) if isinstance(picture, str | os.PathLike) else np.asarray(picture)
-    if lr.ndim != 3 or lr.shape[-1] != 3 or not lr.size:
+    if lr.ndim not in (2, 3) or lr.shape[2:] > (4,) or not lr.size:
       raise UserError(
-        f'A picture to enlarge has the shape (h, w, 3), and this one {lr.shape}: make RGB of it, such as by '
-        "picture.convert('RGB') of Pillow."
+        f'A picture to enlarge has the shape (h, w), or (h, w, c) with up to 4 channels, and this one {lr.shape}.'
       )
     levels = lr.dtype in (np.uint8, np.uint16)
     if not levels and lr.dtype.kind != 'f':
@@ -115,7 +116,15 @@ class Net:
     if not tile and not self.model.tileable:
       tile = infer.WHOLE
     network = infer.network(self.model, self._on_device, tile, overlap, ensemble)
-    large = network(image.to_float(lr) if levels else lr, on_tile=on_tile)
+    planes = np.atleast_3d(image.to_float(lr) if levels else lr)
+    gray, alpha = planes.shape[-1] <= 2, planes[..., -1] if planes.shape[-1] in (2, 4) else None
+    colours = np.repeat(planes[..., :1], 3, axis=-1) if gray else planes[..., :3]
+    large = network(infer.bled(colours, alpha), on_tile=on_tile)
+    if gray:
+      large = (large @ image.LUMA)[..., None]
+    if alpha is not None:
+      large = np.concatenate([large, infer.enlarged_alpha(alpha, self.scale)[..., None]], axis=-1)
+    large = large.reshape(*large.shape[:2], *lr.shape[2:])
     return image.to_levels(large, lr.dtype) if levels else large.astype(lr.dtype)
 
   def with_adapter(self, adapter: Any, strength: float = 1.0) -> 'Net':

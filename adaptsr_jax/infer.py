@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adaptsr_jax import memory
+from adaptsr_jax import bicubic, memory
 from adaptsr_jax.errors import UserError, enough_memory, lacks_memory
 from adaptsr_jax.log import say
 from adaptsr_jax.tree import Params
@@ -319,6 +319,26 @@ def check_memory(size: Sequence[int], scale: int, advice: str = 'cut the picture
   """Raises UserError where the memory does not suffice for what `upscale` makes of a picture of `size` LR pixels."""
   height, width = (scale * n for n in size)
   memory.check(15 * height * width, f'an output of {width} x {height} pixels', advice)
+
+
+def bled(rgb: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+  """Gives fully transparent pixels the colour of the nearest visible one, or edges would take on what is hidden.
+
+  Args:
+    rgb: (h, w, 3).
+    alpha: (h, w), 0 is transparent; None: nothing is.
+  """
+  if alpha is None or alpha.min() > 0 or alpha.max() == 0:
+    return rgb
+  from scipy import ndimage
+
+  nearest = ndimage.distance_transform_edt(alpha == 0, return_distances=False, return_indices=True)
+  return rgb[tuple(nearest)]
+
+
+def enlarged_alpha(alpha: np.ndarray | None, scale: int) -> np.ndarray | None:
+  """Returns the transparency (h, w) of an enlarged picture, by the bicubic kernel: (scale * h, scale * w)."""
+  return None if alpha is None else np.clip(bicubic.imresize(alpha, scale), 0, 1)
 
 
 def tiling(tile: int, overlap: int, multiple: int = 1, minimum: int = 1) -> tuple[int, int]:

@@ -258,10 +258,11 @@ def _enlarger(args: argparse.Namespace) -> tuple[Callable[..., Enlarged], int]:
 
   def enlarge(picture: 'Picture', on_tile: Any, compared: bool = True) -> Enlarged:
     adapter, said = choose(picture)
-    lr = _bled(picture)
+    lr = infer.bled(picture.rgb, picture.alpha)
     rgb = network(adapter)(lr, on_tile=on_tile)
     warning = guard.warning(rgb, reference(lr), model.upscale) if reference and compared else ''
-    return Enlarged(picture._replace(rgb=rgb, alpha=_enlarged_alpha(picture, model.upscale)), said, warning)
+    alpha = infer.enlarged_alpha(picture.alpha, model.upscale)
+    return Enlarged(picture._replace(rgb=rgb, alpha=alpha), said, warning)
 
   network(None)  # what cannot be is said before any picture
   return enlarge, model.upscale
@@ -293,24 +294,6 @@ def _adapters(args: argparse.Namespace, loaded: 'base_lib.Base') -> tuple[Callab
     lambda picture: cameras.choose(image.shot(picture.exif), known),
     lambda name: operations.apply(found[name], loaded.params) if name else loaded.params,
   )
-
-
-def _bled(picture: 'Picture') -> Any:
-  """Gives fully transparent pixels the colour of the nearest visible one, or edges would take on what is hidden."""
-  if picture.alpha is None or picture.alpha.min() > 0 or picture.alpha.max() == 0:
-    return picture.rgb
-  from scipy import ndimage
-
-  nearest = ndimage.distance_transform_edt(picture.alpha == 0, return_distances=False, return_indices=True)
-  return picture.rgb[tuple(nearest)]
-
-
-def _enlarged_alpha(picture: 'Picture', scale: int) -> Any:
-  import numpy as np
-
-  from adaptsr_jax import bicubic
-
-  return None if picture.alpha is None else np.clip(bicubic.imresize(picture.alpha, scale), 0, 1)
 
 
 def _run(jobs: list[Job], enlarge: Callable[..., Enlarged], scale: int, done: Done) -> Done:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import adaptsr_jax as sr
 from adaptsr_jax import image, upscale
@@ -127,13 +128,41 @@ def test_full_fine_tuning_has_a_network_and_no_adapter(folder, net):
     net.with_adapter(adapted)
 
 
+@pytest.mark.parametrize('mode', ['L', 'LA', 'RGBA'])
+def test_gray_and_alpha_come_out_as_of_the_command(folder, net, mode):
+  pixels = image.to_uint8(scene(7, 16, 20))
+  hidden = np.where(np.arange(20) < 6, 0, 255).astype(np.uint8)[None].repeat(16, 0)
+  picture = Image.fromarray(pixels).convert(mode)
+  if 'A' in mode:
+    picture.putalpha(Image.fromarray(hidden))
+  picture.save(folder / f'{mode}.png')
+  out = folder / f'{mode}_large.png'
+  assert upscale.main([f'--params={BASE}', str(folder / f'{mode}.png'), str(out)]) == 0
+  expected = np.asarray(Image.open(out)).astype(int)
+  found = net.enlarge(np.asarray(picture))
+  assert (found.dtype, found.shape) == (np.uint8, expected.shape)
+  assert np.abs(found - expected).max() <= 1
+  assert found.std() > 5
+  floats = net.enlarge(image.to_float(np.asarray(picture)).astype(np.float64))
+  assert (floats.dtype, floats.shape) == (np.float64, expected.shape)
+  np.testing.assert_allclose(np.clip(floats, 0, 1) * 255, found, atol=0.6)
+
+
+def test_gray_with_an_axis_of_its_own_keeps_it(net):
+  gray = scene(1, 12, 16)[..., :1]
+  large = net.enlarge(gray)
+  assert large.shape == (48, 64, 1)
+  np.testing.assert_array_equal(large[..., 0], net.enlarge(gray[..., 0]))
+
+
 def test_mistakes_are_one_sentence(folder, net, page):
   pairs = sr.find_pairs(folder / 'camera' / 'LR', folder / 'camera' / 'HR')
   soft, there = page['soft'], folder / 'camera.safetensors'
   wrong = {
     lambda: sr.load('nothing.pth'): 'nothing.pth',
     lambda: sr.load(BASE, fields='depth=3'): "no field 'depth'",
-    lambda: net.enlarge(np.zeros((4, 4))): r'shape \(h, w, 3\)',
+    lambda: net.enlarge(np.zeros((4, 4, 5))): r'up to 4 channels, and this one \(4, 4, 5\)',
+    lambda: net.enlarge(np.zeros((1, 4, 4, 3))): r'shape \(h, w\), or \(h, w, c\)',
     lambda: net.enlarge(np.zeros((4, 4, 3), np.int32)): 'not int32',
     lambda: net.enlarge(np.full((4, 4, 3), 255.0)): r'in \[0, 1\]',
     lambda: net.enlarge('nothing.png'): 'nothing.png',

@@ -7,6 +7,7 @@ a word, so 16-bit files are recognised by their headers, decoded by OpenCV and e
 
 from adaptsr_jax.image.metadata import Shot, shot
 from adaptsr_jax.image.picture import (
+  LUMA,
   SUFFIXES,
   WRITABLE,
   ImageError,
@@ -20,6 +21,7 @@ from adaptsr_jax.image.reading import list_images, no_pictures, read, read_array
 from adaptsr_jax.image.writing import small_jpeg, write
 
 __all__ = [
+  'LUMA',
   'SUFFIXES',
   'WRITABLE',
   'ImageError',

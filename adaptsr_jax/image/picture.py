@@ -12,6 +12,7 @@ SUFFIXES = ('.png', '.jpg', '.jpeg', '.jfif', '.jpe', '.webp', '.tif', '.tiff', 
 WRITABLE = ('.png', '.jpg', '.jpeg', '.jfif', '.jpe', '.webp', '.tif', '.tiff')
 DEEP = ('.png', '.tif', '.tiff')  # formats that hold 16 bit
 _AT_ONCE = 2**22  # values
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue in gray
 OPAQUE = ('.jpg', '.jpeg', '.jfif', '.jpe')  # formats that hold no transparency
 
 

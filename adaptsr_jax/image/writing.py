@@ -10,9 +10,7 @@ import numpy as np
 
 from adaptsr_jax import files
 from adaptsr_jax.image import metadata
-from adaptsr_jax.image.picture import OPAQUE, ImageError, Picture, check_format, reason, to_levels
-
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+from adaptsr_jax.image.picture import LUMA, OPAQUE, ImageError, Picture, check_format, reason, to_levels
 
 
 def write(path: str | os.PathLike, rgb: np.ndarray, like: Picture | None = None) -> None:
@@ -65,7 +63,7 @@ def _assembled(path: Path, rgb: np.ndarray, like: Picture) -> np.ndarray:
   dtype = np.dtype(np.uint16 if deep else np.uint8)
   colour = to_levels(rgb, dtype)
   if like.gray:
-    colour = np.rint(colour @ _LUMA).astype(dtype)[..., None]
+    colour = np.rint(colour @ LUMA).astype(dtype)[..., None]
   if like.alpha is None:
     return colour
   if like.alpha.shape != rgb.shape[:2]:
