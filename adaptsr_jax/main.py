@@ -48,6 +48,8 @@ def main(argv: list[str]) -> int:
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file it writes
   command.reuse_memory()
 
+  shared = _DISTRIBUTED.value or _COORDINATOR.value or _PROCESSES.value or _PROCESS.value >= 0
+
   def work() -> int:
     # After the flags: --help need not wait for jax, and XLA reads its own when it starts.
     from adaptsr_jax import adapt
@@ -56,7 +58,7 @@ def main(argv: list[str]) -> int:
     call = shlex.join(['python', '-m', 'adaptsr_jax.main', *sys.argv[1:]])
     try:
       if _SWEEP.value is not None:
-        return _sweep(_SWEEP.value, call)
+        return _sweep(_SWEEP.value, call, shared)
       results = adapt.run(_CONFIG.value, _WORKDIR.value, call)
     except adapt.Interrupted as stop:
       print(stop)
@@ -66,18 +68,21 @@ def main(argv: list[str]) -> int:
     return 0
 
   stopped = 'Stopped; the same command continues from the last saved state, if there is one.'
-  if _DISTRIBUTED.value or _COORDINATOR.value or _PROCESSES.value or _PROCESS.value >= 0:
+  if shared:
     processes.joined(work, stopped, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
   return command.ended(work, stopped)
 
 
-def _sweep(text: str, call: str) -> int:
+def _sweep(text: str, call: str, shared: bool) -> int:
   """Does all runs and draws their page; returns the exit code: 1 where some of them failed."""
   from pathlib import Path
 
   from adaptsr_jax.adapt import sweep
+  from adaptsr_jax.errors import UserError
   from adaptsr_jax.report.__main__ import main as report
 
+  if shared:
+    raise UserError('--sweep is of one process: leave --distributed, --coordinator, --processes and --process out.')
   workdir = Path(_WORKDIR.value).expanduser()
   folders, failures = sweep.run(sweep.arms(text, _CONFIG.value), workdir, call)
   code = report([*map(str, folders), f'--out={workdir / "report"}'])

@@ -176,8 +176,10 @@ def _verdict(results: Mapping[str, Any], order: Sequence[str], metric: str) -> s
   if len(one) != len(two) or None in (*one, *two):
     return f'Best by {metric}: {order[0]}.'
   difference, low, high = statistics.paired(one, two)
-  apart = statistics.certain(low, high, len(one))
   how = f'by {tables.number(metric, difference, "+")}, 95 % interval {tables.number(metric, low, "+")} to '
   how += f'{tables.number(metric, high, "+")} over {len(one)} pictures'
-  chance = '' if apart else ': the pictures do not tell the two apart'
+  if len(one) < statistics.FEW:
+    chance = ', too few to tell the two apart'
+  else:
+    chance = '' if statistics.certain(low, high, len(one)) else ', which do not tell the two apart'
   return f'Best by {metric}: {order[0]}, ahead of {order[1]} {how}{chance}.'
