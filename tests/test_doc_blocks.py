@@ -19,6 +19,7 @@ import pytest
 from adaptsr_jax import adapt, base, bicubic, command, image, stability
 from adaptsr_jax.__main__ import COMMANDS
 from adaptsr_jax.adapters import __main__ as adapters
+from adaptsr_jax.convert import __main__ as convert
 from adaptsr_jax.zoo import metric_weights
 from configs import tiny
 from tests.pictures import scene
@@ -194,3 +195,16 @@ def test_commands_do_what_the_page_says(page, world, tmp_path, monkeypatch, caps
 def test_what_is_not_run_is_there():
   text = '\n'.join(line for page in PAGES for line in commands(page))
   assert [pattern for pattern in NOT_RUN if not re.search(pattern, text)] == []
+
+
+def test_the_table_of_a_run_names_all_its_files(world):
+  text = (ROOT / 'README.md').read_text()
+  left = [path.name for path in (world / 'runs' / 'camera').iterdir() if not path.name.startswith('.')]
+  assert 'results.json' in left
+  assert [name for name in left if f'`{name}`' not in text and f'`{name}/`' not in text] == []
+
+
+def test_flags_of_convert_are_on_its_page():
+  text = (ROOT / 'docs' / 'convert.md').read_text()
+  flags = {flag for action in convert._parser()._actions for flag in action.option_strings} - {'-h', '--help'}
+  assert [flag for flag in flags if flag not in text] == []

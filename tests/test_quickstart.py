@@ -99,7 +99,14 @@ def of_gains(*gains, level=0.0):
   levels = [{name: level * (i == len(gains) - 1) for i, name in enumerate(images[0])}, dict.fromkeys(images[0], 0.5)]
   adapted, base = ({'images': i, 'levels': n, 'mean': {'psnr_y': 30}} for i, n in zip(images, levels, strict=True))
   adapted['difference'] = tables.differences(adapted, base)
-  common = {'method': 'lora', 'steps': 9, 'seconds': 1, 'bicubic': base, 'config': config.default().to_dict()}
+  common = {
+    'method': 'lora',
+    'steps': 9,
+    'seconds': 1,
+    'strengths': {},
+    'bicubic': base,
+    'config': config.default().to_dict(),
+  }
   return common | {'base': base, 'adapted': adapted}
 
 
@@ -122,7 +129,8 @@ def test_the_last_lines_tell_the_picture_that_decides(tmp_path):
     ([0.1, 0.2, 0.3], 'upscale', '_own'),
     ([0.1] * 5 + [0.2, -3], 'report', 'upscale'),
     ([-0.1] * 8, 'report', 'config.optim.lr='),
-    ([0.1, -0.1] * 4, 'report', 'config.optim.lr='),
+    ([0.1, -0.1] * 4, 'report', 'config.steps=27'),
+    ([-0.1, -0.2], 'report', 'config.optim.lr='),
   ],
 )
 def test_what_to_try_next_depends_on_what_came_out(gains, first, second):

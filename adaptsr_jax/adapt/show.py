@@ -149,14 +149,16 @@ def _weaker(results: dict[str, Any], workdir: Path) -> list[str]:
 
 
 def _outcome(results: dict[str, Any]) -> str:
-  """Returns 'better', 'mixed' (pictures gain, but the mean does not for certain) or 'failed'."""
+  """Returns 'better', 'mixed' (pictures gain, the mean does not for certain), 'still' (nothing is sure) or 'worse'."""
   gain, low, high = (results.get('adapted') or {}).get('difference', {}).get('psnr_y', (np.nan,) * 3)
   if np.isnan(gain):
     return 'better'
   each = verdict.spread(verdict.gains(results['adapted'], results['base']))
   if gain > 0 and (each.pictures < statistics.FEW or statistics.certain(low, high, each.pictures)):
     return 'better'
-  return 'mixed' if each.rising else 'failed'
+  if each.rising:
+    return 'mixed'
+  return 'still' if low <= 0 <= high and each.pictures >= statistics.FEW else 'worse'
 
 
 def next_commands(argv: list[str], results: dict[str, Any], workdir: str | os.PathLike) -> str:
@@ -173,7 +175,10 @@ def next_commands(argv: list[str], results: dict[str, Any], workdir: str | os.Pa
   if outcome != 'better':
     report = shlex.join(['python', '-m', 'adaptsr_jax.report', str(workdir), f'--out={workdir}_report'])
     commands['See which pictures gained and which lost, and what else to try'] = report
-  if outcome == 'failed':
+  if outcome == 'still':
+    longer = {'config.steps': str(3 * results['steps']), 'workdir': f'{workdir}_longer'}
+    commands['Train longer'] = _again(argv, longer)
+  elif outcome == 'worse':
     rate = f'{optim.peak_rate(config_lib.restored(results["config"])) / 3:.1g}'
     commands['Learn more slowly'] = _again(argv, {'config.optim.lr': rate, 'workdir': f'{workdir}_slower'})
   elif not results.get('unmergeable'):
