@@ -36,6 +36,7 @@ NOT_RUN = {
   r'\.\.\. --config\.data\.train\.tfds=': 'it needs a prepared data set; tests/test_tfds.py prepares one',
   r'python -m experiments\.': 'it takes hours; tests/test_docs.py checks that it can be called',
   r'python -m benchmarks\.': 'it takes minutes; tests/test_docs.py checks that it can be called',
+  r'--coordinator=|^for |^done;': 'it takes several processes; tests/test_processes.py starts some',
   r'--watch ': 'it waits for ever; tests/test_video.py runs it',
 }
 # What they need beside the package.
@@ -91,6 +92,7 @@ def world(tmp_path_factory):
     put(folder, lr[:2])
   put('outputs/stablesr', hr)
   image.write(root / 'photo.png', hr[0])
+  image.write(root / 'PHOTO.jpg', lr[0])
   for part, number in (('train', '000{}'), ('valid', '080{}')):
     put(f'data/DIV2K/DIV2K_{part}_HR', hr, f'{number}.png')
     put(f'data/DIV2K/DIV2K_{part}_LR_unknown/X4', lr, f'{number}x4.png')
@@ -158,7 +160,7 @@ def run_main(words: list[str]) -> int:
     fields += [f'--config.data.degrade.{option}' for option in ONE_CANVAS]
   config_file = next(word.partition('=')[2] for word in words if word.startswith('--config='))
   sys.argv[1:] = [*fields, *SHORT]
-  made = stability._read_config(str(ROOT / config_file), sys.argv[1:])
+  made = stability._read_config(str(ROOT / config_file if '/' in config_file else config_file), sys.argv[1:])
   shutil.rmtree(workdir, ignore_errors=True)
   return command.ended(lambda: adapt.run(made, workdir) and None)
 
