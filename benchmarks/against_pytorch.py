@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--python', required=True, help='interpreter of an environment with torch, spandrel and peft')
   parser.add_argument('--models', default=','.join(CASES), help='some of them')
   parser.add_argument('--rank', type=int, default=8, help='of every adapter')
-  parser.add_argument('--path', default='hybrid', help='of adapters, see config.lora.path')
+  parser.add_argument('--path', default='auto', help='of adapters, see config.lora.path')
   parser.add_argument('--rounds', type=int, default=10, help='turns of every row')
   parser.add_argument('--threads', type=int, default=os.cpu_count(), help='of PyTorch')
   parser.add_argument('--out', metavar='FILE', help='where to write the numbers as JSON')

@@ -9,7 +9,7 @@ import pytest
 
 from adaptsr_jax import config, files, lora, methods, models
 from adaptsr_jax.base import Base
-from benchmarks import flops, step_time
+from benchmarks import flops, gpu, step_time
 
 
 @pytest.fixture(scope='module')
@@ -195,10 +195,22 @@ def test_auto_takes_the_path_that_was_measured_to_be_faster(monkeypatch, base, b
 
 @pytest.mark.parametrize(
   ('preset', 'path'),
-  [('edsr_baseline_x4', 'hybrid'), ('swinir_light_x4', 'merged'), ('safmn_x4', 'merged')],
+  [('edsr_baseline_x4', 'hybrid'), ('swinir_light_x4', 'hybrid'), ('safmn_x4', 'hybrid'), ('srvgg_x4', 'hybrid')],
 )
 def test_auto_of_the_networks_that_were_timed(monkeypatch, preset, path):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
   name, fields = models.PRESETS[preset]
   sites = lora.find_sites(models.build(name, **fields))
   assert methods.lora.with_ranks(config.default(), sites, {s.name: 8 for s in sites}).spec['path'] == path
+
+
+def test_what_was_measured_on_a_gpu_is_not_measured_again(tmp_path, capfd):
+  job = ['step_time', '--models', 'safmn_x2', '--batch', '1', '--patch', '8', '--rows', 'inference', '--rounds', '0']
+  out = tmp_path / 'gpu.json'
+  assert gpu.measure({'bad': ['step_time', '--models', 'esdr'], 'good': job}, out) == ['bad']
+  kept = files.read_json(out)
+  assert list(kept) == ['good']
+  assert kept['good']['result']['models']['safmn_x2']['rows']
+  assert gpu.measure({'good': ['no_such_module']}, out) == []
+  assert files.read_json(out) == kept
+  assert 'good: there already' in capfd.readouterr().out
