@@ -150,7 +150,7 @@ class Net:
     return dataclasses.replace(self, params=params, adapters=folded)
 
   def save(self, path: str | os.PathLike) -> None:
-    """Writes the network: .pth, .pt and .safetensors in the key names of the base, else a params folder.
+    """Writes the network: .pth, .pt and .safetensors in the key names of the base, .onnx, else a params folder.
 
     Raises:
       UserError: it would overwrite the base, or cannot be written.
