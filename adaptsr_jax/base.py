@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from adaptsr_jax import convert, models, params_folder, tree, zoo
 from adaptsr_jax.convert import graph
-from adaptsr_jax.errors import UserError, shown
+from adaptsr_jax.errors import UserError, first_line, lacks_memory, shown
 from adaptsr_jax.log import Work
 from adaptsr_jax.tree import Params
 
@@ -239,15 +239,30 @@ def random(preset: str, seed: int, fields: Mapping[str, Any] | None = None) -> B
     raise UserError(f'config.model is {preset!r}; with a random base it can be one of: {", ".join(models.PRESETS)}.')
   name, preset_fields = models.PRESETS[preset]
   fields = {**preset_fields, **(fields or {})}
-  model = models.build(name, **fields)
-  x = jnp.zeros((1, model.minimum, model.minimum, 3))
-  # Not compiled as a whole: every draw would be compiled for itself, again and again for the same shape.
-  params = model.init(jax.random.key(seed), x)['params']
+  _check_given(fields)
+  try:
+    model = models.build(name, **fields)
+    x = jnp.zeros((1, model.minimum, model.minimum, 3))
+    # Not compiled as a whole: every draw would be compiled for itself, again and again for the same shape.
+    params = model.init(jax.random.key(seed), x)['params']
+  except Exception as error:
+    if isinstance(error, UserError) or lacks_memory(error):
+      raise
+    # Values that no network has: linen raises whatever they lead to.
+    raise UserError(f'There is no {name} with {shown(fields)}: {shown(first_line(error))}.') from error
   return Base(name, fields, jax.tree.map(np.asarray, params), {}, None)
+
+
+def _check_given(fields: Mapping[str, Any]) -> None:
+  """Raises UserError for what says how a network is computed, not what it is."""
+  for name in ('dtype', 'remat'):
+    if name in fields:
+      raise UserError(f'{name} is no setting of a network; in a run it is config.{name}.')
 
 
 def _with_fields(base: Base, given: Mapping[str, Any], spec: str | os.PathLike, as_stored: bool) -> Base:
   fields = {**base.fields, **given}
+  _check_given(fields)
   params = base.params if as_stored else jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), base.params)
   try:
     model = models.build(base.name, **fields)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Side of what a sheet shows of its photo, in HR pixels, and the panels in a row.
 _SHOWN = 256
 _COLUMNS = 6
+_MOST_DRAWS = 600
 # Memory for each pixel of a canvas; measured with pictures of 1024 and 1536 pixels a side.
 _BYTES = {'bicubic': 100, 'second_order': 400}
 
@@ -71,8 +72,8 @@ def _check(args: argparse.Namespace) -> None:
     raise UserError(f'--scale is {args.scale}; it must be at least 1.')
   if not 0 <= args.seed < 2**31:
     raise UserError(f'--seed is {args.seed}; it must be from 0 to {2**31 - 1}.')
-  if args.draws < 1:
-    raise UserError(f'--draws is {args.draws}; it must be at least 1.')
+  if not 1 <= args.draws <= _MOST_DRAWS:
+    raise UserError(f'--draws is {args.draws}; it must be from 1 to {_MOST_DRAWS}.')
 
 
 def _options(args: argparse.Namespace) -> 'Options':

@@ -95,6 +95,7 @@ def test_sides_share_canvases():
     (['--hr=HR', '--out=LR', '--set', 'blur1_sigma'], 'has no value'),
     (['--hr=HR', '--out=LR', '--set', 'blur1_sigma=much'], 'blur1_sigma'),
     (['--sheet=LR.png', '--picture=HR/p0.png', '--draws=0'], '--draws is 0'),
+    (['--sheet=LR.png', '--picture=HR/p0.png', '--draws=99999999999999999999'], 'it must be from 1 to 600'),
     (['--sheet=LR.png', '--picture=HR/none.png'], 'none.png'),
   ],
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from adaptsr_jax import config
+from adaptsr_jax import base, config
 from adaptsr_jax.adapt import effects, folder, whole
 from adaptsr_jax.errors import UserError
 
@@ -105,3 +105,23 @@ def test_an_adapter_to_start_from_may_lie_elsewhere_and_may_be_gone(tmp_path):
   assert run.changed_material({**material, 'adapter to start from': 'other'}) == ['adapter to start from']
   run.take(c, {'base': 'b'})  # the file is gone, and is remembered
   assert run.read('material') == material
+
+
+@pytest.mark.parametrize(
+  ('preset', 'fields'),
+  [
+    ('safmn_x2', {'dim': 0}),
+    ('safmn_x2', {'dim': 10**20}),
+    ('safmn_x2', {'dim': 8, 'n_blocks': -1}),
+    ('safmn_x2', {'dim': 8, 'n_blocks': 10**9}),
+    ('safmn_x2', {'dim': 8, 'n_blocks': 1, 'ffn_scale': -1}),
+    ('safmn_x2', {'dim': 8, 'n_blocks': 1, 'ffn_scale': 1e300}),
+    ('safmn_x2', {'dim': 8, 'n_blocks': 1, 'upscale': 0}),
+    ('safmn_x2', {'dim': 8, 'dtype': 'float16'}),
+    ('edsr_x2', {'num_feat': 0}),
+    ('swinir_light_x2', {'embed_dim': 0}),
+  ],
+)
+def test_networks_that_cannot_be_are_told(preset, fields):
+  with pytest.raises(UserError):
+    base.random(preset, 0, fields)

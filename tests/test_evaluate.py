@@ -202,6 +202,8 @@ def test_without_lr_it_is_made_from_hr(folders, params, tmp_path):
     (['--params=bicubic', '--lr=nowhere'], 'nowhere'),
     (['--outputs=nowhere', '--scale=2'], 'nowhere'),
     (['--params=bicubic'], '--scale'),
+    (['--params=bicubic', '--scale=-2'], '--scale is -2'),
+    (['--params=bicubic', '--scale=0'], '--scale is 0'),
   ],
   ids=str,
 )

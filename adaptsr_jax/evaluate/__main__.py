@@ -120,6 +120,8 @@ def _checked(args: argparse.Namespace) -> list[_Spec]:
   for label in labels:
     if labels.count(label) > 1:
       raise UserError(f'Two runs are called {label}; give them names: --params=NAME=...')
+  if args.scale is not None and args.scale < 1:
+    raise UserError(f'--scale is {args.scale}; it must be at least 1.')
   if args.save:
     check_folder(args.save)
   for path in map(Path, args.out):

@@ -75,4 +75,6 @@ def reason(error: BaseException) -> str:
   if isinstance(error, MemoryError):
     return 'the memory of this machine does not suffice'
   text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+  if text.startswith('decoder error'):  # Pillow gives the number of the decoder
+    return 'the compressed pixels are damaged'
   return text[0].lower() + text[1:].rstrip('.')

@@ -185,7 +185,7 @@ def _pixels(image: Any, path: str | os.PathLike) -> np.ndarray:
   """Decodes an opened picture into (H, W, C): gray, gray and alpha, RGB or RGBA, uint8 or uint16, upright."""
   deep = _is_deep(image, path)
   width, height = image.size
-  memory.check(width * height * (24 if deep else 12), f'what is {width} x {height} pixels')
+  memory.check(width * height * (24 if deep else 12), f'a picture of {width} x {height} pixels')
   if deep:
     with _silent():
       pixels = _decode_deep(image, path)

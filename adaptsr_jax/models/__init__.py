@@ -53,6 +53,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
   **dasr.PRESETS,
 }
 
+_MOST = 2**16  # channels, blocks, factors, ranges: far above any network's
+
 
 def build(name: str, /, **fields: Any) -> nn.Module:
   """Returns the model `name` (a key of MODELS) with `fields`, those not given at their defaults.
@@ -98,6 +100,11 @@ def _fitting(name: str, field: str, value: Any, default: Any) -> Any:
     fits, kind = _is_dtype(value), 'a type of numbers'
   if not fits:
     raise UserError(f"Model '{name}': {field} is {value!r}, but it should be {kind}.")
+  for number in value if isinstance(value, tuple) else (value,):
+    if isinstance(number, int) and number < 0:
+      raise UserError(f"Model '{name}': {field} is {value!r}; it cannot be negative.")
+    if _is_number(number) and not -_MOST <= number <= _MOST:
+      raise UserError(f"Model '{name}': {field} is {value!r}, beyond what a network can have ({_MOST:,}).")
   return value
 
 
