@@ -195,7 +195,7 @@ def test_auto_takes_the_path_that_was_measured_to_be_faster(monkeypatch, base, b
 
 @pytest.mark.parametrize(
   ('preset', 'path'),
-  [('edsr_baseline_x4', 'hybrid'), ('swinir_light_x4', 'hybrid'), ('safmn_x4', 'hybrid'), ('srvgg_x4', 'hybrid')],
+  [('edsr_baseline_x4', 'hybrid'), ('swinir_light_x4', 'merged'), ('safmn_x4', 'merged'), ('srvgg_x4', 'hybrid')],
 )
 def test_auto_of_the_networks_that_were_timed(monkeypatch, preset, path):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
