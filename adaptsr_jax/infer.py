@@ -1,5 +1,6 @@
 """One picture through a network: padded, in tiles where it is large, averaged over flips and turns where wished."""
 
+import collections
 import contextlib
 import functools
 import itertools
@@ -94,6 +95,7 @@ def upscale(
   on_tile: Callable[[int, int], None] | None = None,
   once: Callable[[Params, Any], Params] | None = None,
   at_a_time: int = 0,
+  devices: Sequence[jax.Device] = (),
 ) -> np.ndarray:
   """Enlarges one picture.
 
@@ -124,6 +126,7 @@ def upscale(
       something from all of it.
     at_a_time: how many tiles go through together; 0: on a CPU, where more gain nothing, one, and elsewhere as many as
       make up a large tile and have room.
+    devices: that take groups of tiles, or whole pictures, in turn; (): as of `at_work`.
 
   Returns:
     (scale * h, scale * w, 3) float32, not clipped.
@@ -138,13 +141,14 @@ def upscale(
   params = jax.device_put(params)
   if once:
     params = _once(once, params, lr[None])
-  apply = _Applied(apply_fn, params, ensemble)
+  apply = _Applied(apply_fn, params, ensemble, jax.local_devices()[0])
   cut = _Cut(overlap, multiple, minimum, scale)
+  others = at_a_time, devices or at_work(), on_tile
   side = 0 if tile == WHOLE else tile or _side(apply, lr.shape[:2], cut)
   smaller = _smaller(lr.shape[:2], side, cut) if tile != WHOLE else 0
   if smaller:
     try:
-      return _enlarged(apply, lr, side, cut, at_a_time, on_tile)
+      return _enlarged(apply, lr, side, cut, *others)
     except (RuntimeError, MemoryError) as error:
       if not lacks_memory(error):
         raise
@@ -153,7 +157,13 @@ def upscale(
   height, width = (side, side) if side else lr.shape[:2]
   advice = f'choose a smaller tile, such as --tile={max(_GRID, min(height, width) // 2 // _GRID * _GRID)}'
   with enough_memory(f'for {height} x {width} pixels at a time: {advice} (in a run --config.eval_tile)'):
-    return _enlarged(apply, lr, side, cut, at_a_time, on_tile)
+    return _enlarged(apply, lr, side, cut, *others)
+
+
+def at_work() -> list[jax.Device]:
+  """Returns the devices that enlarge pictures in turn: all accelerators of this process, or one CPU."""
+  devices = jax.local_devices()
+  return devices[:1] if devices[0].platform == 'cpu' else devices
 
 
 class _Cut(NamedTuple):
@@ -166,15 +176,17 @@ class _Cut(NamedTuple):
 
 
 class _Applied(NamedTuple):
-  """A network with its parameters, and whether it averages over flips and turns."""
+  """A network with its parameters, whether it averages over flips and turns, and the device that computes."""
 
   apply_fn: Callable[..., Any]
   params: Params
   ensemble: bool
+  device: jax.Device
 
   def __call__(self, x: Any) -> jax.Array:
-    """Enlarges (n, h, w, 3)."""
-    return _ensemble(self._run, x) if self.ensemble else self._run(x)
+    """Enlarges (n, h, w, 3); does not wait for it."""
+    with jax.default_device(self.device):
+      return _ensemble(self._run, x) if self.ensemble else self._run(x)
 
   def _run(self, x: Any) -> jax.Array:
     program = _program(self, x.shape)
@@ -187,6 +199,7 @@ def _enlarged(
   side: int,
   cut: _Cut,
   at_a_time: int,
+  devices: Sequence[jax.Device],
   on_tile: Callable[[int, int], None] | None,
 ) -> np.ndarray:
   """Enlarges a picture in tiles of `side`, or whole where that is 0; the others as of `upscale`."""
@@ -207,7 +220,8 @@ def _enlarged(
   inputs = (
     np.stack([padded[y.start : y.start + height, x.start : x.start + width] for y, x in group]) for group in groups
   )
-  outputs = (output for group in _one_ahead(apply(x) for x in inputs) for output in np.asarray(group, np.float32))
+  computed = (apply._replace(device=devices[next(_turns) % len(devices)])(x) for x in inputs)
+  outputs = (output for group in _ahead(computed, len(devices)) for output in np.asarray(group, np.float32))
   canvas = np.zeros((scale * padded.shape[0], scale * padded.shape[1], 3), np.float32)
   for done, ((y, x), output) in enumerate(zip(tiles, outputs, strict=False), 1):
     _paste(canvas, output, y, x, scale)
@@ -216,6 +230,7 @@ def _enlarged(
   return canvas[: scale * lr.shape[0], : scale * lr.shape[1]]
 
 
+_turns = itertools.count()  # of the devices, whatever picture
 _limits: dict[Any, int] = {}  # apply_fn -> side of the tiles that were tried after memory did not suffice
 _programs: dict[Any, Any] = {}  # whose memory was asked for; `_KEPT` of them
 
@@ -295,7 +310,7 @@ def _program(apply: _Applied, shape: tuple[int, ...]) -> Any:
 
 def _key(apply: _Applied, shape: tuple[int, ...]) -> Any:
   leaves, structure = jax.tree.flatten(apply.params)
-  return apply.apply_fn, shape, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+  return apply.apply_fn, apply.device, shape, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 def _at_a_time(apply: _Applied, height: int, width: int) -> int:
@@ -406,13 +421,14 @@ def _ensemble(run: Callable[[Any], jax.Array], x: np.ndarray) -> jax.Array:
   return total / 8
 
 
-def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
-  """Asks for the next item before handing out the current one: the device computes while the host pastes."""
-  current = next(items)
-  for following in items:
-    yield current
-    current = following
-  yield current
+def _ahead(items: Iterator[Any], number: int) -> Iterator[Any]:
+  """Asks for `number` more items before handing one out: devices compute while the host pastes."""
+  asked = collections.deque()
+  for item in items:
+    asked.append(item)
+    if len(asked) > number:
+      yield asked.popleft()
+  yield from asked
 
 
 def _paste(canvas: np.ndarray, tile: np.ndarray, y: _Span, x: _Span, scale: int) -> None:

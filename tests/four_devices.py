@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 
-from adaptsr_jax import adapt, data, devices, lora, methods, models
+from adaptsr_jax import adapt, data, devices, infer, lora, methods, models
 from adaptsr_jax.adapt import gan, losses, step
 from adaptsr_jax.errors import UserError
+from adaptsr_jax.evaluate import measure
 from configs import tiny
 from tests.test_programs import traced
 
@@ -107,6 +108,23 @@ def runs(lr_hr, workdir):
   return {'one': run('one', 4, 1), 'four': run('four', 4, 2)}
 
 
+def inference():
+  """Returns whether tiles and whole pictures in turn on four devices come out as on one, and where they were made."""
+  model, _, params, batch = given('safmn', settings())
+  lr = np.random.default_rng(0).random((60, 70, 3), np.float32)
+  tiled = {'tile': 40, 'overlap': 8, 'minimum': 8}
+  one = infer.upscale(model.apply, params, lr, 2, **tiled)
+  four = infer.upscale(model.apply, params, lr, 2, devices=jax.devices(), **tiled)
+  pairs = [(f'{i}', (255 * x).astype(np.uint8), np.zeros((32, 32, 3), np.uint8)) for i, x in enumerate(batch['lr'])]
+  restores = [infer.network(model, params, infer.WHOLE), infer.network(model, params, infer.WHOLE)]
+  restores[1] = restores[1]._replace(options={**restores[1].options, 'devices': jax.devices()})
+  whole = [list(measure.restored(restore, pairs, at_once)) for restore, at_once in zip(restores, (1, 4), strict=True)]
+  same = [a.name == b.name and np.array_equal(a.output, b.output) for a, b in zip(*whole, strict=True)]
+  there = jax.device_put(params)
+  made = [infer._Applied(model.apply, there, False, device)(batch['lr']).devices() for device in jax.devices()]
+  return np.allclose(four, one, atol=1e-6) and all(same), len(set().union(*made))
+
+
 def refused(asked, batch_size):
   try:
     devices.choose(asked, batch_size)
@@ -126,6 +144,7 @@ def main():
     'camera devices': len(divided['lr'].sharding.device_set),
     'runs': runs(lr_hr, Path(workdir)),
     'refused': [refused(5, 10), refused(3, 8)],
+    'inference': inference(),
     'chosen': devices.choose(0, 8) is None,
   }
   print(json.dumps(report))

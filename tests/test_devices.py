@@ -53,6 +53,12 @@ def test_a_run_goes_on_with_another_number_of_devices(found):
   np.testing.assert_allclose(runs['four']['losses'], runs['one']['losses'], rtol=1e-6)
 
 
+def test_devices_take_turns_with_tiles_and_pictures(found):
+  same, number = found['inference']
+  assert same
+  assert number == 4
+
+
 def test_what_cannot_be_shared_is_one_sentence(found):
   assert found['refused'] == [
     'config.devices is 5, and of this host there are 4 (cpu).',

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adaptsr_jax import data, image, metrics, processes
+from adaptsr_jax import data, image, infer, metrics, processes
 from adaptsr_jax.data.folders import MARKS
 from adaptsr_jax.errors import UserError, lacks_memory
 from adaptsr_jax.evaluate import statistics
@@ -50,13 +50,19 @@ def measure(
   return score(restored(restore, pairs), functions)
 
 
-def restored(restore: Callable[[np.ndarray, int], np.ndarray], pairs: Pairs) -> Iterator[Restored]:
+def restored(restore: Callable[[np.ndarray, int], np.ndarray], pairs: Pairs, at_once: int = 0) -> Iterator[Restored]:
   """Yields what `restore` makes of each LR picture; arguments as of `measure`.
+
+  Args:
+    restore: see `measure`.
+    pairs: see `measure`.
+    at_once: how many pictures go through it at the same time; 0: as many as devices take turns (`infer.at_work`).
 
   Raises:
     UserError: a picture too small for the window of SSIM, or values that are not finite; names it.
   """
-  for name, lr, hr in _ahead(pairs):
+
+  def result(name: str, lr: np.ndarray, hr: np.ndarray) -> Restored:
     scale = hr.shape[0] // lr.shape[0]
     _check_size(name, hr, scale)
     try:
@@ -65,7 +71,19 @@ def restored(restore: Callable[[np.ndarray, int], np.ndarray], pairs: Pairs) -> 
       raise UserError(f'{name}: {error}') from error
     if output.dtype.kind == 'f' and not np.isfinite(output).all():
       raise UserError(f'The output for {name} holds values that are no finite numbers: the weights are of no use.')
-    yield Restored(name, image.to_levels(output, lr.dtype), hr, scale)
+    return Restored(name, image.to_levels(output, lr.dtype), hr, scale)
+
+  at_once = at_once or len(infer.at_work())
+  if at_once == 1:
+    yield from (result(*pair) for pair in _ahead(pairs))
+    return
+  with futures.ThreadPoolExecutor(at_once) as threads:
+    in_hand = collections.deque()
+    for pair in _ahead(pairs):
+      in_hand.append(threads.submit(result, *pair))
+      if len(in_hand) > at_once:
+        yield in_hand.popleft().result()
+    yield from (each.result() for each in in_hand)
 
 
 def score(items: Iterable[Restored], functions: Functions = (metrics.quality,)) -> dict[str, Any]:
