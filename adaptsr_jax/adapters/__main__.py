@@ -186,7 +186,12 @@ def _guard(where: str, base, merged) -> None:
   from adaptsr_jax import image, infer, log
   from adaptsr_jax.evaluate import guard
 
-  model, paths = base.model(), image.list_images(where) if Path(where).is_dir() else [Path(where)]
+  model, paths = base.model(), [Path(where)]
+  if Path(where).is_dir():
+    paths = image.list_images(where)
+    if not paths:
+      raise UserError(f'{image.no_pictures(where)}.')
+    image.tell_unread(where)
   tile = 0 if model.tileable else infer.WHOLE
   before, after = (infer.network(model, params, tile) for params in (base.params, merged))
   warned = 0

@@ -250,7 +250,8 @@ def check_pixels(source: Source) -> None:
     faults = [reason for reason in threads.map(fault, range(len(source))) if reason]
   if faults:
     more = f'; and {len(faults) - SHOWN} more' if len(faults) > SHOWN else ''
-    raise PairError(f'{len(faults)} of {len(source)} pairs cannot be read: {escaped("; ".join(faults[:SHOWN]))}{more}')
+    shown = '; '.join(fault.rstrip('.') for fault in faults[:SHOWN])
+    raise PairError(f'{len(faults)} of {len(source)} pairs cannot be read: {escaped(shown)}{more}.')
 
 
 def pairs(source: Source, which: Iterable[int] | None = None) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
