@@ -18,25 +18,30 @@ from experiments import sweeping
 HERE = Path(__file__).parent
 DARK = 'P1160566_x1'  # nearly black: one grey level of its 49 dB is worth more than all that methods differ by
 DIGITS = {'psnr_y': 3, 'ssim_y': 4, 'lpips_alex': 4}
-MAIN = ('safmn_drealsr', 'edsr_drealsr', 'safmn_soft', 'edsr_soft')
+MAIN = ('safmn_three', 'edsr_drealsr', 'edsr_soft')
 RATES = ('safmn_rates', 'edsr_rates', 'level')
 
 
 def main() -> None:
   readme = HERE / 'README.md'
   text = readme.read_text()
-  for name in (*RATES, *MAIN):
-    path = HERE / f'{name}.jsonl'
-    if not path.exists():
+  for name in (*RATES, *MAIN, 'pairs'):
+    rows = read(name)
+    if not rows:
       continue
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    rows = [row for row in rows if 'failed' not in row]
-    made = rates(rows) if name in RATES else protocol(rows)
+    made = protocol(rows) if name in MAIN else pairs(rows) if name == 'pairs' else rates(rows)
     marks = rf'(?<=<!-- {name} -->\n).*(?=<!-- end of {name} -->)'
     text = re.sub(marks, lambda _, made=made: f'\n{made}\n\n', text, flags=re.DOTALL)
-    if name in MAIN:
+    if any(len(row['curve']) > 1 for row in rows):
       curves(rows, HERE / f'{name}.png')
   readme.write_text(text)
+
+
+def read(name: str) -> list[dict]:
+  """Returns the rows of a table that were measured; none where it was not run."""
+  path = HERE / f'{name}.jsonl'
+  rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+  return [row for row in rows if 'failed' not in row]
 
 
 def gains(row: Mapping, metric: str = 'psnr_y', without: Sequence[str] = ()) -> np.ndarray:
@@ -88,6 +93,27 @@ def protocol(rows: Sequence[Mapping]) -> str:
   compared = [[*pair, *compare(arms[pair[0]], arms[pair[1]], dark)] for pair in PAIRS if set(pair) <= set(arms)]
   titles = ['this', 'against', 'seeds', 'dB', '95 %', 'without dark', 'seeds above', 'p, t over seeds', 'p, pictures']
   return '\n\n'.join([*parts, tables.markdown([titles, *compared])])
+
+
+def pairs(rows: Sequence[Mapping]) -> str:
+  """Returns the gain by the number of pairs, and draws it; that of all 79 is the mean of the seeds of the protocol."""
+  lines, series = [], {}
+  arms = list(dict.fromkeys(row['name'] for row in rows))
+  whole = [{**row, 'data': '79 pairs'} for row in read('edsr_drealsr') if row['name'] in arms]
+  for number in sorted({int(row['data'].split()[0]) for row in (*rows, *whole)}):
+    line = [f'{number}']
+    for arm in arms:
+      same = [gains(row) for row in (*rows, *whole) if row['name'] == arm and row['data'] == f'{number} pairs']
+      if not same:
+        line += ['', '']
+        continue
+      gain = np.mean(same, axis=0)
+      line += [f'{gain.mean():+.3f}', f'{gain.min():+.2f}']
+      for axis, value in zip(series.setdefault(arm, ([], [])), (number, gain.mean()), strict=True):
+        axis.append(value)
+    lines.append(line)
+  figures.learning_curves(HERE / 'pairs.png', series, 'training pairs', 'gain in PSNR (Y), dB', baselines={'base': 0.0})
+  return tables.markdown([['pairs', *(title for arm in arms for title in (arm, 'worst picture'))], *lines])
 
 
 PAIRS = (('rank-aware', 'uniform'), ('rank-aware', 'full'))
