@@ -18,8 +18,8 @@ from experiments import sweeping
 HERE = Path(__file__).parent
 DARK = 'P1160566_x1'  # nearly black: one grey level of its 49 dB is worth more than all that methods differ by
 DIGITS = {'psnr_y': 3, 'ssim_y': 4, 'lpips_alex': 4}
-MAIN = ('safmn_three', 'edsr_drealsr', 'edsr_soft')
-RATES = ('safmn_rates', 'edsr_rates', 'level')
+MAIN = ('safmn_drealsr', 'edsr_drealsr', 'edsr_soft')
+RATES = ('safmn_rates', 'edsr_rates', 'level', 'level_edsr')
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     made = protocol(rows) if name in MAIN else pairs(rows) if name == 'pairs' else rates(rows)
     marks = rf'(?<=<!-- {name} -->\n).*(?=<!-- end of {name} -->)'
     text = re.sub(marks, lambda _, made=made: f'\n{made}\n\n', text, flags=re.DOTALL)
-    if any(len(row['curve']) > 1 for row in rows):
+    if name in MAIN and any(len(row['curve']) > 1 and row['cpu_seconds'] for row in rows):
       curves(rows, HERE / f'{name}.png')
   readme.write_text(text)
 
@@ -57,7 +57,7 @@ def rates(rows: Sequence[Mapping]) -> str:
     'median',
     'worst picture',
     'without it',
-    'mean \\|level\\| (base)',
+    'level (base)',
     'at strength 0.8',
     '0.6',
   ]
@@ -66,7 +66,7 @@ def rates(rows: Sequence[Mapping]) -> str:
     gain = gains(row)
     levels = [np.mean([abs(picture['level']) for picture in row[label].values()]) for label in ('adapted', 'base')]
     base = np.mean([picture['psnr_y'] for picture in row['base'].values()])
-    weaker = [f'{row["strengths"][s] - base:+.3f}' if row.get('strengths') else '' for s in ('0.8', '0.6')]
+    weaker = [f'{row["strengths"][s] - base:+.3f}' if s in row.get('strengths', {}) else '' for s in ('0.8', '0.6')]
     numbers = gain.mean(), np.median(gain), gain.min(), np.sort(gain)[1:].mean()
     lines.append([row['name'], *(f'{x:+.3f}' for x in numbers), f'{levels[0]:.2f} ({levels[1]:.2f})', *weaker])
   return tables.markdown([header, *lines])
@@ -141,21 +141,20 @@ def compare(ours: Sequence[Mapping], theirs: Sequence[Mapping], dark: Sequence[s
     f'{low:+.3f} to {high:+.3f}',
     f'{without:+.3f}',
     above,
-    f'{t:.2g}',
+    '' if np.isnan(t) else f'{t:.2g}',
     f'{w:.2g}',
   ]
 
 
 def curves(rows: Sequence[Mapping], path: Path) -> None:
-  """Draws the mean curve of every arm against steps, of the seeds that were measured on the way."""
+  """Draws the curve of every arm against the CPU seconds of its steps, of the seeds that were measured on the way."""
   series = {}
-  for arm in dict.fromkeys(row['name'] for row in rows):
-    of = [row['curve'] for row in rows if row['name'] == arm and len(row['curve']) > 1]
-    if of:
-      steps = [step for step, _ in of[0]]
-      series[arm] = steps, np.mean([[value for _, value in curve] for curve in of], axis=0)
+  for row in rows:
+    if len(row['curve']) > 1 and row['cpu_seconds']:
+      steps, values = zip(*row['curve'], strict=True)
+      series[f'{row["name"]}, seed {row["seed"]}'] = np.array(steps) * row['cpu_seconds'] / steps[-1], values
   base = np.mean([picture['psnr_y'] for picture in rows[0]['base'].values()])
-  figures.learning_curves(path, series, 'step', 'PSNR (Y) in dB', baselines={'base': base})
+  figures.learning_curves(path, series, 'CPU seconds of steps', 'PSNR (Y) in dB', baselines={'base': base})
 
 
 if __name__ == '__main__':
