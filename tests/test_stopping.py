@@ -74,7 +74,8 @@ def test_interrupts_of_the_terminal_reach_all_processes_and_are_told_once(folder
   process = begin(folders, tmp_path / 'run', *FOREVER)
   until(process, 'step 5/')
   os.killpg(process.pid, signal.SIGINT)
-  assert process.stderr.readline() == 'Stopping after this step; once more stops at once.\n'
+  said = next(line for line in process.stderr if not line.endswith((' so far\n', ' left\n')))  # on a slow machine
+  assert said == 'Stopping after this step; once more stops at once.\n'
   os.killpg(process.pid, signal.SIGINT)
   _, error = process.communicate(timeout=30)
   # The step may have been over by then.
