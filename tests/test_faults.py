@@ -14,6 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
 
 from adaptsr_jax import adapt, base, data, image, main, params_folder, upscale
@@ -188,6 +189,8 @@ def start(monkeypatch, config, workdir):
     def __init__(self, value):
       self.value = value
 
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # the others have their defaults
   monkeypatch.setattr(main, '_CONFIG', Flag(config))
   monkeypatch.setattr(main, '_WORKDIR', Flag(str(workdir)))
   return main.main(['main'])
