@@ -210,13 +210,12 @@ def _hush() -> None:
   os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')  # read when it is imported
   if not sys.warnoptions:
     warnings.simplefilter('ignore')
-  shown = sys.excepthook
 
-  def of_main(*error: Any) -> None:
-    if threading.current_thread() is threading.main_thread():  # of others come callbacks that were too late
-      shown(*error)
+  def of_main(hook: Callable[..., Any]) -> Callable[..., None]:
+    # Of other threads come callbacks that were too late.
+    return lambda *error: hook(*error) if threading.current_thread() is threading.main_thread() else None
 
-  sys.excepthook = of_main
+  sys.excepthook, sys.unraisablehook = of_main(sys.excepthook), of_main(sys.unraisablehook)
 
 
 def _end_at_once() -> NoReturn:

@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from adaptsr_jax import tree
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, escaped, shown
 
 KINDS = ('conv', 'mlp', 'attn')
 LOSSES = ('l1', 'charbonnier', 'mse', 'colour', 'perceptual', 'lpips', 'dists', 'adversarial')
@@ -351,6 +351,9 @@ def validate(config: ConfigDict) -> None:
     if name not in known:
       near = difflib.get_close_matches(name, known, 1, 0) or [name]
       raise UserError(f'The config has a field {name!r} that no run has; the nearest is config.{near[0]}.')
+    kind, word = _TYPES.get(type(known[name]), (object, ''))
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
+      raise UserError(f'config.{name} is {shown(repr(value))}; it must be {word}.')
     if isinstance(value, int) and abs(value) >= 2**31 or isinstance(value, float) and not math.isfinite(value):
       raise UserError(f'config.{name} is {value}; it must be a finite number, and a whole one below {2**31}.')
     if isinstance(value, list) and not name.startswith('data.degrade.'):
@@ -449,6 +452,13 @@ _MOST = {
   'gan.width': 1024,
 }
 
+_TYPES = {
+  bool: (bool, 'True or False'),
+  int: (int, 'a whole number'),
+  float: (int | float, 'a number'),
+  str: (str, 'text'),
+  list: (list, 'a tuple'),
+}
 _LEAST = {
   'steps': 0,
   'batch_size': 1,
@@ -563,7 +573,7 @@ def labelled(text: str) -> tuple[str, str]:
   label, joined, where = text.partition('=')
   there = os.path.exists(text) or os.path.exists(text.rpartition('::')[0])  # FILE::NETWORK
   is_label = bool(label and joined and where) and os.sep not in label and not there
-  return (label, where) if is_label else (text, text)
+  return (escaped(label), where) if is_label else (escaped(text), text)
 
 
 def _literal(text: str) -> Any:

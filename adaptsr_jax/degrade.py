@@ -7,6 +7,7 @@ python -m adaptsr_jax.degrade --sheet=draws.png --picture=photo.png --preset=rea
 
 import argparse
 import ast
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -155,7 +156,7 @@ def _key(seed: int, path: Path) -> 'jax.Array':
   """Returns the key of a picture: by its name, so that it does not depend on the other pictures of the folder."""
   import jax
 
-  return jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.stem.encode()))
+  return jax.random.fold_in(jax.random.key(seed), zlib.crc32(os.fsencode(path.stem)))
 
 
 def shrink(key: 'jax.Array', hr: 'np.ndarray', scale: int, options: 'Options') -> 'np.ndarray':

@@ -5,19 +5,21 @@ from collections.abc import Iterator
 from typing import Any
 
 LONGEST = 80  # characters of a name that is shown
+_LONGEST_LINE = 2000  # of an error, whatever stands in it
 
 
 class UserError(ValueError):
   """A fault in what was given (file, folder, field); its text is one clear sentence for the user.
 
   Characters that a terminal would obey, or that no encoding has, are escaped; line ends too, but for the errors of
-  `lines`, which are lists.
+  `lines`, which are lists. What is beyond all bounds is shortened.
   """
 
   lines = False
 
   def __init__(self, text: str):
-    super().__init__(escaped(text, keep='\n' if self.lines else ''))
+    lines = text.split('\n') if self.lines else [text]
+    super().__init__('\n'.join(shown(line, _LONGEST_LINE) for line in lines))
 
 
 def escaped(text: str, keep: str = '') -> str:

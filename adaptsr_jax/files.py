@@ -137,6 +137,13 @@ def check_folder(path: str | os.PathLike, endings: Iterable[str] = (), strict: b
     )
 
 
+def check_plain(folder: str | os.PathLike) -> None:
+  """Raises UserError where something in `folder` is no file or folder: libraries would wait for pipes for ever."""
+  odd = next((path for path in sorted(Path(folder).rglob('*')) if not (path.is_file() or path.is_dir())), None)
+  if odd:
+    raise UserError(f'{odd} is neither a file nor a folder.')
+
+
 def sweep(folder: str | os.PathLike) -> None:
   """Deletes what writers that were killed have left in `folder`; nothing is said where that cannot be done."""
   with contextlib.suppress(OSError):

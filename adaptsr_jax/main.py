@@ -3,15 +3,24 @@
 python -m adaptsr_jax.main --config=safmn --config.base=safmn.pth --workdir=runs/camera
 """
 
+from adaptsr_jax import command
+
+if __name__ == '__mp_main__':  # imported by a reader, long before it reads, and before anything that takes its time
+  command.follow_parent()
+
 import os
 import shlex
 import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from adaptsr_jax import command, processes
+from adaptsr_jax import processes
 from adaptsr_jax.config import RENAMED, find, renamed
+from adaptsr_jax.errors import shown
+
+_LONGEST = 1000  # characters of a reason
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -39,7 +48,7 @@ _SWEEP = flags.DEFINE_string(
 def main(argv: list[str]) -> int:
   """Runs what the flags say; returns the exit code."""
   if len(argv) > 1:
-    print(f'Unexpected argument {argv[1]!r}: fields are set as --config.name=value.', file=sys.stderr)
+    print(f'Error: unexpected argument {shown(argv[1])!r}: fields are set as --config.name=value.', file=sys.stderr)
     return 2
   if _CONFIG.value.get('deterministic'):
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
@@ -96,17 +105,28 @@ def parse(argv: list[str]) -> list[str]:
     for old in given & set(RENAMED):
       raise ValueError(renamed(old, RENAMED[old]))
     rest = flags.FLAGS(_with_file(argv))
+    if not hasattr(_CONFIG.value, 'update_from_flattened_dict'):
+      raise ValueError('get_config() of the config gives no ConfigDict')
     _CONFIG.value.get('base')  # a file that cannot be loaded fails at its first use
     return rest
-  except (AttributeError, KeyError) as error:
-    inner = error
-    while isinstance(inner, Exception):
-      inner = inner.args[0]
-    said = f'the config has no field {inner}'
-  except (flags.Error, TypeError, ValueError, OSError) as error:
-    said = str(error)
-  print(f'Error: {" ".join(said.split())}', file=sys.stderr)
-  sys.exit(2)
+  except Exception as error:  # a config is a program, and can raise anything
+    print(f'Error: {shown(" ".join(_reason(error, argv).split()), _LONGEST)}', file=sys.stderr)
+    sys.exit(2)
+
+
+def _reason(error: BaseException, argv: list[str]) -> str:
+  """Returns why flags, or the file of the config, cannot be understood."""
+  place, inner = '', error
+  while inner:
+    for frame in traceback.extract_tb(inner.__traceback__):
+      if any(word.partition(':')[0] in (frame.filename, f'--config={frame.filename}') for word in _with_file(argv)[1:]):
+        place = f'{frame.filename}, line {frame.lineno}: {type(inner).__name__}: {inner}'
+    inner = inner.__cause__ or inner.__context__
+  if place:
+    return place
+  while isinstance(error, AttributeError | KeyError) and error.args and isinstance(error.args[0], Exception):
+    error = error.args[0]
+  return f'the config has no field {error.args[0]}' if isinstance(error, AttributeError | KeyError) else str(error)
 
 
 def _with_file(argv: list[str]) -> list[str]:
@@ -119,10 +139,6 @@ def _with_file(argv: list[str]) -> list[str]:
     elif flag in ('--config', '-config') and place + 1 < len(argv):
       found[place + 1] = find(argv[place + 1])
   return found
-
-
-if __name__ == '__mp_main__':  # imported by a reader, long before it reads
-  command.follow_parent()
 
 
 if __name__ == '__main__':

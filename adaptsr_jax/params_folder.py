@@ -1,7 +1,8 @@
 """Params folders: the parameters of a network on disk, in orbax's format.
 
 A folder holds `params/` (orbax) and `model.json` with all that is needed to use them: {'model': name of the
-architecture, 'fields': its hyper-parameters, 'assumed', 'source': layout of the file it came from, ...}.
+architecture, 'fields': its hyper-parameters, 'assumed', 'source': layout of the file it came from, 'fingerprint': of
+the parameters, ...}.
 """
 
 import os
@@ -12,11 +13,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from adaptsr_jax import files
+from adaptsr_jax import files, tree
 from adaptsr_jax.errors import UserError, first_line, shown
 from adaptsr_jax.tree import Params
 
 _INFO = 'model.json'
+_FINGERPRINT = 'fingerprint'
 
 
 def is_params_folder(path: str | os.PathLike) -> bool:
@@ -45,7 +47,7 @@ def save_params(path: str | os.PathLike, params: Params, info: dict[str, Any]) -
   with files.aside_folder(path, needs) as aside:
     with ocp.StandardCheckpointer(multiprocessing_options=alone()) as checkpointer:
       checkpointer.save(aside / 'params', jax.tree.map(np.asarray, params))
-    files.write_json(aside / _INFO, info)
+    files.write_json(aside / _INFO, {**info, _FINGERPRINT: tree.fingerprint(params)})
 
 
 def read_info(path: str | os.PathLike) -> dict[str, Any]:
@@ -73,10 +75,18 @@ def load_params(path: str | os.PathLike) -> tuple[Params, dict[str, Any]]:
     raise UserError(f'{path} is not a params folder: it has no {_INFO}.')
   info = read_info(path)
   try:
+    files.check_plain(path / 'params')
     with ocp.StandardCheckpointer(multiprocessing_options=alone()) as checkpointer:
-      shapes = checkpointer.metadata(path / 'params').item_metadata.tree
+      described = checkpointer.metadata(path / 'params').item_metadata
+      if described is None:
+        raise ValueError('what tells of its arrays is damaged or gone')
+      shapes = described.tree
       # A target of numpy arrays: restored on any machine, whatever devices they were saved from.
       target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-      return checkpointer.restore(path / 'params', target), info
+      params = checkpointer.restore(path / 'params', target)
+    # orbax does not notice all damage; folders of versions before this one do not tell.
+    if info.pop(_FINGERPRINT, None) not in (None, tree.fingerprint(params)):
+      raise ValueError('they are not those that were written')
+    return params, info
   except Exception as error:
     raise UserError(f'{path}/params cannot be read as parameters: {first_line(error)}') from error

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from adaptsr_jax import command, files, processes, video
-from adaptsr_jax.errors import UserError, lacks_memory, shown
+from adaptsr_jax.errors import UserError, escaped, lacks_memory, shown
 
 if TYPE_CHECKING:
   from adaptsr_jax import base as base_lib
@@ -484,9 +484,9 @@ def _state(path: Path) -> tuple[int, int] | None:
 
 def _sentence(source: Path, error: BaseException) -> str:
   if lacks_memory(error) and not isinstance(error, UserError):
-    return f'{source}: the result does not fit into the memory of this machine.'
-  text = str(error)
-  return text if str(source) in text else f'{source}: {text}'
+    return escaped(f'{source}: the result does not fit into the memory of this machine.')
+  text = command.sentence(error)
+  return text if escaped(str(source)) in text else escaped(f'{source}: {text}')
 
 
 if __name__ == '__main__':

@@ -162,6 +162,10 @@ FAULTS = {
   'ranks': (lambda path: rewrite(path, {'sites': lora.to_json(SITES, {})}), 'should be absent'),
   'tensor gone': (lambda path: rewrite(path, tensors={'adapters/body_0/conv1/b': None}), 'and is absent'),
   'tensor cut': (lambda path: rewrite(path, tensors={'adapters/body_0/conv1/a': np.zeros((4, 2))}), r'\(4, 1\)'),
+  'not finite': (
+    lambda path: rewrite(path, tensors={'biases/body_0/conv1/bias': np.full(4, np.nan, np.float32)}),
+    r'NaN or infinite values \(4 of 4\)',
+  ),
   'tensor more': (lambda path: rewrite(path, tensors={'other': np.zeros(2)}), 'tensor other should be absent'),
 }
 

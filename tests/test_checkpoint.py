@@ -94,6 +94,14 @@ def test_store_keeps_the_latest_and_the_best(tmp_path):
   np.testing.assert_array_equal(best['trainable']['a'], 2)
 
 
+def test_the_best_is_kept_by_the_next_process_too(tmp_path):
+  for step, psnr in ((1, 33.0), (2, 32.0), (3, 31.0), (4, 30.0)):
+    store = RunStore(tmp_path / 'checkpoints', 'psnr_y')
+    store.save(step, state(step), None, {'psnr_y': psnr})
+    store.close()
+  assert sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()) == ['1', '3', '4']
+
+
 def test_a_best_state_that_is_gone_is_no_best(tmp_path):
   store = RunStore(tmp_path / 'checkpoints', 'psnr_y')
   for step, psnr in ((1, 33.0), (2, 32.0), (3, 31.0)):

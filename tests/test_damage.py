@@ -1,12 +1,13 @@
 """Runs go on in damaged folders with the bits of an undamaged one, or end in one sentence; nothing is deleted."""
 
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 
-from adaptsr_jax import adapt, command
+from adaptsr_jax import adapt, base, command
 from adaptsr_jax.adapt import store
 from adaptsr_jax.errors import UserError
 from tests.test_stopping import folders, short_run, whole  # noqa: F401
@@ -60,6 +61,12 @@ DAMAGE = {
      for place, (word, content) in enumerate([*FOREIGN.items()] * 3)},
   'rank as text': ('ranks.json', change(lambda content: content['ranks'].update(dict.fromkeys(content['ranks'], '2')))),
   'rank of the plan as text': ('method.json', change(lambda content: content['sites'][0].update(rank='2'))),
+  'scale of the plan': ('method.json', change(lambda content: content.update(alpha=2 * content['alpha']))),
+  'mean of the base': ('base.json', change(lambda content: content['mean'].update(psnr_y=99.0))),
+  'value of the notes': ('checkpoints/3/notes/metadata', change(lambda content: content.update(seconds=1e9))),
+  'place in the data': ('checkpoints/3/data', lambda path: empty(path)),
+  'a pipe': ('checkpoints/3/notes/metadata', lambda path: (path.unlink(), os.mkfifo(path))),
+  'half a state as a file': ('checkpoints', lambda path: (path / '4.orbax-checkpoint-tmp-1').write_text('4')),
   'no sites': ('method.json', change(lambda content: content.pop('sites'))),
   'mean as text': ('base.json', change(lambda content: content['mean'].update(psnr_y='30'))),
   'level as text': ('base.json', change(lambda content: content.update(levels={'p00': 'bright'}))),
@@ -118,6 +125,37 @@ def test_what_is_set_aside_is_told_and_kept(folders, half, tmp_path, capsys):  #
   assert (workdir / 'damaged' / '3').is_dir()
 
 
+@pytest.mark.parametrize('damage', [None, 'best', 'latest'])
+def test_the_best_state_outlives_starts_and_damage(folders, tmp_path, damage):  # noqa: F811
+  def settings(steps):
+    c = short_run(folders)
+    c.steps, c.export = steps, 'best'
+    c.optim.lr, c.optim.ema, c.optim.clip = 3.0, 0.0, 0.0  # far too fast: the first step is the best
+    c.save_every = c.eval_every = 1
+    return c
+
+  whole, workdir = tmp_path / 'whole', tmp_path / 'run'  # noqa: F811
+  best = adapt.run(settings(4), whole)['best']
+  assert best['step'] < 3
+  adapt.run(settings(3), workdir)
+  if damage:
+    flip(workdir / 'checkpoints' / str(best['step'] if damage == 'best' else 3))
+  assert adapt.run(settings(4), workdir)['best'] == best
+  assert (workdir / 'merged.pth').read_bytes() == (whole / 'merged.pth').read_bytes()
+
+
+def test_a_flipped_number_of_a_params_folder_is_noticed(half, tmp_path):
+  folder = tmp_path / 'merged'
+  shutil.copytree(half / 'merged', folder)
+  (folder / 'params' / 'pipe').symlink_to('/dev/zero')  # libraries would read it for ever
+  with pytest.raises(UserError, match='neither a file nor a folder'):
+    base.load(folder)
+  (folder / 'params' / 'pipe').unlink()
+  flip(folder / 'params')
+  with pytest.raises(UserError, match='cannot be read as parameters'):
+    base.load(folder)
+
+
 MODELS = [
   *FOREIGN.values(),
   '{"model": 1, "fields": {}}',
@@ -133,8 +171,6 @@ MODELS = [
 
 @pytest.mark.parametrize('content', MODELS, ids=lambda content: content[:60])
 def test_model_json_of_other_forms_is_one_sentence(half, tmp_path, content):
-  from adaptsr_jax import base
-
   folder = tmp_path / 'merged'
   shutil.copytree(half / 'merged', folder)
   (folder / 'model.json').write_text(content)

@@ -13,6 +13,8 @@ What is in it:
 """
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,7 +27,7 @@ from ml_collections import ConfigDict
 from adaptsr_jax import config as config_lib
 from adaptsr_jax import files, log, methods, processes
 from adaptsr_jax.adapt import store
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, first_line, shown
 
 try:
   import fcntl
@@ -44,6 +46,10 @@ _FREE_FIELDS = (
 )
 # Files to start from: that one was given is part of the run, and not where it lay.
 _STARTS = ('init_from', 'gan.init_from')
+# What later starts build on without asking whether it is the same; what is not can be made again.
+_SEALED = ('method', 'ranks', 'base', 'bicubic')
+_SEAL = 'sha256'  # in them
+_CONSTANTS, _START = 'constants', 'start'  # .safetensors, whose seals are in method.json
 # What a start leaves before its first save.
 _EARLY = (
   *('base.json', 'bicubic.json', 'ranks.json', 'ranks.png'),
@@ -73,6 +79,9 @@ class Folder(NamedTuple):
     content = files.read_json(path)
     if not _FORMS.get(name, _is_table)(content):
       raise UserError(f'{path} is damaged: it does not have the form that a run gives it.')
+    # Versions before this one gave no seal.
+    if content.pop(_SEAL, None) not in (None, _seal(content)):
+      raise UserError(f'{path} is damaged: it is not what a run has written.')
     return content
 
   def read_or_tell(self, name: str) -> Any:
@@ -84,9 +93,10 @@ class Folder(NamedTuple):
       return None
 
   def write(self, name: str, content: Any) -> None:
-    """Writes NAME.json; of several processes the first does."""
+    """Writes NAME.json, with a seal where a later start builds on what stands in it; of several processes the first."""
+    content = json.loads(json.dumps(files.finite(content)))  # as it is read
     if processes.first():
-      files.write_json(self.path / f'{name}.json', content)
+      files.write_json(self.path / f'{name}.json', {**content, _SEAL: _seal(content)} if name in _SEALED else content)
 
   def history(self) -> list[dict[str, float]]:
     """Returns what was logged, a row for each time."""
@@ -94,29 +104,40 @@ class Folder(NamedTuple):
 
   def method(self) -> methods.Method | None:
     """Returns the method as an earlier start planned it; None where it left no plan."""
-    spec, constants = self.read_or_tell('method'), self.path / 'constants.safetensors'
+    spec = self.read_or_tell('method')
     if spec is None:
       return None
     try:
-      return methods.from_spec(spec, safetensors.numpy.load_file(constants) if constants.is_file() else {})
+      for name in (_CONSTANTS, _START):  # versions before this one gave no seal
+        if spec.pop(f'{name}_{_SEAL}', None) not in (None, hashlib.sha256(self._tensors(name)).hexdigest()):
+          raise ValueError(f'{name}.safetensors is not what was written with it')
+      content = self._tensors(_CONSTANTS)
+      return methods.from_spec(spec, safetensors.numpy.load(content) if content else {})
     except Exception as error:  # whatever the method makes of a value that it never wrote
-      log.say(f'{self.path / "method.json"} is damaged ({type(error).__name__}); it is made again.')
+      log.say(f'{self.path / "method.json"} is damaged ({shown(first_line(error))}); it is made again.')
       return None
 
   def start(self) -> methods.Tensors:
     """Returns where training started as an earlier start kept it; empty: where its method does."""
-    path = self.path / 'start.safetensors'
-    return safetensors.numpy.load_file(path) if path.is_file() else {}
+    content = self._tensors(_START)
+    return safetensors.numpy.load(content) if content else {}
+
+  def _tensors(self, name: str) -> bytes:
+    """Returns NAME.safetensors; empty where there is none."""
+    path = self.path / f'{name}.safetensors'
+    return path.read_bytes() if path.is_file() else b''
 
   def keep_method(self, method: methods.Method, start: methods.Tensors) -> None:
     """Writes what `method` and `start` read."""
     if not processes.first():
       return
-    if start:
-      files.write(self.path / 'start.safetensors', safetensors.numpy.save(dict(start)))
-    if method.constants:
-      files.write(self.path / 'constants.safetensors', safetensors.numpy.save(dict(method.constants)))
-    self.write('method', method.spec)
+    tensors = {_CONSTANTS: dict(method.constants), _START: dict(start)}
+    contents = {name: safetensors.numpy.save(parts) if parts else b'' for name, parts in tensors.items()}
+    for name, content in contents.items():
+      if content:
+        files.write(self.path / f'{name}.safetensors', content)
+    digests = {f'{name}_{_SEAL}': hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    self.write('method', {**method.spec, **digests})
 
   def measured_once(
     self, label: str, measure: Callable[[], dict[str, Any]], protocol: dict[str, str]
@@ -184,6 +205,10 @@ class Folder(NamedTuple):
     self.write('material', {**kept, **material})
 
 
+def _seal(content: Any) -> str:
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def _is_table(content: Any, value: Callable[[Any], bool] = lambda _: True) -> bool:
   return isinstance(content, dict) and all(map(value, content.values()))
 
@@ -213,8 +238,24 @@ def _is_ranks(content: Any) -> bool:
   return _is_table(ranks, lambda rank: type(rank) is int and rank >= 0) and isinstance(content.get('rule'), str)
 
 
+def _is_results(content: Any) -> bool:
+  forms = {
+    'steps': lambda value: type(value) is int,
+    **dict.fromkeys(('method', 'base_fingerprint'), lambda value: isinstance(value, str)),
+    **dict.fromkeys(('config', 'protocol', 'model'), _is_table),
+    **dict.fromkeys(
+      # Under the protocol of the run.
+      ('bicubic', 'base', 'adapted'),
+      lambda value: value is None or (_is_table(value) and _is_measurement({'protocol': {}, **value})),
+    ),
+  }
+  return _is_table(content) and all(form(content[name]) for name, form in forms.items() if name in content)
+
+
 # What the files of a run hold; a table where nothing else is said.
 _FORMS = {
+  'config': lambda content: _is_table(content) and type(content.get('steps')) is int,
+  'results': _is_results,
   'material': lambda content: _is_table(content, lambda value: isinstance(value, str)),
   'ranks': _is_ranks,
   'base': _is_measurement,

@@ -2,15 +2,16 @@
 
 import hashlib
 import itertools
+import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from adaptsr_jax import devices, files, params_folder, processes
 from adaptsr_jax.errors import UserError, first_line, shown
@@ -41,32 +42,38 @@ class RunStore:
     if not processes.first():
       return
     self._folder.mkdir(parents=True, exist_ok=True)
+    for half in self._folder.glob('*.orbax-checkpoint-tmp*'):  # of a start that was killed
+      shutil.rmtree(half) if half.is_dir() and not half.is_symlink() else half.unlink()
     # What orbax would take for a state, or stumble over.
     for path in self._folder.iterdir():
-      if path.name[:1].isnumeric() and path.name not in _steps(self._folder) and 'checkpoint-tmp' not in path.name:
+      if path.name[:1].isnumeric() and path.name not in _steps(self._folder):
         say(f'{path} is no state of a run; it is kept in {self._set_aside(path.name)}.')
+    self._scores: dict[int, float] = {}  # step -> what is measured, the larger the better
     for name in _steps(self._folder):
-      if why := self._fault(name):
-        self._tell_damaged(int(name), why)
+      try:
+        self._note_score(int(name), self._read_notes(name))
+      except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
+        self._tell_damaged(int(name), first_line(error))
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
         # orbax's best_fn with max_to_keep would delete the newest step, and a resume would lose work.
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-          [
-            checkpoint_managers.LatestN(2),  # one to fall back to
-            checkpoint_managers.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False),
-          ]
-        ),
+        preservation_policy=self,
         enable_async_checkpointing=False,
-        cleanup_tmp_directories=True,  # of a start that was killed
         create=False,
         multiprocessing_options=params_folder.alone(),
       ),
     )
 
-  def _score(self, metrics: dict[str, Any]) -> float:
-    return -metrics[self._metric] if self._lower else metrics[self._metric]
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    """Returns which states stay, as orbax asks for it: the latest two, one of them to fall back to, and the best.
+
+    What orbax itself knows of measurements is forgotten at the end of the process.
+    """
+    del context
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    best = max(filter(self._scores.__contains__, steps), key=lambda step: (self._scores[step], step), default=None)
+    return [place >= len(steps) - 2 or step == best for place, step in enumerate(steps)]
 
   def latest(self) -> int | None:
     """Returns the newest saved step, or None."""
@@ -77,15 +84,17 @@ class RunStore:
     if not processes.first():
       return
     state = jax.device_get(state)  # as one host has it: a run may go on with other devices
-    items = {'state': ocp.args.StandardSave(state), 'notes': ocp.args.JsonSave({**notes, _DIGEST: _digest(state)})}
+    notes = {**notes, _PLACE: _digest_of_json(iterator and iterator.get_state())}
+    notes |= {_DIGEST: _digest(state, notes)}
+    items = {'state': ocp.args.StandardSave(state), 'notes': ocp.args.JsonSave(notes)}
     if iterator is not None:
       import grain  # Only runs have data; reading parameters should not wait for it.
 
       items['data'] = grain.checkpoint.CheckpointSave(iterator)
-    metrics = {self._metric: notes[self._metric]} if self._metric in notes else None
+    self._note_score(step, notes)
     try:
       with files.room(self._manager.directory.parent, sum(leaf.nbytes for leaf in jax.tree.leaves(state))):
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+        self._manager.save(step, args=ocp.args.Composite(**items))
     except BaseException:
       for half in self._manager.directory.glob('*.orbax-checkpoint-tmp*'):
         shutil.rmtree(half, ignore_errors=True)
@@ -100,45 +109,57 @@ class RunStore:
     if not processes.first():
       return _agreed(target, {})
     try:
-      return _agreed(*self._restored(step, target, iterator))
+      state, notes = self._restored(step, target, iterator)
     except Exception as error:
       raise UserError(
         f'The state of step {step} in {self._folder} does not fit this run ({first_line(error)}); '
         'give the config and data it was started with, or another --workdir.'
       ) from error
+    return _agreed(state, self._with_best(notes))
 
-  def resume(self, target: Any, iterator: Any) -> tuple[int, Any, dict[str, Any]]:
+  def resume(self, target: Any, iterator: Any, needs_best: bool = False) -> tuple[int, Any, dict[str, Any]]:
     """Returns (step, state, notes) of the newest state that is whole; (0, `target`, {}) where there is none.
 
     States that are damaged are set aside, with a sentence, so that their steps can be done again.
 
+    Args:
+      target: as of `restore`.
+      iterator: over the data.
+      needs_best: the best state is going to be restored: those that name one that is damaged are of no use.
+
     Raises:
-      UserError: the state belongs to other pictures.
+      UserError: all states belong to other pictures.
     """
-    step, state, notes = self._resumed(target, iterator) if processes.first() else (0, target, {})
+    step, state, notes = self._resumed(target, iterator, needs_best) if processes.first() else (0, target, {})
     # Of several processes the first looks; the others hear of it.
     step, place = processes.decide(lambda: [step, iterator.get_state()])
     if not processes.first():
       iterator.set_state(place)
     return step, *(_agreed(state, notes) if step else (state, notes))
 
-  def _resumed(self, target: Any, iterator: Any) -> tuple[int, Any, dict[str, Any]]:
-    begin = iterator.get_state()
-    while step := self.latest():
+  def _resumed(self, target: Any, iterator: Any, needs_best: bool) -> tuple[int, Any, dict[str, Any]]:
+    begin, failed, other = iterator.get_state(), [], None
+    for step in sorted(self._manager.all_steps(), reverse=True):
       try:
         state, notes = self._restored(step, target, iterator)
         if begin.keys() == iterator.get_state().keys() and iterator.get_state().get('next_batch', step) != step:
           raise ValueError('its place in the data is that of another step')
-        return step, state, notes
-      except UserError:
-        raise
+        best = (notes.get('best') or {'step': step})['step']
+        if needs_best and best != step:
+          self._restored(best, target)
       except Exception as error:
         iterator.set_state(begin)
-        self._tell_damaged(step, first_line(error))
-        self._manager.reload()
+        failed.append((step, first_line(error)))
+        other = other or (error if isinstance(error, UserError) else None)
+        continue
+      self._leave(failed)
+      return step, state, self._with_best(notes)
+    if other:
+      raise other
+    self._leave(failed)
     return 0, target, {}
 
-  def _restored(self, step: int, target: Any, iterator: Any) -> tuple[Any, dict[str, Any]]:
+  def _restored(self, step: int, target: Any, iterator: Any = None) -> tuple[Any, dict[str, Any]]:
     target = jax.device_get(target)
     items = {'state': ocp.args.StandardRestore(target), 'notes': ocp.args.JsonRestore()}
     if iterator is not None:
@@ -147,31 +168,43 @@ class RunStore:
       items['data'] = grain.checkpoint.CheckpointRestore(iterator)
     restored = self._manager.restore(step, args=ocp.args.Composite(**items))
     state, notes = restored['state'], restored['notes']
-    # States of versions before this one have no digest.
-    if notes.pop(_DIGEST, None) not in (None, _digest(state)):
-      raise ValueError('its numbers are not those that were saved')
+    # The digest of versions before this one was of the state alone; older ones had none.
+    own, before = (notes.pop(name, None) for name in (_DIGEST, 'state_sha256'))
+    if own not in (None, _digest(state, notes)) or before not in (None, _digest(state)):
+      raise ValueError('it is not what was saved')
+    if notes.pop(_PLACE, None) not in (None, _digest_of_json(iterator and iterator.get_state())) and iterator:
+      raise ValueError('its place in the data is not what was saved')
     if int(getattr(state, 'step', step)) != step:
       raise ValueError(f'it is the state of step {int(state.step)}')
-    if notes.get('best') and notes['best']['step'] not in self._manager.all_steps():  # set aside as damaged
-      notes['best'] = None
     return state, notes
 
-  def _fault(self, name: str) -> str:
-    """Returns what is wrong with the small files of a state, which orbax reads of all states; '' if nothing is."""
-    try:
-      notes = files.read_json(self._folder / name / 'notes' / 'metadata')
-      best, described = notes.get('best') or {'step': 0}, files.read_json(self._folder / name / '_CHECKPOINT_METADATA')
-      values = [
-        notes.get('seconds', 0),
-        notes.get('joules') or 0,
-        best['step'],
-        *best.values(),
-        notes.get(self._metric, 0),
-      ]
-      values.append((described.get('metrics') or {self._metric: 0})[self._metric])
-      return '' if all(type(value) in (int, float) for value in values) else 'what is noted of it are no numbers'
-    except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
-      return first_line(error)
+  def _with_best(self, notes: dict[str, Any]) -> dict[str, Any]:
+    """Returns the notes of a state without the best one where that was set aside as damaged."""
+    gone = notes.get('best') and notes['best']['step'] not in self._manager.all_steps()
+    return {**notes, 'best': None} if gone else notes
+
+  def _read_notes(self, name: str) -> dict[str, Any]:
+    """Returns what is noted of a state; raises nearly anything where that, or what orbax reads of it, is damaged."""
+    files.check_plain(self._folder / name)
+    files.read_json(self._folder / name / '_CHECKPOINT_METADATA').keys()
+    notes = files.read_json(self._folder / name / 'notes' / 'metadata')
+    best = notes.get('best') or {'step': 0}
+    values = [notes.get('seconds', 0), notes.get('joules') or 0, best['step'], *best.values()]
+    values.append(notes.get(self._metric, 0))
+    if not all(type(value) in (int, float) for value in values):
+      raise TypeError('what is noted of it are no numbers')
+    return notes
+
+  def _note_score(self, step: int, notes: dict[str, Any]) -> None:
+    if self._metric in notes:
+      self._scores[step] = -notes[self._metric] if self._lower else notes[self._metric]
+
+  def _leave(self, failed: Sequence[tuple[int, str]]) -> None:
+    """Sets states aside, with a sentence on each: (step, what is wrong with it)."""
+    for step, why in failed:
+      self._tell_damaged(step, why)
+    if failed:
+      self._manager.reload()
 
   def _tell_damaged(self, step: int, why: str) -> None:
     aside = self._set_aside(str(step))
@@ -201,13 +234,17 @@ def _agreed(state: Any, notes: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
   return devices.agreed(state), processes.decide(lambda: notes)
 
 
-_DIGEST = 'state_sha256'  # in the notes
+_DIGEST, _PLACE = 'sha256', 'place_sha256'  # in the notes
 
 
-def _digest(state: Any) -> str:
-  """Returns what tells a state from any other; orbax does not notice all damage to what it saved."""
-  digest = hashlib.sha256()
+def _digest(state: Any, notes: dict[str, Any] | None = None) -> str:
+  """Returns what tells a state with its notes from any other; orbax does not notice all damage to what it saved."""
+  digest = hashlib.sha256(_digest_of_json(notes).encode() if notes is not None else b'')
   for leaf in jax.tree.leaves(state):
     is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     digest.update(np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes())
   return digest.hexdigest()
+
+
+def _digest_of_json(content: Any) -> str:
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

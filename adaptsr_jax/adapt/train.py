@@ -62,7 +62,7 @@ def train(
   """
   state, best = training.state, VALUES[config.best]
   store = RunStore(workdir / 'checkpoints', config.best, best.lower)
-  done, state, kept = store.resume(state, batches)
+  done, state, kept = store.resume(state, batches, needs_best=config.export == 'best')
   state = training.place(state)
   notes = {'seconds': 0.0, 'joules': 0.0, 'best': None, **kept}
   if done:

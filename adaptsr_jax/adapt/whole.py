@@ -278,8 +278,12 @@ def _planned(
   """Returns the method, the content of ranks.json, and what is trained already: as an earlier start had it, if any."""
   ranks, method, tensors = {}, None, {}
   if folder.done:
-    ranks, method, tensors = folder.read_or_tell('ranks') or {}, folder.method(), folder.start()
-    if method is None and ranks:  # versions before this one kept ranks only
+    ranks, method = folder.read_or_tell('ranks') or {}, folder.method()
+    if method and not ranks and hasattr(methods.module_of(method.spec), 'with_ranks'):
+      method = None  # what led to the ranks is needed too
+    if method:
+      tensors = folder.start()
+    elif ranks and not (folder.path / 'method.json').exists():  # versions before this one kept ranks only
       method = methods.make(config, setup.sites, ranks['ranks'])
   # A run that has to begin again, as its states are damaged, needs what it began with; one that goes on does not.
   if config.init_from and (method is None or os.path.exists(config.init_from)):

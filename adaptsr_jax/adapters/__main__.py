@@ -142,9 +142,9 @@ def _inspect(options: argparse.Namespace) -> None:
     counts = {g: tree.count([a for name, a in adapter.tensors.items() if name.startswith(f'{g}/')]) for g in groups}
     print(json.dumps({**meta, 'tensors': shapes, 'parameters': {**counts, 'total': total}}, indent=1))
     return
-  print(card.text(options.file, Path(options.file).stat().st_size, adapter))
-  if table := methods.table(meta, adapter.tensors):
-    print(f'\n{table}')
+  with methods.fitting():
+    told = [card.text(options.file, Path(options.file).stat().st_size, adapter), methods.table(meta, adapter.tensors)]
+  print('\n\n'.join(filter(None, told)))
 
 
 def _tag(options: argparse.Namespace) -> None:

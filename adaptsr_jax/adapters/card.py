@@ -22,12 +22,16 @@ from typing import Any, NamedTuple
 from adaptsr_jax import __version__, files, tree
 from adaptsr_jax.adapters import cameras
 from adaptsr_jax.adapters.file import Adapter
+from adaptsr_jax.errors import shown
 
 _FORMS = {
   **dict.fromkeys(('base_file', 'base_licence', 'data_licence', 'thumbnail'), str),
   **{'date': str, 'steps': int, 'pictures': int, 'mixed_from': list},
   **dict.fromkeys(('metrics', 'gains', 'data', 'versions'), dict),
 }
+
+
+_LONGEST = 500  # characters of a row of a card
 
 
 class Folded(NamedTuple):
@@ -90,7 +94,7 @@ def sentence(origin: Mapping[str, Any]) -> str:
   try:
     base = origin['base']
     parts = [f'{each["file"]} at strength {each["strength"]:g}' for each in origin['adapters']]
-    return f'{base["file"]} (licence {base["licence"]}) with {" and ".join(parts)}, {origin["date"]}'
+    return shown(f'{base["file"]} (licence {base["licence"]}) with {" and ".join(parts)}, {origin["date"]}', _LONGEST)
   except (KeyError, TypeError, ValueError):  # of a file that somebody else has written
     return 'told in a form that is not known here'
 
@@ -105,11 +109,11 @@ def text(name: str, size: int, adapter: Adapter) -> str:
   """
   # What is optional is not checked on reading.
   meta = {key: entry for key, entry in adapter.meta.items() if isinstance(entry, _FORMS.get(key, object))}
-  fields = ', '.join(f'{field}={value}' for field, value in meta['fields'].items())
-  base = f'{meta.get("base_file") or "not named"}, fingerprint {meta["base_fingerprint"][:12]}'
+  fields = ', '.join(f'{shown(field)}={shown(value)}' for field, value in meta['fields'].items())
+  base = f'{shown(meta.get("base_file") or "not named")}, fingerprint {meta["base_fingerprint"][:12]}'
   data, steps = meta.get('data', {}), f', {meta["steps"]:,} steps' if 'steps' in meta else ''
   rows = {
-    'model': f'{meta["model"]} ({fields})',
+    'model': f'{shown(meta["model"])} ({fields})',
     'base': base + (f', licence {meta["base_licence"]}' if meta.get('base_licence') else ''),
     'trained': f'{tree.count(adapter.tensors):,} parameters by {meta["method"]}{steps}',
     'made': _when(meta),
@@ -119,8 +123,8 @@ def text(name: str, size: int, adapter: Adapter) -> str:
     'for': '; '.join(map(cameras.words, cameras.of(meta))),
     'mixed of': ', '.join(f'{each["weight"]:g} {each["file"]}' for each in meta.get('mixed_from', ())),
   }
-  lines = [f'{name}: {size:,} bytes', *(f'  {label:9}  {row}' for label, row in rows.items() if row)]
-  lines += [f'  {"gain" if not number else "":9}  {row}' for number, row in enumerate(_gains(meta))]
+  lines = [f'{name}: {size:,} bytes', *(f'  {label:9}  {shown(row, _LONGEST)}' for label, row in rows.items() if row)]
+  lines += [f'  {"gain" if not number else "":9}  {shown(row, _LONGEST)}' for number, row in enumerate(_gains(meta))]
   return '\n'.join(lines)
 
 

@@ -13,6 +13,7 @@ from adaptsr_jax.adapters.file import Adapter
 from adaptsr_jax.errors import UserError
 
 
+@methods.fitting()
 def apply(adapter: Adapter, params: tree.Params, strength: float = 1.0) -> tree.Params:
   """Returns the base `params` with `adapter` folded in: strength 0 gives the base, 1 the adapted model.
 
@@ -97,6 +98,7 @@ def weighted(text: str) -> tuple[str, float]:
   return path, weight
 
 
+@methods.fitting()
 def mix(
   adapters: Sequence[Adapter], weights: Sequence[float], names: Sequence[str], base: tree.Params | None = None
 ) -> Adapter:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adaptsr_jax import lora, ranks, tree
+from adaptsr_jax import lora, methods, ranks, tree
 from adaptsr_jax.adapters import card
 from adaptsr_jax.adapters.file import Adapter
 from adaptsr_jax.errors import UserError
@@ -80,6 +80,7 @@ def extract(
   return Truncated(adapter, cut.kept, left_out, 1 - lost / total)
 
 
+@methods.fitting()
 def resize(adapter: Adapter, rank: int = 0, budget: int = 0) -> Truncated:
   """Returns an adapter of smaller ranks, whose updates are the nearest to those of `adapter`.
 

@@ -10,6 +10,7 @@ import contextlib
 import mmap
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -112,14 +113,17 @@ def _load_zip(path: Path, data: mmap.mmap) -> Any:
 
 
 def _record(data: mmap.mmap, info: zipfile.ZipInfo) -> memoryview:
-  """Returns the bytes of an entry where they lie. Its checksum is left alone: PyTorch can be told to write none."""
+  """Returns the bytes of an entry where they lie; PyTorch can be told to write no checksum, which is then 0."""
   if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
     raise ValueError(f'the entry {shown(info.filename)} is compressed or encrypted, which torch.save does not do')
   signature, name_length, extra_length = struct.unpack_from('<4s22xHH', data, info.header_offset)
   start = info.header_offset + 30 + name_length + extra_length
   if signature != b'PK\x03\x04' or start + info.file_size > len(data):
     raise ValueError(f'the entry {shown(info.filename)} does not lie in the file')
-  return memoryview(data)[start : start + info.file_size]
+  content = memoryview(data)[start : start + info.file_size]
+  if info.CRC not in (0, zlib.crc32(content)):
+    raise ValueError(f'the entry {shown(info.filename)} does not have its checksum')
+  return content
 
 
 class _Reader:

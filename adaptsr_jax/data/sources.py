@@ -301,7 +301,7 @@ def _span(kind: str, sizes: Sequence[Size]) -> str:
 
 
 def _digest(lines: Sequence[str], scale: int) -> str:
-  return hashlib.sha256('\n'.join([f'x{scale}', *lines]).encode()).hexdigest()[:16]
+  return hashlib.sha256('\n'.join([f'x{scale}', *lines]).encode(errors='surrogateescape')).hexdigest()[:16]
 
 
 def _times(size: Size, scale: int) -> Size:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptsr_jax import command, files
-from adaptsr_jax.errors import UserError, lacks_memory
+from adaptsr_jax.errors import UserError, escaped, lacks_memory, shown
 from adaptsr_jax.files import check_folder
 
 _THREADS = 2
@@ -68,7 +68,7 @@ def _run(args: argparse.Namespace) -> int:
   (out / 'worst.png').unlink(missing_ok=True)  # of an earlier call
   drawn = report.sheet(out / 'worst.png', pairs, found, listing.scale)
   print('\n'.join([*report.lines(found, args.notes), *report.summary(found, measures, listing.scale)]))
-  print(f'Written to {out}: doctor.json{", worst.png" if drawn else ""}')
+  print(f'Written to {escaped(str(out))}: doctor.json{", worst.png" if drawn else ""}')
   if args.fix:
     done = mend.mend(fixed, pairs, measures, found, listing.scale, args.fix_exposure)
     print(_mended(fixed, done))
@@ -120,10 +120,10 @@ def _examine_all(listing: Any) -> tuple[dict[str, Any], dict[str, str]]:
 def _mended(folder: Path, done: dict[str, Any]) -> str:
   copied = sum('copied' in what for what in done['pairs'].values())
   lines = [
-    f'Written to {folder}: {len(done["pairs"])} pairs, {copied} unchanged, {len(done["pairs"]) - copied} mended; '
-    f'{len(done["left_out"])} left out{":" if done["left_out"] else "."}'
+    f'Written to {escaped(str(folder))}: {len(done["pairs"])} pairs, {copied} unchanged, '
+    f'{len(done["pairs"]) - copied} mended; {len(done["left_out"])} left out{":" if done["left_out"] else "."}'
   ]
-  return '\n'.join(lines + [f'  {name}: {why}' for name, why in done['left_out'].items()])
+  return '\n'.join(lines + [f'  {shown(name)}: {escaped(why)}' for name, why in done['left_out'].items()])
 
 
 if __name__ == '__main__':

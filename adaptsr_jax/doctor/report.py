@@ -13,6 +13,7 @@ from adaptsr_jax.data.folders import Pair
 from adaptsr_jax.doctor import findings as findings_lib
 from adaptsr_jax.doctor.examine import Measures, shrunk, to_levels
 from adaptsr_jax.doctor.findings import FAULT, NOTE, SEVERITIES, WARNING, Finding
+from adaptsr_jax.errors import escaped, shown
 
 _SHOWN = 60  # lines on the terminal; doctor.json holds all
 _SHEET = 8  # pairs on the sheet
@@ -23,8 +24,8 @@ _GAIN = 2  # of the difference on the sheet
 def lines(found: Sequence[Finding], notes: bool = False) -> list[str]:
   """Returns what matters, worst first, one line per finding, followed by the notes if asked for."""
   matter = [f for f in findings_lib.order(found) if notes or f.severity != NOTE]
-  width = max((len(f.pair) for f in matter[:_SHOWN]), default=0)
-  text = [f'{f.severity:8} {f.pair:{width}}  {f.text}' for f in matter[:_SHOWN]]
+  width = max((len(shown(f.pair)) for f in matter[:_SHOWN]), default=0)
+  text = [f'{f.severity:8} {shown(f.pair):{width}}  {escaped(f.text)}' for f in matter[:_SHOWN]]
   return text + ([f'... and {len(matter) - _SHOWN} more in doctor.json'] if len(matter) > _SHOWN else [])
 
 

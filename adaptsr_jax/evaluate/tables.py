@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptsr_jax import files
+from adaptsr_jax.errors import escaped
 from adaptsr_jax.evaluate import statistics
 from adaptsr_jax.metrics.table import VALUES
 
@@ -117,6 +118,7 @@ def document(runs: Mapping[str, Mapping[str, Any]]) -> str:
 
 def text(rows: Rows) -> str:
   """Returns the rows in aligned columns, for a terminal; numbers to the right."""
+  rows = [list(map(escaped, row)) for row in rows]
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   right = _numeric_columns(rows)
   lines = (
@@ -129,8 +131,8 @@ def text(rows: Rows) -> str:
 def markdown(rows: Rows) -> str:
   """Returns the rows as a table of GitHub's Markdown."""
   rule = ['---:' if right else '---' for right in _numeric_columns(rows)]
-  escaped = [[cell.replace('|', '\\|') for cell in row] for row in rows]
-  return '\n'.join(f'| {" | ".join(row)} |' for row in [escaped[0], rule, *escaped[1:]])
+  head, *body = [[escaped(cell).replace('|', '\\|') for cell in row] for row in rows]
+  return '\n'.join(f'| {" | ".join(row)} |' for row in [head, rule, *body])
 
 
 def csv_text(rows: Rows) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.patches import Rectangle
 
+from adaptsr_jax.errors import escaped
 from adaptsr_jax.figures.style import COLOURS, DPI, INK, LUMA, PAPER, new_figure, save, text_width
 
 _LEAST_PANEL = 240  # pixels: narrower panels leave no room for their titles
@@ -206,7 +207,7 @@ class _Sheet:
   def write(self, text: str, x: float, baseline: float, **style) -> None:
     """Writes a line at its left end, or as `style` says."""
     style = {'size': self._size / DPI * 72, 'color': INK, 'parse_math': False, **style}
-    self.figure.text(x / self._width, 1 - baseline / self._height, text, **style)
+    self.figure.text(x / self._width, 1 - baseline / self._height, escaped(text), **style)
 
   def write_lines(self, text: str, x: float, top: float) -> None:
     """Writes centred lines below `top`."""

@@ -14,7 +14,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.transforms import ScaledTranslation
 
 from adaptsr_jax import files
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, escaped
 
 SUFFIXES = ('.png', '.svg')
 
@@ -95,7 +95,8 @@ def ink_of(colour: str) -> tuple[float, ...]:
 
 def text_width(text: str, size: float) -> float:
   """Returns the width of one line of text in inches; `size` in points."""
-  return TextPath((0, 0), text, size=size).get_extents().width / 72 if text else 0.0
+  letters = escaped(text).replace('$', r'\$')  # as they are, and no formula
+  return TextPath((0, 0), letters, size=size).get_extents().width / 72 if text else 0.0
 
 
 def short_number(value: float, _position: int | None = None) -> str:
@@ -122,7 +123,7 @@ def label_in_margin(axes: Axes, labels: Sequence[tuple[str, tuple[float, float],
   margin = axes.transAxes + ScaledTranslation(9 / 72, 0, axes.figure.dpi_scale_trans)
   for (text, point, colour), height in zip(labels, heights, strict=True):
     axes.annotate(
-      text,
+      escaped(text),
       point,
       (1, height),
       textcoords=margin,

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
+from adaptsr_jax.errors import escaped
 from adaptsr_jax.figures.style import (
   BASELINE,
   DPI,
@@ -117,7 +118,8 @@ def slider(
     [x for _, x, _ in points], [y for *_, y in points], color=colour(0), linewidth=1.2, marker='o', markersize=4
   )
   for label, x, y in points:
-    axes.annotate(label, (x, y), (5, 5), textcoords='offset points', size=SMALL, color=ink_of(colour(0)))
+    style = {'size': SMALL, 'color': ink_of(colour(0)), 'parse_math': False}
+    axes.annotate(escaped(label), (x, y), (5, 5), textcoords='offset points', **style)
   axes.margins(x=0.12, y=0.12)
   for axis in (axes.xaxis, axes.yaxis):
     axis.get_major_formatter().set_useOffset(False)
@@ -168,7 +170,7 @@ def _label_points(axes: Axes, points: Sequence[Point], lines: Sequence[float]) -
     best = min(range(len(places)), key=lambda j: _covered(boxes[j], taken, inside))
     distance, centre = places[best]
     axes.annotate(
-      point.label,
+      escaped(point.label),
       (point.parameters, point.value),
       (centre - mark) / _UNIT,
       textcoords='offset points',
@@ -204,7 +206,7 @@ def _obstacles(axes: Axes, points: Sequence[Point], lines: Sequence[float]) -> l
 
 def _size(axes: Axes, label: str) -> np.ndarray:
   """Returns (width, height) of a label in pixels, with a little space around."""
-  text = axes.text(0.5, 0.5, label, transform=axes.transAxes, size=SMALL, parse_math=False)
+  text = axes.text(0.5, 0.5, escaped(label), transform=axes.transAxes, size=SMALL, parse_math=False)
   box = text.get_window_extent()
   text.remove()
   return np.array([box.width, box.height]) + 2 * _UNIT

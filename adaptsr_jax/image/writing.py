@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from adaptsr_jax import files
+from adaptsr_jax.errors import UserError
 from adaptsr_jax.image import metadata
 from adaptsr_jax.image.picture import LUMA, OPAQUE, ImageError, Picture, check_format, reason, to_levels
 
@@ -39,6 +40,8 @@ def write(path: str | os.PathLike, rgb: np.ndarray, like: Picture | None = None)
   try:
     data = _encoded(pixels, suffix, _fitting_profile(like.icc, pixels), metadata.upright(like.exif))
     files.write(path, data)
+  except UserError:  # no room
+    raise
   except (OSError, ValueError, MemoryError, struct.error) as error:
     raise ImageError(f'{path} cannot be written: {reason(error)}.') from error
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from adaptsr_jax import tree
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, shown
 
 # How the adapter of a k x k convolution is factored (see `lora.adapters`). Dense kernels have one way only.
 FORMS = ('1x1_kxk', 'kxk_1x1', 'loralib')
@@ -127,9 +127,9 @@ def from_json(rows: Iterable[Mapping[str, Any]]) -> tuple[tuple[Site, ...], dict
       site = Site(row['name'], tuple(row['path']), row['kind'], shape, part)
       rank = operator.index(row['rank'])
     except (KeyError, TypeError) as error:
-      raise UserError(f'{row!r} does not describe a site ({type(error).__name__}: {error}).') from error
+      raise UserError(f'{shown(row)} does not describe a site ({type(error).__name__}: {shown(error)}).') from error
     if not _sound(site) or rank < 0 or site.name in ranks:
-      raise UserError(f'{row!r} does not describe a site of a model, or describes it twice.')
+      raise UserError(f'{shown(row)} does not describe a site of a model, or describes it twice.')
     sites.append(site)
     ranks[site.name] = rank
   return tuple(sites), ranks
@@ -203,7 +203,7 @@ def table(sites: Sequence[Site], ranks: Mapping[str, int], form: str, biases: in
   rows = [('site', 'kind', 'kernel', 'rank', 'parameters')]
   for site in sites:
     kernel = 'x'.join(map(str, site.shape))
-    rows.append((site.name, site.kind, kernel, str(ranks.get(site.name, 0)), f'{parameters[site.name]:,}'))
+    rows.append((shown(site.name), site.kind, kernel, str(ranks.get(site.name, 0)), f'{parameters[site.name]:,}'))
   a, b, c, d, e = (max(map(len, column)) for column in zip(*rows, strict=True))
   lines = [f'{row[0]:{a}}  {row[1]:{b}}  {row[2]:{c}}  {row[3]:>{d}}  {row[4]:>{e}}' for row in rows]
   lines.insert(1, '  '.join('-' * width for width in (a, b, c, d, e)))

@@ -30,10 +30,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from adaptsr_jax import tree
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, shown
 from adaptsr_jax.lora import Site
 from adaptsr_jax.methods import arc, bitfit, difffit, dora, full, lora, rasa, shira
-from adaptsr_jax.methods.base import CONSTANTS, Method, Plan, Scores, Tensors, parted
+from adaptsr_jax.methods.base import CONSTANTS, Method, Plan, Scores, Tensors, fitting, parted
 from adaptsr_jax.tree import Params
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
   'Plan',
   'Scores',
   'deployed',
+  'fitting',
   'from_spec',
   'grow',
   'make',
@@ -96,7 +97,7 @@ def from_spec(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray] | Non
 def module_of(spec: Mapping[str, Any]) -> Any:
   """Returns the module of the method of `spec`; raises UserError where it is not known."""
   if str(spec.get('method')) not in METHODS:
-    raise UserError(f'Method {spec.get("method")!r} is not known; this program has {", ".join(METHODS)}.')
+    raise UserError(f'Method {shown(repr(spec.get("method")))} is not known; this program has {", ".join(METHODS)}.')
   return METHODS[spec['method']]
 
 
@@ -129,16 +130,15 @@ def restore(method: Method, base: Params, tensors: Tensors, key: Any = None) -> 
   Raises:
     UserError: a tensor that has no place there, or a spec that does not fit the base.
   """
-  try:
+  with fitting():
     frozen, trainable = method.init(key, base)
-  except Exception as error:  # A spec comes from a file of others, where anything can stand.
-    problem = f'{type(error).__name__}: {error}'.splitlines()[0]
-    raise UserError(f'The adapter has a header that does not fit this base or itself ({problem}).') from error
   start = tree.flatten(trainable)
   for name, tensor in tensors.items():
     if np.shape(start.get(name, ())) != np.shape(tensor) or name not in start:
       there = f'of shape {np.shape(start[name])}' if name in start else 'absent'
-      raise UserError(f'The adapter has a tensor {name} of shape {np.shape(tensor)}; on this base it would be {there}.')
+      raise UserError(
+        f'The adapter has a tensor {shown(name)} of shape {np.shape(tensor)}; on this base it would be {there}.'
+      )
   return frozen, tree.filled(trainable, tensors)
 
 

@@ -1,13 +1,14 @@
 """The contract of a method: what a module of this folder gives, and what is built from its spec."""
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from adaptsr_jax import tree
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, first_line, shown
 from adaptsr_jax.lora import Site
 from adaptsr_jax.tree import Params
 
@@ -77,6 +78,21 @@ class Scores(Protocol):
 
   def gradients(self) -> dict[str, np.ndarray]:
     """Returns site name -> mean gradient of the training loss at its kernel, float32 of site.shape."""
+
+
+@contextlib.contextmanager
+def fitting() -> Iterator[None]:
+  """Turns whatever a spec that does not fit its tensors, the base or itself sets off into a UserError.
+
+  Specs come in files of others, where anything can stand.
+  """
+  try:
+    yield
+  except (UserError, MemoryError):
+    raise
+  except Exception as error:
+    why = f'{type(error).__name__}: {shown(first_line(error), 200)}'
+    raise UserError(f'The adapter has a header that does not fit its tensors, this base or itself ({why}).') from error
 
 
 def through_merge(merge: Callable[[Params, Params], Params]) -> Callable[..., Any]:

@@ -5,10 +5,12 @@ python -m adaptsr_jax.report runs/camera runs/camera_full --out=report --metrics
 """
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from adaptsr_jax import command
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, shown
 from adaptsr_jax.files import check_folder
 
 
@@ -53,8 +55,9 @@ def _run(args: argparse.Namespace) -> str:
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file it reads
   if args.pictures < 0:
     raise UserError(f'--pictures is {args.pictures}; it can be 0 or more.')
-  runs = gather.read(args.runs)
-  systems = gather.systems(runs)
+  with _readable():
+    runs = gather.read(args.runs)
+    systems = gather.systems(runs)
   asked = pictures.ask([name.strip() for name in args.metrics.split(',') if name.strip()], args.metric_weights, systems)
   out = Path(args.out).absolute()
   check_folder(out)
@@ -64,13 +67,29 @@ def _run(args: argparse.Namespace) -> str:
   except (UserError, OSError) as error:
     look, why_not = None, str(error)
     print(f'Without pictures: {error}')
-  report = content.compose(runs, systems, look, why_not, asked, out)
-  tables.write(out / 'report.md', markdown.render(report, out))
-  tables.write(
-    out / 'report.html', page.render('report/report.html', script='report/report.js', title=report.title, report=report)
-  )
+  with _readable():
+    report = content.compose(runs, systems, look, why_not, asked, out)
+    tables.write(out / 'report.md', markdown.render(report, out))
+    tables.write(
+      out / 'report.html',
+      page.render('report/report.html', script='report/report.js', title=report.title, report=report),
+    )
   said = [f'{judged.headline} {judged.says} {judged.detail}'.rstrip() for _, judged in report.verdicts]
   return '\n'.join([*said, f'{out / "report.html"}'])
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+  """Turns whatever values of other types in the files of runs set off into a UserError."""
+  try:
+    yield
+  except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    if isinstance(error, UserError):
+      raise
+    raise UserError(
+      f'What runs have left cannot be read ({type(error).__name__}: {shown(error)}): results.json is damaged, or not '
+      'of this package; start the run again, which writes it anew.'
+    ) from error
 
 
 if __name__ == '__main__':
