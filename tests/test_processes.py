@@ -65,7 +65,7 @@ def rows(workdir):
   return {row['step']: row['loss'] for row in log.read_metrics(workdir) if 'loss' in row}
 
 
-def test_a_run_in_two_processes_stops_as_one_and_outlives_the_death_of_one(folders, tmp_path):
+def test_a_run_in_two_processes_stops_as_one_and_outlives_the_death_of_one(folders, tmp_path, capsys):
   workdir = tmp_path / 'pair'
   pair = train(folders, workdir)
   until(pair[0], 'step 3/')
@@ -89,6 +89,7 @@ def test_a_run_in_two_processes_stops_as_one_and_outlives_the_death_of_one(folde
     part.lr, part.hr = map(str, folders)
   config.steps = max(map(int, os.listdir(workdir / 'checkpoints'))) + 2
   results = adapt.run(config, workdir)
+  assert f'Continuing from step {config.steps - 2}.' in capsys.readouterr().out
   alone = adapt.run(config, tmp_path / 'alone')
   np.testing.assert_allclose(list(rows(workdir).values()), list(rows(tmp_path / 'alone').values()), rtol=1e-4)
   assert results['base'] == alone['base']  # each had measured its share of the pictures

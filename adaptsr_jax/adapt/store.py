@@ -88,9 +88,8 @@ class RunStore:
     notes |= {_DIGEST: _digest(state, notes)}
     items = {'state': ocp.args.StandardSave(state), 'notes': ocp.args.JsonSave(notes)}
     if iterator is not None:
-      import grain  # Only runs have data; reading parameters should not wait for it.
-
-      items['data'] = grain.checkpoint.CheckpointSave(iterator)
+      # Not in grain's way, which has a file for each process: a run may go on with others.
+      items['data'] = ocp.args.JsonSave(iterator.get_state())
     self._note_score(step, notes)
     try:
       with files.room(self._manager.directory.parent, sum(leaf.nbytes for leaf in jax.tree.leaves(state))):
@@ -162,12 +161,14 @@ class RunStore:
   def _restored(self, step: int, target: Any, iterator: Any = None) -> tuple[Any, dict[str, Any]]:
     target = jax.device_get(target)
     items = {'state': ocp.args.StandardRestore(target), 'notes': ocp.args.JsonRestore()}
-    if iterator is not None:
-      import grain
-
-      items['data'] = grain.checkpoint.CheckpointRestore(iterator)
+    # As versions before this one kept the place in the data.
+    older = self._folder / str(step) / 'data' / 'process_0-of-1.json'
+    if iterator is not None and not older.is_file():
+      items['data'] = ocp.args.JsonRestore()
     restored = self._manager.restore(step, args=ocp.args.Composite(**items))
     state, notes = restored['state'], restored['notes']
+    if iterator is not None:
+      iterator.set_state(restored['data'] if 'data' in items else json.loads(older.read_bytes()))
     # The digest of versions before this one was of the state alone; older ones had none.
     own, before = (notes.pop(name, None) for name in (_DIGEST, 'state_sha256'))
     if own not in (None, _digest(state, notes)) or before not in (None, _digest(state)):
