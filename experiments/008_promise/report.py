@@ -96,23 +96,17 @@ def protocol(rows: Sequence[Mapping]) -> str:
 
 
 def pairs(rows: Sequence[Mapping]) -> str:
-  """Returns the gain by the number of pairs, and draws it; that of all 79 is the mean of the seeds of the protocol."""
-  lines, series = [], {}
+  """Returns the gain by the number of pairs; that of all 79 is the mean of the seeds of the protocol."""
   arms = list(dict.fromkeys(row['name'] for row in rows))
-  whole = [{**row, 'data': '79 pairs'} for row in read('edsr_drealsr') if row['name'] in arms]
-  for number in sorted({int(row['data'].split()[0]) for row in (*rows, *whole)}):
+  rows = [*rows, *({**row, 'data': '79 pairs'} for row in read('edsr_drealsr') if row['name'] in arms)]
+  lines = []
+  for number in sorted({int(row['data'].split()[0]) for row in rows}):
     line = [f'{number}']
     for arm in arms:
-      same = [gains(row) for row in (*rows, *whole) if row['name'] == arm and row['data'] == f'{number} pairs']
-      if not same:
-        line += ['', '']
-        continue
-      gain = np.mean(same, axis=0)
-      line += [f'{gain.mean():+.3f}', f'{gain.min():+.2f}']
-      for axis, value in zip(series.setdefault(arm, ([], [])), (number, gain.mean()), strict=True):
-        axis.append(value)
+      same = [gains(row) for row in rows if row['name'] == arm and row['data'] == f'{number} pairs']
+      gain = np.mean(same, axis=0) if same else None
+      line += ['', ''] if gain is None else [f'{gain.mean():+.3f}', f'{gain.min():+.2f}']
     lines.append(line)
-  figures.learning_curves(HERE / 'pairs.png', series, 'training pairs', 'gain in PSNR (Y), dB', baselines={'base': 0.0})
   return tables.markdown([['pairs', *(title for arm in arms for title in (arm, 'worst picture'))], *lines])
 
 
