@@ -37,6 +37,7 @@ NOT_RUN = {
   r'python -m experiments\.': 'it takes hours; tests/test_docs.py checks that it can be called',
   r'python -m benchmarks\.': 'it takes minutes; tests/test_docs.py checks that it can be called',
   r'--coordinator=|^for |^done;': 'it takes several processes; tests/test_processes.py starts some',
+  r'--sweep=': 'it is several runs; tests/test_sweep.py makes one',
   r'--watch ': 'it waits for ever; tests/test_video.py runs it',
 }
 # What they need beside the package.
