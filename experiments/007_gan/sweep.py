@@ -1,16 +1,16 @@
-"""SAFMN on real camera pairs: an L1 adapter, an adversarial one that starts from it, and the slider between them.
+"""SAFMN on two cameras: an L1 adapter, an adversarial one that starts from it, and the slider between them.
 
   python -m experiments.007_gan.sweep --base=safmn_ntire2023_x4.pth --data=drealsr_x4 --photos=hr_valid \
-    --metric_weights=weights --runs=runs/007
+    --train_photos=hr_train --metric_weights=weights --runs=runs/007
 
-`--data` holds LR and HR; every seventh pair validates. `--photos` are HR pictures for the strip. Each run
-is a process of its own, and what is done already is kept. Writes results.json and pictures beside this file, and fills
-the table of README.md.
+One camera is that of `--data`, which holds LR and HR; every seventh pair validates. The other is simulated, as
+Real-ESRGAN does: `--train_photos` are HR pictures to train on (without: left out), `--photos` others to validate on,
+and for the strips. Each run is a process of its own, and what is done already is kept. Writes results.json and pictures
+beside this file, and fills the tables of README.md.
 """
 
 import argparse
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -32,23 +32,47 @@ def main() -> None:
   parser.add_argument('--base', required=True)
   parser.add_argument('--data', required=True, type=Path)
   parser.add_argument('--photos', required=True, type=Path)
+  parser.add_argument('--train_photos', type=Path)
   parser.add_argument('--metric_weights', required=True)
   parser.add_argument('--runs', required=True, type=Path)
   parser.add_argument('--steps', type=int, default=300, help='of the L1 stage')
   parser.add_argument('--gan_steps', type=int, default=161, help='of the adversarial stage')
   args = parser.parse_args()
   held_out = sweeping.every_seventh(args.data / 'HR', args.runs / 'validation.txt')
-  adapters = stages(args)
+  adapters = stages(args, '', sweeping.pairs(args.data, args.runs))
   pairs = {'lr': args.data / 'LR', 'hr': args.data / 'HR', 'names': held_out}
   slider = sweep(args, adapters, pairs, 11, args.runs / 'slider')
   shutil.copy(args.runs / 'slider' / 'sweep.png', HERE / 'slider.png')
   photographs(args, adapters)
-  results = {'stages': costs(args.runs), 'slider': slider}
+  results = {'real': {'stages': costs(args.runs, ''), 'slider': slider}}
+  if args.train_photos:
+    results['simulated'] = simulated(args)
   files.write_json(HERE / 'results.json', results)
   fill(results)
 
 
-def stages(args: argparse.Namespace) -> list[Path]:
+def simulated(args: argparse.Namespace) -> dict[str, dict]:
+  """Does the same with a simulated camera, both to train and to validate; returns what came out."""
+  degraded = args.runs / 'degraded'
+  if not degraded.exists():
+    sweeping.command(['adaptsr_jax.degrade', f'--hr={args.photos}', f'--out={degraded}', '--preset=realesrgan'])
+  fields = {
+    'data.train.hr': args.train_photos,
+    'data.train.degrade': 'realesrgan',
+    'data.usm': True,
+    'data.valid.lr': degraded,
+    'data.valid.hr': args.photos,
+    'tensorboard': False,
+  }
+  adapters = stages(args, 'simulated_', fields)
+  out = args.runs / 'simulated_slider'
+  slider = sweep(args, adapters, {'lr': degraded, 'hr': args.photos}, 11, out)
+  for name in ('sweep', 'strip'):
+    shutil.copy(out / f'{name}.png', HERE / f'simulated_{name}.png')
+  return {'stages': costs(args.runs, 'simulated_'), 'slider': slider}
+
+
+def stages(args: argparse.Namespace, prefix: str, pictures: dict) -> list[Path]:
   """Trains both stages, as far as they are not; returns their adapter files."""
   fields = {
     'base': args.base,
@@ -56,11 +80,11 @@ def stages(args: argparse.Namespace) -> list[Path]:
     'batch_size': 8,
     'patch': 128,
     'eval_every': 100,
-    **sweeping.pairs(args.data, args.runs),
+    **pictures,
     'metrics': 'lpips_alex',
     'metric_weights': args.metric_weights,
   }
-  faithful, sharp = (args.runs / name / 'adapter.safetensors' for name in ('l1', 'gan'))
+  faithful, sharp = (args.runs / f'{prefix}{name}' / 'adapter.safetensors' for name in ('l1', 'gan'))
   sweeping.adapted(faithful.parent, 'configs/safmn.py', {**fields, 'steps': args.steps})
   sweeping.adapted(sharp.parent, 'configs/safmn_gan.py', {**fields, 'steps': args.gan_steps, 'init_from': faithful})
   return [faithful, sharp]
@@ -89,37 +113,33 @@ def photographs(args: argparse.Namespace, adapters: list[Path]) -> None:
   shutil.copy(out / 'strip.png', HERE / 'strip.png')
 
 
-def costs(runs: Path) -> dict[str, dict]:
+def costs(runs: Path, prefix: str) -> dict[str, dict]:
   """Returns what each stage took, and what was logged in its last steps."""
   found = {}
   for name in ('l1', 'gan'):
-    results = json.loads((runs / name / 'results.json').read_text())
+    folder = runs / f'{prefix}{name}'
+    results = json.loads((folder / 'results.json').read_text())
     kept = ('steps', 'seconds', 'trainable_parameters', 'peak_memory_bytes')
-    logged = [row for row in log.read_metrics(runs / name) if 'loss' in row]
+    logged = [row for row in log.read_metrics(folder) if 'loss' in row]
     found[name] = {**{key: results[key] for key in kept}, 'last': logged[-1]}
     found[name]['base'], found[name]['adapted'] = (results[label]['mean'] for label in ('base', 'adapted'))
   return found
 
 
 def fill(results: dict) -> None:
-  """Writes the table into README.md, between its marks."""
-  base = results['stages']['l1']['base']
-  rows = {'base': base, **{label: mean for label, mean in results['slider'].items()}}
-  start = next(iter(results['slider'].values()))
-  lines = [['L1 : adversarial', 'PSNR Y', 'SSIM Y', 'PSNR RGB', 'LPIPS', 'PSNR Y to L1', 'LPIPS to L1']]
-  for label, mean in rows.items():
-    change = [
-      f'{mean["psnr_y"] - start["psnr_y"]:+.2f} dB',
-      f'{100 * (mean["lpips_alex"] / start["lpips_alex"] - 1):+.1f} %',
-    ]
-    lines.append([label, *(f'{mean[metric]:.{digits}f}' for metric, digits in METRICS.items()), *change])
+  """Writes the tables into README.md, each between its marks."""
   readme = HERE / 'README.md'
-  text = re.sub(
-    r'(<!-- table -->\n).*?(<!-- end -->)',
-    lambda mark: f'{mark[1]}{tables.markdown(lines)}\n{mark[2]}',
-    readme.read_text(),
-    flags=re.DOTALL,
-  )
+  text = readme.read_text()
+  for camera, found in results.items():
+    rows = {'base': found['stages']['l1']['base'], **found['slider']}
+    start = next(iter(found['slider'].values()))
+    lines = [['L1 : adversarial', 'PSNR Y', 'SSIM Y', 'PSNR RGB', 'LPIPS', 'PSNR Y to L1', 'LPIPS to L1']]
+    for label, mean in rows.items():
+      decibels, share = mean['psnr_y'] - start['psnr_y'], mean['lpips_alex'] / start['lpips_alex'] - 1
+      cells = [f'{mean[metric]:.{digits}f}' for metric, digits in METRICS.items()]
+      lines.append([label, *cells, f'{decibels:+.2f} dB', f'{100 * share:+.1f} %'])
+    head, mark, tail = text.partition(f'<!-- {camera} -->\n')
+    text = f'{head}{mark}{tables.markdown(lines)}\n{tail[tail.index("<!-- end -->") :]}'
   readme.write_text(text)
 
 
