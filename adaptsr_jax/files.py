@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,10 @@ def _lock(path: Path) -> Iterator[bool]:
 
 def _delete(path: Path) -> None:
   if path.is_dir() and not path.is_symlink():
-    shutil.rmtree(path, ignore_errors=True)
+    for _ in range(50):  # threads of a library that failed may still be writing
+      shutil.rmtree(path, ignore_errors=True)
+      if not path.exists():
+        return
+      time.sleep(0.1)
   else:
     path.unlink(missing_ok=True)

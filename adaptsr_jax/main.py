@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from adaptsr_jax import processes
 from adaptsr_jax.config import RENAMED, find, renamed
-from adaptsr_jax.errors import shown
+from adaptsr_jax.errors import UserError, shown
 
 _LONGEST = 1000  # characters of a reason
 
@@ -117,9 +117,13 @@ def parse(argv: list[str]) -> list[str]:
 def _reason(error: BaseException, argv: list[str]) -> str:
   """Returns why flags, or the file of the config, cannot be understood."""
   place, inner = '', error
+  try:
+    words = _with_file(argv)[1:]
+  except UserError:  # it is that which is to be told
+    return str(error)
   while inner:
     for frame in traceback.extract_tb(inner.__traceback__):
-      if any(word.partition(':')[0] in (frame.filename, f'--config={frame.filename}') for word in _with_file(argv)[1:]):
+      if any(word.partition(':')[0] in (frame.filename, f'--config={frame.filename}') for word in words):
         place = f'{frame.filename}, line {frame.lineno}: {type(inner).__name__}: {inner}'
     inner = inner.__cause__ or inner.__context__
   if place:

@@ -88,11 +88,11 @@ def _head(model: Any) -> int:
 
 def _shuffles(model: Any) -> int:
   """Returns those of the head of convolutions and pixel shuffles."""
-  from adaptsr_jax.models import window
+  from adaptsr_jax.models import layers
 
   features, side = model.num_feat, 1
   products = model.embed_dim * features
-  for factor in window.STAGES[model.upscale]:
+  for factor in layers.shuffles(model.upscale):
     products += side**2 * features * features * factor**2
     side *= factor
   return 9 * (products + side**2 * features * 3)

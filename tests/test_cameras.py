@@ -144,7 +144,7 @@ def test_upscale_chooses_and_says_so(adapters, tmp_path, capsys):  # noqa: F811
     'c': 'by the base: no adapter is for Canon, ISO 25600 (day.safetensors is for Canon, ISO 50 to 400)',
     'd': 'by the base: no EXIF tells of a camera',
   }.items():
-    assert f'{tmp_path / "out" / name}.png, {why}\n' in said
+    assert f'{name}.png, {why}\n' in said  # of long paths the middle is left out
   assert said.count('Left out: ') == 3
   for name, words in {'a': [f'--adapter={folder}/day.safetensors'], 'd': []}.items():
     assert upscale.main([*run, str(tmp_path / 'by_hand'), *words]) == 0

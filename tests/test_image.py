@@ -14,6 +14,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from adaptsr_jax import image
+from adaptsr_jax.errors import UserError
 from adaptsr_jax.image import ImageError, Picture, writing
 
 RNG = np.random.default_rng(0)
@@ -451,7 +452,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path, monkeypatch):
     raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr(os, 'replace', full_disk)
-  with pytest.raises(ImageError, match=r'x.png cannot be written: no space left on \S+: needs about 0.1 MB'):
+  with pytest.raises(UserError, match=r'No space left on \S+: needs about 0.1 MB'):
     image.write(tmp_path / 'x.png', 255 - RGB)
   assert [p.name for p in tmp_path.iterdir()] == ['x.png']
   assert (tmp_path / 'x.png').read_bytes() == before

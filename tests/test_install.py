@@ -14,7 +14,7 @@ from adaptsr_jax.errors import UserError
 from tests.test_floors import FILES, PACKAGE
 
 ROOT = PACKAGE.parent
-SCREEN = {'COLUMNS': '100', 'LINES': '36'}
+SCREEN = {'COLUMNS': '100', 'LINES': '40'}
 
 
 def adaptsr(*words, **options):

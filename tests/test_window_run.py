@@ -150,7 +150,7 @@ def test_a_start_that_cannot_work_deletes_nothing(flags, tmp_path):
   foreign = tmp_path / 'foreign'
   foreign.mkdir()
   (foreign / 'config.json').write_text('{"architectures": ["other"]}')
-  with pytest.raises(UserError, match='holds a run with'):
+  with pytest.raises(UserError, match='is not of a run of this program'):
     adapt.run(settings(flags), foreign)
   assert os.listdir(foreign) == ['config.json']
 

@@ -150,6 +150,7 @@ class Folder(NamedTuple):
 
   def changed_fields(self, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
     """Returns the fields that make `config` another run than the one that is here: {field: (here, in config)}."""
+    self._check_owner(config)
     kept = self.read('config') if self.done else self.read_or_tell('config')
     if kept is None:
       return {}
@@ -160,6 +161,16 @@ class Folder(NamedTuple):
     pairs = {field: (theirs.get(field), ours.get(field)) for field in sorted(ours | theirs)}
     changed = {field: pair for field, pair in pairs.items() if pair[0] != pair[1] and field not in _FREE_FIELDS}
     return {field: pair for field, pair in changed.items() if field not in _STARTS or not all(pair)}
+
+  def _check_owner(self, config: ConfigDict) -> None:
+    """Raises UserError where config.json has none of the fields of a run: another program's is not written over."""
+    path = self.path / 'config.json'
+    try:
+      content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+      return
+    if isinstance(content, dict) and content and not content.keys() & set(config.to_dict()):
+      raise UserError(f'{path} is not of a run of this program; give another --workdir, or move it away.')
 
   def changed_material(self, material: dict[str, str]) -> list[str]:
     """Returns what of `material` is other than that of the run that is here; what it lacks is not known any more."""
