@@ -26,15 +26,9 @@ def _own(method: str) -> tuple[str, ...]:
 def _scored(c: ConfigDict) -> bool:
   if c.init_from:
     return False
-  return (
-    c.lora.rule not in ('uniform', 'post_hoc')
-    if c.method in _WITH_ADAPTERS
-    else c.method == 'shira' and _by_gradient(c)
-  )
-
-
-def _by_gradient(c: ConfigDict) -> bool:
-  return c.shira.mask in ('gradient', 'snip')
+  if c.method in _WITH_ADAPTERS:
+    return c.lora.rule not in ('uniform', 'post_hoc')
+  return c.method == 'shira' and c.shira.mask in ('gradient', 'snip')
 
 
 def _needs_weights(c: ConfigDict) -> bool:
@@ -84,8 +78,9 @@ RULES = (
     'config.score.kind is random',
   ),
   _Rule(('score.reduce',), lambda c: c.score.kind == 'gradient', 'config.score.kind is not gradient'),
-  _Rule(('sites.kinds',), lambda c: c.method != 'bitfit', 'config.method is bitfit, which has no sites'),
-  _Rule(('sites.exclude',), lambda c: c.method != 'bitfit', 'config.method is bitfit, which has no sites'),
+  _Rule(
+    ('sites.kinds', 'sites.exclude'), lambda c: c.method != 'bitfit', 'config.method is bitfit, which has no sites'
+  ),
   _Rule(
     ('sites.exclude',),
     lambda c: c.method != 'full' or c.sites.kinds,
