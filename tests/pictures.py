@@ -1,10 +1,10 @@
-"""Pictures that tests make: smooth shapes with edges, so that a network has something to learn."""
+"""Pictures that tests make, smooth shapes with edges, so that there is something to learn; and a small network."""
 
 from pathlib import Path
 
 import numpy as np
 
-from adaptsr_jax import bicubic, image
+from adaptsr_jax import base, bicubic, image, params_folder
 
 
 def scene(seed: int, height: int = 48, width: int = 48) -> np.ndarray:
@@ -29,3 +29,10 @@ def write_pairs(folder: Path, number: int, scale: int = 2, size: int = 48) -> tu
     image.write(hr / f'p{i:02d}.png', picture)
     image.write(lr / f'p{i:02d}.png', 0.8 * np.clip(bicubic.imresize(picture, 1 / scale), 0, 1))
   return lr, hr
+
+
+def write_params(path: Path) -> Path:
+  """Writes the params folder of a small random SAFMN x2 to `path`; returns it."""
+  network = base.random('safmn_x2', 0, {'dim': 8, 'n_blocks': 1})
+  params_folder.save_params(path, network.params, network.info())
+  return path

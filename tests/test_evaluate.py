@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from adaptsr_jax import base, bicubic, image, params_folder
+from adaptsr_jax import bicubic, image
 from adaptsr_jax.evaluate import __main__ as evaluate
-from tests.pictures import write_pairs
+from tests.pictures import write_pairs, write_params
 from tests.shared import shared
 
 
@@ -20,10 +20,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def params(tmp_path_factory):
-  network = base.random('safmn_x2', 0, {'dim': 8, 'n_blocks': 1})
-  path = tmp_path_factory.mktemp('params') / 'merged'
-  params_folder.save_params(path, network.params, network.info())
-  return path
+  return write_params(tmp_path_factory.mktemp('params') / 'merged')
 
 
 def run(*args):

@@ -17,12 +17,12 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from adaptsr_jax import adapt, base, data, image, main, params_folder, upscale
+from adaptsr_jax import adapt, data, image, main, upscale
 from adaptsr_jax.doctor import __main__ as doctor
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.evaluate import __main__ as evaluate
 from configs import tiny
-from tests.pictures import scene, write_pairs
+from tests.pictures import scene, write_pairs, write_params
 
 NAME = 'p01'  # the pair that something is done to
 
@@ -139,10 +139,7 @@ ODD = [kind for kind, case in CASES.items() if not case.said]
 
 @pytest.fixture(scope='module')
 def params(tmp_path_factory):
-  network = base.random('safmn_x2', 0, {'dim': 8, 'n_blocks': 1})
-  path = tmp_path_factory.mktemp('params') / 'merged'
-  params_folder.save_params(path, network.params, network.info())
-  return path
+  return write_params(tmp_path_factory.mktemp('params') / 'merged')
 
 
 @pytest.fixture

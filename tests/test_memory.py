@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adaptsr_jax import base, command, degrade, image, infer, memory, metrics, params_folder, upscale
+from adaptsr_jax import command, degrade, image, infer, memory, metrics, upscale
 from adaptsr_jax.doctor import __main__ as doctor
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.evaluate import __main__ as evaluate
 from adaptsr_jax.metrics import fidelity
-from tests.pictures import scene, write_pairs
+from tests.pictures import scene, write_pairs, write_params
 
 BOMB = 6000  # pixels a side, 108 MB in 8 bit
 
@@ -25,10 +25,7 @@ def bomb(tmp_path, monkeypatch):
 
 @pytest.fixture(scope='module')
 def params(tmp_path_factory):
-  network = base.random('safmn_x2', 0, {'dim': 8, 'n_blocks': 1})
-  path = tmp_path_factory.mktemp('params') / 'merged'
-  params_folder.save_params(path, network.params, network.info())
-  return path
+  return write_params(tmp_path_factory.mktemp('params') / 'merged')
 
 
 def test_commands_refuse_what_is_too_large_before_they_take_it(bomb, params, tmp_path, capsys):
