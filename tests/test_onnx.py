@@ -41,6 +41,7 @@ NETWORKS = {
   'rrdb_esrgan': ('rrdb_esrgan', {'upscale': 4, 'num_block': 1, 'num_feat': 8, 'num_grow_ch': 4}),
   'srvgg': ('srvgg', {'upscale': 2, 'num_conv': 2, 'num_feat': 8}),
   'msrresnet': ('msrresnet', {'upscale': 2, 'num_feat': 8, 'num_block': 1}),
+  'dasr': ('dasr', {'upscale': 2, 'num_feat': 4, 'num_block': 1, 'nf': 4, 'num_models': 3}),
 }
 
 
@@ -147,15 +148,45 @@ def test_what_cannot_be_is_said(tmp_path, weights, capsys, words):
   assert not (tmp_path / 'x.onnx').exists()
 
 
-def test_networks_without_a_counterpart_and_missing_packages_are_refused(tmp_path, weights, capsys, monkeypatch):
-  model = models.build('dasr', num_feat=4, num_block=1, nf=4)
-  with pytest.raises(UserError, match='not written: the kernels of DASR are mixed anew for every picture'):
-    graph.write(tmp_path / 'x.onnx', model, {}, {})
-  fixed, params = network(
-    'swinir', upscale=1, embed_dim=4, depths=(1,), num_heads=(1,), upsampler='', img_size=8, ape=True
-  )
-  with pytest.raises(UserError, match='cannot be traced for pictures of any size'):
-    graph.write(tmp_path / 'x.onnx', fixed, params, {})
+POSITIONS = {'upscale': 2, 'embed_dim': 8, 'num_heads': (2,), 'num_feat': 4, 'img_size': 16, 'ape': True}
+
+
+@pytest.mark.parametrize(('name', 'fields'), [('swinir', {'depths': (2,)}), ('drct', {'gc': 4, 'window_size': 8})])
+def test_absolute_positions_fix_the_size(tmp_path, capsys, name, fields):
+  fields = POSITIONS | fields
+  model, params = network(name, **fields)
+  convert.write(tmp_path / 'net.pth', convert.to_torch(name, fields, params))
+  assert main([str(tmp_path / 'net.pth'), str(tmp_path / 'net.onnx')]) == 0
+  assert 'It takes pictures of 16 x 16 pixels only' in capsys.readouterr().out
+  assert session(tmp_path / 'net.onnx').get_inputs()[0].shape == ['batch', 3, 16, 16]
+  assert session(tmp_path / 'net.onnx').get_outputs()[0].shape == ['batch', 3, 32, 32]
+  x = np.random.default_rng(1).random((3, 16, 16, 3), np.float32)
+  expected = np.asarray(jax.jit(model.apply)({'params': params}, x))
+  np.testing.assert_allclose(enlarged(tmp_path / 'net.onnx', x), expected, atol=1e-4, rtol=0)
+  assert main([str(tmp_path / 'net.pth'), str(tmp_path / 'half.pth'), '--half']) == 0
+  assert 'Computed in float32 with parameters so rounded' in capsys.readouterr().out
+
+
+def test_kernels_are_mixed_for_each_picture_of_a_batch(tmp_path):
+  """Mixtures differ by picture, and half precision reaches the kernels within the loop."""
+  model, params = network(NETWORKS['dasr'][0], **NETWORKS['dasr'][1])
+  # Without biases the mixture is in proportion to the picture.
+  params['net_p'] = jax.tree.map(lambda leaf: leaf * (leaf.ndim > 1), params['net_p'])
+  params['net_p']['MappingNet_1']['kernel'] *= 300
+  graph.write(tmp_path / 'x.onnx', model, params, {})
+  x = np.random.default_rng(1).random((3, 12, 9, 3), np.float32) * np.float32([0.2, 0.6, 1])[:, None, None, None]
+  together = enlarged(tmp_path / 'x.onnx', x)
+  for one, result in zip(x, together, strict=True):
+    expected = infer.network(model, params, infer.WHOLE)(one)
+    np.testing.assert_allclose(result, expected, atol=1e-4, rtol=0)
+  mixtures = [np.asarray(model.once(params, one[None])['mixture']) for one in x]
+  assert np.ptp(mixtures, axis=0).max() > 0.5
+  assert graph.write(tmp_path / 'half.onnx', model, params, {}, half=True) < 0.01
+  assert (tmp_path / 'half.onnx').stat().st_size < (tmp_path / 'x.onnx').stat().st_size
+  onnx.checker.check_model(onnx.load(tmp_path / 'half.onnx'), full_check=True)
+
+
+def test_missing_packages_are_named(tmp_path, weights, capsys, monkeypatch):
   monkeypatch.setitem(__import__('sys').modules, 'onnxruntime', None)
   assert main([str(weights), str(tmp_path / 'x.onnx')]) == 2
   assert r"pip install 'adaptsr-jax[onnx]'" in capsys.readouterr().err

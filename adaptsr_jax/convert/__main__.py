@@ -192,7 +192,10 @@ def _write(out: str, loaded: Any, dtype: str | None, like_source: bool) -> list[
     half = dtype == 'float16'
     difference = base.export_onnx(out, loaded, loaded.params, half)
     way = 'stored as float16, computed in float32; ' if half else ''
-    return [f'ONNX, opset {graph.OPSET}, {way}checked by onnxruntime: largest difference {_levels(difference)}']
+    notes = [f'ONNX, opset {graph.OPSET}, {way}checked by onnxruntime: largest difference {_levels(difference)}']
+    if side := graph.fixed_side(loaded.model()):
+      notes.append(f'It takes pictures of {side} x {side} pixels only: the network has absolute positions')
+    return notes
   if base.is_file(out):
     base.export(out, loaded, loaded.params, dtype, like_source)
   else:
@@ -206,9 +209,11 @@ def _seen(loaded: Any, dtype: str) -> str:
   import numpy as np
 
   from adaptsr_jax import infer
+  from adaptsr_jax.convert import graph
 
   model = loaded.model()
-  picture = np.random.default_rng(0).random((48, 48, 3), np.float32)
+  side = graph.fixed_side(model) or 48
+  picture = np.random.default_rng(0).random((side, side, 3), np.float32)
   whole, rounded = (jax.tree.map(lambda leaf, t=t: leaf.astype(t).astype('f4'), loaded.params) for t in ('f4', dtype))
   before, after = (infer.network(model, params, infer.WHOLE)(picture) for params in (whole, rounded))
   return f'Computed in float32 with parameters so rounded: largest difference {_levels(np.abs(after - before).max())}'

@@ -1,9 +1,10 @@
 """Networks as ONNX: what a model computes, traced by jax for pictures of any size, operation by operation.
 
 The input is (batch, colours, height, width) in [0, 1], the output `upscale` times as high and wide, not clipped. All
-three sizes are free; where the network needs multiples of a window, the graph itself extends the picture by reflection
-and cuts the result. Sizes within the network are expressions in those of the picture (`jax.export.symbolic_shape`), and
-become nodes that compute them. What depends on the parameters alone is computed here and stored.
+three sizes are free, but for networks with absolute positions, which have one height and width. Where a network needs
+multiples of a window, the graph itself extends the picture by reflection and cuts the result. Sizes within the network
+are expressions in those of the picture (`jax.export.symbolic_shape`), and become nodes that compute them. What depends
+on the parameters alone is computed here and stored.
 
 Written out because jax2onnx 0.17 asks for orbax-checkpoint before 0.11.37, and this package for 0.12.
 """
@@ -89,7 +90,8 @@ def _difference(content: bytes, model: Any, params: Params) -> float:
   options.log_severity_level = 4
   session = runtime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
   # Odd sides, in a batch: sizes that are mixed up, or taken for numbers, do not come out by chance.
-  height, width = max(model.minimum, 2) + 9, max(model.minimum, 2) + 4
+  least, fixed = max(model.minimum, 2), fixed_side(model)
+  height, width = (fixed, fixed) if fixed else (least + 9, least + 4)
   x = np.random.default_rng(0).random((2, height, width, colours(model)), np.float32)
   extra = [(0, -side % model.multiple) for side in (height, width)]
   expected = jax.jit(model.apply)({'params': params}, np.pad(x, ((0, 0), *extra, (0, 0)), 'reflect'))
@@ -109,6 +111,11 @@ def colours(model: Any) -> int:
   return len(model.rgb_mean) if hasattr(model, 'rgb_mean') else getattr(model, 'num_in_ch', 3)
 
 
+def fixed_side(model: Any) -> int | None:
+  """Returns the height and width of the only pictures that a network takes; None where they are free."""
+  return model.minimum if getattr(model, 'ape', False) else None
+
+
 class _Unknown(ValueError):
   """What has no counterpart here; one sentence."""
 
@@ -121,12 +128,11 @@ class _Late(NamedTuple):
 
 
 def _graph(model: Any, params: Params, half: bool) -> Any:
-  if hasattr(model, 'once'):
-    raise _Unknown(f'the kernels of {type(model).__name__} are mixed anew for every picture, which ONNX here has not.')
-  n = model.multiple
+  n, fixed = model.multiple, fixed_side(model)
   least = -(-model.minimum // n)
   scope = jax.export.SymbolicScope([f'h >= {least}', f'w >= {least}'])
-  batch, height, width = jax.export.symbolic_shape(f'b, {n}*h, {n}*w', scope=scope)
+  sides = f'{fixed}, {fixed}' if fixed else f'{n}*h, {n}*w'
+  batch, height, width = jax.export.symbolic_shape(f'b, {sides}', scope=scope)
   x = jax.ShapeDtypeStruct((batch, height, width, colours(model)), jnp.float32)
   try:
     traced = jax.make_jaxpr(lambda x: model.apply({'params': params}, x))(x)
@@ -150,6 +156,7 @@ class _Builder:
     self._onnx = package('onnx')
     self._half = half
     self._nodes: list[Any] = []
+    self._casts: list[Any] = []  # of constants; before all nodes, so that those in the bodies of loops find them too
     self._constants: dict[tuple[Any, ...], str] = {}
     self._stored: list[Any] = []
     self._sizes: dict[str, str] = {}  # expression -> name of an int64 tensor (1,)
@@ -186,7 +193,10 @@ class _Builder:
     small = self._half and array.dtype == np.float32 and array.ndim and (_rounded(array) == array).all()
     stored = array.astype(np.float16) if small else array
     self._stored.append(self._onnx.numpy_helper.from_array(stored, name))
-    return self.node('Cast', name, to=self.type_of(np.float32)) if small else name
+    if not small:
+      return name
+    self._casts.append(self._onnx.helper.make_node('Cast', [name], [f'{name}f'], to=self.type_of(np.float32)))
+    return f'{name}f'
 
   def type_of(self, dtype: Any) -> int:
     return self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
@@ -215,8 +225,11 @@ class _Builder:
       y = self.node('Slice', y, np.array([0, 0]), self.node('Concat', *ends, axis=0), np.array([2, 3]))
     self._nodes.append(make.make_node('Identity', [y], ['output']))
     shapes = {'input': ['height', 'width'], 'output': ['height_out', 'width_out']}
+    if fixed_side(model):
+      shapes = {'input': [fixed_side(model)] * 2, 'output': [fixed_side(model) * model.upscale] * 2}
     ends = [make.make_tensor_value_info(at, kind, ['batch', colours(model), *free]) for at, free in shapes.items()]
-    return make.make_graph(self._nodes, type(model).__name__, ends[:1], ends[1:], self._stored)
+    nodes = self._casts + self._nodes
+    return make.make_graph(nodes, type(model).__name__, ends[:1], ends[1:], self._stored)
 
   def shape(self, sizes: Sequence[Any]) -> Any:
     """Returns sizes, numbers or expressions, as an int64 vector."""
@@ -289,6 +302,30 @@ class _Builder:
       raise _Unknown(f'the operation {name} has no counterpart there.')
     found = _HANDLERS[name](self, equation, given)
     return found if isinstance(found, list) else [found]
+
+  def looped(self, program: Any, known: Sequence[Any], inputs: Sequence[Any]) -> list[str]:
+    """Adds a program that runs for every entry of the inputs, along their first axis; returns its results, stacked.
+
+    Args:
+      program: closed jaxpr.
+      known: its first arguments, the same for all entries.
+      inputs: its other arguments.
+    """
+    make = self._onnx.helper
+    outer = self._nodes, dict(self._sizes)
+    self._nodes = []
+    names = [f'v{next(self._numbers)}' for _ in inputs]
+    results = [self.name(each) for each in self.run(program.jaxpr, program.consts, [*known, *names])]
+    typed = [
+      [
+        make.make_tensor_value_info(name, self.type_of(aval.dtype), None)
+        for name, aval in zip(among, avals, strict=True)
+      ]
+      for among, avals in ((names, program.in_avals[len(known) :]), (results, program.out_avals))
+    ]
+    body = make.make_graph(self._nodes, 'body', *typed)
+    self._nodes, self._sizes = outer  # what was computed within is not seen from outside
+    return self.nodes('Scan', *inputs, outputs=len(results), body=body, num_scan_inputs=len(inputs))
 
   def elementwise(self, kind: str, equation: Any, given: Sequence[Any]) -> str:
     """Adds a node whose inputs ONNX expands to one another, where one of them has the whole shape."""
@@ -419,6 +456,14 @@ def _sliced(builder, equation, given):
     return given[0]
   ends = (builder.shape([p[name][i] for i in axes]) for name in ('start_indices', 'limit_indices'))
   return builder.node('Slice', given[0], *ends, np.array(axes), np.array([steps[i] for i in axes]))
+
+
+def _scanned(builder, equation, given):
+  p = equation.params
+  if p['num_carry'] or p['reverse']:
+    raise _Unknown('a loop whose turns depend on each other has no counterpart there.')
+  known, inputs = given[: p['num_consts']], given[p['num_consts'] :]
+  return builder.looped(p['jaxpr'], known, inputs)
 
 
 def _split(builder, equation, given):
@@ -553,6 +598,7 @@ _HANDLERS: dict[str, Handler] = {
   'reshape': _reshaped,
   'rev': _reversed,
   'rsqrt': _rsqrt,
+  'scan': _scanned,
   'select_n': _select,
   'slice': _sliced,
   'split': _split,

@@ -51,11 +51,11 @@ class MixedConv(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, (self.experts, self.features))
     kernels = jnp.einsum('bk,khwio->bhwio', mixture, kernel).astype(self.dtype)
     x = x.astype(self.dtype)
-    if len(x) == 1:
+    if x.shape[0] == 1:
       y = _convolved(x, kernels[0])
     else:
       # One after another: with the batch in the kernels it would become a grouped convolution, which is slow.
-      y = jax.lax.map(lambda pair: _convolved(pair[0][None], pair[1])[0], (x, kernels))
+      y = jax.lax.map(lambda pair: _convolved(pair[0][None], pair[1]).squeeze(0), (x, kernels))
     return y + (mixture @ bias).astype(self.dtype)[:, None, None]
 
   def plain(self) -> nn.Conv:
@@ -140,7 +140,7 @@ class DASR(nn.Module):
   def __call__(self, x: Array) -> Array:
     generator = Generator(self.upscale, self.num_feat, self.num_block, self.num_models, self.dtype, name='net_g')
     if self.has_variable('params', 'mixture'):
-      mixture = jnp.broadcast_to(self.get_variable('params', 'mixture'), (len(x), self.num_models))
+      mixture = jnp.broadcast_to(self.get_variable('params', 'mixture'), (x.shape[0], self.num_models))
     else:
       mixture = Predictor(self.nf, self.num_params, self.num_models, name='net_p')(x)
     return generator(x, mixture)
