@@ -1,6 +1,7 @@
 """Adapters of PEFT in and out. What PEFT itself wrote, and computes with it, is in golden/peft."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -56,10 +57,69 @@ def test_there_and_back_is_the_same_network(tmp_path, name, split, rslora):
     np.testing.assert_array_equal(second[key], leaf, err_msg=key)
 
 
+def added(folder, weights):
+  """Folds a folder of PEFT into PyTorch weights by its formula, W + lora_alpha / r * B A."""
+  config, tensors = json.loads((folder / peft.CONFIG).read_text()), load_file(folder / peft.WEIGHTS)
+  assert (config['peft_type'], config['lora_dropout'], config['bias']) == ('LORA', 0, 'lora_only')
+  merged = dict(weights)
+  for key, a in tensors.items():
+    name = key.removeprefix('base_model.model.')
+    if name.endswith('.base_layer.bias'):
+      merged[name.replace('.base_layer', '')] = a
+    if not name.endswith('.lora_A.weight'):
+      continue
+    module, b = name.removesuffix('.lora_A.weight'), tensors[key.replace('lora_A', 'lora_B')]
+    rank = next((r for key, r in config['rank_pattern'].items() if re.match(rf'(.*\.)?({key})$', module)), config['r'])
+    assert (a.shape[0], b.shape[1]) == (rank, rank)
+    change = np.einsum('or...,r...->o...', b.reshape(*b.shape[:2], *(1,) * (a.ndim - 2)), a)
+    scale = config['lora_alpha'] / (rank**0.5 if config['use_rslora'] else rank)
+    merged[f'{module}.weight'] = weights[f'{module}.weight'] + np.float32(scale) * change
+  return merged
+
+
+def added_by_peft(folder, weights):
+  """As `added`, by PEFT itself, on layers of the names and shapes that the kernels have."""
+  torch = pytest.importorskip('torch', reason="PyTorch is not installed (python -m pip install -e '.[torch]')")
+  library = pytest.importorskip('peft', reason='PEFT is not installed (python -m pip install peft)')
+  network = torch.nn.Module()
+  for key, leaf in weights.items():
+    path, _, last = key.rpartition('.')
+    if last != 'weight' or leaf.ndim not in (2, 4):
+      continue
+    parent = network
+    for part in path.split('.')[:-1]:
+      parent = parent._modules.setdefault(part, torch.nn.Module())
+    out, into, *size = leaf.shape
+    biased = f'{path}.bias' in weights
+    layer = torch.nn.Conv2d(into, out, size, bias=biased) if size else torch.nn.Linear(into, out, bias=biased)
+    parent.add_module(path.rpartition('.')[2], layer)
+  network.load_state_dict({key: torch.from_numpy(np.array(weights[key])) for key in network.state_dict()})
+  merged = library.PeftModel.from_pretrained(network, folder).merge_and_unload()
+  return {**weights, **{key: leaf.detach().numpy() for key, leaf in merged.state_dict().items()}}
+
+
+@pytest.mark.parametrize('merge', [added, pytest.param(added_by_peft, marks=pytest.mark.torch)])
+@pytest.mark.parametrize('rslora', [True, False])
+@pytest.mark.parametrize('name', ['dense', 'conv'])
+def test_what_is_exported_makes_the_same_weights(tmp_path, name, rslora, merge):
+  """Folded in by PEFT, and by its formula, it gives what `adapters merge` writes."""
+  base = base_lib.load(weights(name))
+  sites = lora.find_sites(base.model())
+  ranks = {site.name: i % 4 for i, site in enumerate(sites)}
+  told = {'model': base.name, 'fields': base.fields, 'rslora': rslora}
+  adapter = save(tmp_path / 'a.safetensors', make(base.params, sites, ranks, 'kxk_1x1', **told))
+  assert main(['export', str(adapter), str(tmp_path / 'theirs')]) == 0
+  assert main(['merge', str(weights(name)), str(adapter), str(tmp_path / 'merged.safetensors')]) == 0
+  expected, before = load_file(tmp_path / 'merged.safetensors'), load_file(weights(name))
+  found = merge(tmp_path / 'theirs', before)
+  changed = [key for key, leaf in expected.items() if not np.array_equal(leaf, before[key])]
+  assert len(changed) >= sum(rank > 0 for rank in ranks.values())
+  for key, leaf in expected.items():
+    np.testing.assert_allclose(found[key], leaf, rtol=1e-5, atol=1e-5, err_msg=key)
+
+
 def test_names_in_the_config_fit_one_module_each(tmp_path):
   """As PEFT reads them: a text of target_modules has to fit the whole name, a key of rank_pattern its end."""
-  import re
-
   base = base_lib.load(weights('dense'))
   sites = lora.find_sites(base.model())
   ranks = {site.name: 1 + i % 3 for i, site in enumerate(sites)}
