@@ -216,6 +216,9 @@ def default() -> ConfigDict:
   c.optim.lr = 0.0
   # Learning rate of trained biases relative to `lr`, which suits factors: biases move pictures as a whole.
   c.optim.bias_lr_scale = 0.2
+  # Learning rate of the second factors b of adapters (methods lora and dora), which start at 0, relative to `lr`, that
+  # of the first. Above 1: LoRA+ (Hayou et al., ICML 2024).
+  c.optim.b_lr_scale = 1.0
   c.optim.b1 = 0.9
   c.optim.b2 = 0.99
   # 'steps': three decays by half (adapters). 'halvings': four, as full fine-tuning in the paper. 'auto': by method.
@@ -475,6 +478,7 @@ _LEAST = {
   'gan.ceiling': 0,
   'optim.lr': 0,
   'optim.bias_lr_scale': 0,
+  'optim.b_lr_scale': 0.01,  # at 0 adapters would stay what they are
   'optim.warmup': 0,
   'optim.clip': 0,
   'optim.accumulate': 1,

@@ -49,6 +49,7 @@ def test_rules_name_fields_that_there_are():
     ({'gan__width': 8}, 'config.gan.width (config.loss.adversarial is 0)'),
     ({'loss__adversarial': 1.0, 'gan__warmup': 10_000}, 'config.loss.adversarial (config.gan.warmup is not shorter'),
     ({'method': 'full', 'optim__bias_lr_scale': 1.0}, 'config.optim.bias_lr_scale (no biases are trained'),
+    ({'method': 'rasa', 'optim__b_lr_scale': 4.0}, 'config.optim.b_lr_scale (only lora and dora'),
     ({'data__valid__hr': '', 'eval_every': 5}, 'config.eval_every (config.data.valid names no pictures)'),
     ({'data__valid__hr': '', 'data__valid__names': 'a'}, 'config.data.valid.names (config.data.valid names no'),
     ({'metric_weights': 'WEIGHTS'}, 'config.metric_weights (no metric and no loss'),

@@ -83,6 +83,15 @@ def trained(c, method, network, steps=2):
   return frozen, trainable, jax.device_get(state.trainable)
 
 
+def test_second_factors_move_by_their_own_rate(network):
+  c, method = make('lora eq. 2', network[2])
+  c.optim.b_lr_scale, c.optim.schedule = 4.0, 'constant'
+  after = tree.flatten(trained(c, method, network, steps=1)[2])
+  moved = np.concatenate([leaf.ravel() for key, leaf in after.items() if key.endswith('/b')])
+  # Adam's first step is the rate.
+  np.testing.assert_allclose(np.median(np.abs(moved)), 4e-3, rtol=1e-2)
+
+
 @pytest.mark.parametrize('name', CASES)
 def test_start_is_the_base_bit_for_bit(name, network):
   _, params, sites = network

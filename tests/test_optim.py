@@ -75,6 +75,22 @@ def test_labels_decide_who_moves_and_how_far():
   np.testing.assert_array_equal(new['c'], 1)
 
 
+def test_second_factors_can_have_a_rate_of_their_own():
+  labels = {'a': 'train', 'b': 'b', 'c': 'bias'}
+  apart, alike = (one_update(setup(**{'optim.b_lr_scale': scale}), GRADIENT, labels) for scale in (4.0, 1.0))
+  np.testing.assert_allclose(1 - apart['b'], 4e-3, rtol=1e-4)
+  np.testing.assert_allclose([1 - apart['a'], 1 - alike['b']], 1e-3, rtol=1e-4)
+  np.testing.assert_allclose(1 - apart['c'], 2e-4, rtol=1e-3)
+
+
+def test_one_rate_for_both_factors_leaves_the_state_of_the_optimiser_as_it_was():
+  trainable = dict.fromkeys('ab', jnp.ones(3))
+  before, after = (
+    optim.make(setup(), lambda _, b=b: {'a': 'train', 'b': b})[0].init(trainable) for b in ('train', 'b')
+  )
+  assert jax.tree.structure(before) == jax.tree.structure(after)
+
+
 def test_accumulated_updates_equal_one_of_the_mean():
   whole = one_update(setup(), GRADIENT, LABELS)
   parts = one_update(setup(**{'optim.accumulate': 2}), GRADIENT, LABELS, steps=2)

@@ -100,6 +100,7 @@ RULES = (
     lambda c: c.method in _WITH_ADAPTERS and c.lora.biases,
     'no biases are trained beside adapters',
   ),
+  _Rule(('optim.b_lr_scale',), lambda c: c.method in _WITH_ADAPTERS, 'only lora and dora have factors of two rates'),
   *(
     _Rule(
       tuple(f'data.{part}.{field}' for field in ('names', 'skip_names', 'track', 'degrade')),

@@ -21,7 +21,8 @@ def make(config: ConfigDict, labels: Callable[[Any], Any]) -> tuple[optax.Gradie
 
   Args:
     config: the run's config; reads `method`, `steps` and `optim`.
-    labels: (trainable) -> prefix tree of 'train', 'bias' (trained at `bias_lr_scale` times the rate) and 'frozen'.
+    labels: (trainable) -> prefix tree of 'train', 'b' (trained at `b_lr_scale` times the rate), 'bias' (at
+      `bias_lr_scale` times) and 'frozen'.
 
   Its `update` may be given `peak`, the rate that is set, as an array: programs are then the same for every rate.
   """
@@ -31,7 +32,13 @@ def make(config: ConfigDict, labels: Callable[[Any], Any]) -> tuple[optax.Gradie
   def adam(scale: float) -> optax.GradientTransformationExtraArgs:
     return optax.chain(optax.scale_by_adam(b1=o.b1, b2=o.b2), _scaled(config, -scale))
 
-  tx = optax.multi_transform({'train': adam(1.0), 'bias': adam(o.bias_lr_scale), 'frozen': optax.set_to_zero()}, labels)
+  scales = {'train': 1.0, 'bias': o.bias_lr_scale} | ({'b': o.b_lr_scale} if o.b_lr_scale != 1 else {})
+  # At one rate 'b' is 'train': states of older runs have no moments of its own.
+  of_scales = lambda label: 'train' if label == 'b' and label not in scales else label  # noqa: E731
+  tx = optax.multi_transform(
+    {**{label: adam(scale) for label, scale in scales.items()}, 'frozen': optax.set_to_zero()},
+    lambda trainable: jax.tree.map(of_scales, labels(trainable)),
+  )
   if o.clip:
     tx = optax.chain(optax.clip_by_global_norm(o.clip), tx)
   if o.accumulate > 1:

@@ -23,7 +23,8 @@ class Method(NamedTuple):
     init: (key, base) -> (frozen, trainable); `merge` of them gives base exactly. Without a key (None) what it would
       draw is 0: for values that are yet to be filled in.
     merge: (frozen, trainable) -> params with the names, shapes and dtypes of base. Pure.
-    labels: (trainable) -> prefix tree of 'train' | 'bias' | 'frozen', read by `optim.make`.
+    labels: (trainable) -> prefix tree of 'train' | 'b' | 'bias' | 'frozen', read by `optim.make`; 'b' are the second
+      factors of adapters, which start at 0.
     forward: (apply_fn, frozen, trainable, x) -> y, with apply_fn as `model.apply`.
     spec: JSON of all that `from_spec` needs to build the method again and to read its adapter.
     constants: what was decided before training and is too large for JSON, such as index sets; `init` puts it into

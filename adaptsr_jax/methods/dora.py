@@ -64,8 +64,8 @@ def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Metho
       params = tree.replaced(params, (*site.path, 'kernel'), kernel)
     return params
 
-  labels = {**inner.labels({}), 'm': 'train'}
-  return Method(init, merge, lambda trainable: labels, through_merge(merge), spec)
+  labels = lambda trainable: {**inner.labels(trainable), 'm': 'train'}  # noqa: E731
+  return Method(init, merge, labels, through_merge(merge), spec)
 
 
 def _size(kernel) -> jax.Array:

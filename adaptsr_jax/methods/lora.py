@@ -256,8 +256,11 @@ def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Metho
     )
 
   forward = through_merge(merge) if path == 'merged' else factored
-  labels = {'adapters': 'train', 'biases': 'bias'}
-  return Method(init, merge, lambda trainable: labels, forward, spec, thin=path != 'merged' and form != 'loralib')
+
+  def labels(trainable: Params) -> Params:
+    return {'adapters': dict.fromkeys(trainable['adapters'], {'a': 'train', 'b': 'b'}), 'biases': 'bias'}
+
+  return Method(init, merge, labels, forward, spec, thin=path != 'merged' and form != 'loralib')
 
 
 def check_tensors(spec: Mapping[str, Any], tensors: Tensors) -> None:

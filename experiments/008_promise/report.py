@@ -74,25 +74,36 @@ def rates(rows: Sequence[Mapping]) -> str:
 
 def protocol(rows: Sequence[Mapping]) -> str:
   """Returns means over seeds with their deviations, and paired differences with their intervals and tests."""
+  arms = by_arm(rows)
+  compared = [[*pair, *compare(arms[pair[0]], arms[pair[1]], dark(rows))] for pair in PAIRS if set(pair) <= set(arms)]
+  titles = ['this', 'against', 'seeds', 'dB', '95 %', 'without dark', 'seeds above', 'p, t over seeds', 'p, pictures']
+  return '\n\n'.join([means(rows), tables.markdown([titles, *compared])])
+
+
+def means(rows: Sequence[Mapping]) -> str:
+  """Returns the mean of every metric over pictures, and over seeds with its deviation, by arm."""
   pictures = list(rows[0]['base'])
-  dark = [DARK] if DARK in pictures else []
-  arms = {arm: [row for row in rows if row['name'] == arm] for arm in dict.fromkeys(row['name'] for row in rows)}
   header = ['arm (seeds)', 'trained', *DIGITS, 'psnr_y without the dark picture', 'worst picture']
   base = rows[0]['base']
   lines = [['base', '0', *(f'{np.mean([base[p][m] for p in pictures]):.{d}f}' for m, d in DIGITS.items())]]
-  lines[0] += [f'{np.mean([base[p]["psnr_y"] for p in pictures if p not in dark]):.3f}', '']
-  for arm, same in arms.items():
+  lines[0] += [f'{np.mean([base[p]["psnr_y"] for p in pictures if p not in dark(rows)]):.3f}', '']
+  for arm, same in by_arm(rows).items():
     line = [f'{arm} ({len(same)})', f'{same[0]["trainable_parameters"]:,}']
     for metric, digits in DIGITS.items():
       line.append(sweeping.spread([np.mean([row['adapted'][p][metric] for p in pictures]) for row in same], digits))
-    rest = [np.mean([row['adapted'][p]['psnr_y'] for p in pictures if p not in dark]) for row in same]
+    rest = [np.mean([row['adapted'][p]['psnr_y'] for p in pictures if p not in dark(rows)]) for row in same]
     worst = np.mean([gains(row) for row in same], axis=0)
     line += [sweeping.spread(rest, 3), f'{worst.min():+.2f} ({pictures[worst.argmin()]})']
     lines.append(line)
-  parts = [tables.markdown([header, *lines])]
-  compared = [[*pair, *compare(arms[pair[0]], arms[pair[1]], dark)] for pair in PAIRS if set(pair) <= set(arms)]
-  titles = ['this', 'against', 'seeds', 'dB', '95 %', 'without dark', 'seeds above', 'p, t over seeds', 'p, pictures']
-  return '\n\n'.join([*parts, tables.markdown([titles, *compared])])
+  return tables.markdown([header, *lines])
+
+
+def by_arm(rows: Sequence[Mapping]) -> dict[str, list[Mapping]]:
+  return {arm: [row for row in rows if row['name'] == arm] for arm in dict.fromkeys(row['name'] for row in rows)}
+
+
+def dark(rows: Sequence[Mapping]) -> list[str]:
+  return [DARK] if DARK in rows[0]['base'] else []
 
 
 def pairs(rows: Sequence[Mapping]) -> str:
@@ -113,7 +124,7 @@ def pairs(rows: Sequence[Mapping]) -> str:
 PAIRS = (('rank-aware', 'uniform'), ('rank-aware', 'full'))
 
 
-def compare(ours: Sequence[Mapping], theirs: Sequence[Mapping], dark: Sequence[str]) -> list[str]:
+def compare(ours: Sequence[Mapping], theirs: Sequence[Mapping], without: Sequence[str]) -> list[str]:
   """Returns how two arms differ in PSNR (Y), by the seeds that both have.
 
   The interval is over the pictures, each the mean of the seeds; so is the signed-rank test. The other is the paired t
@@ -124,7 +135,7 @@ def compare(ours: Sequence[Mapping], theirs: Sequence[Mapping], dark: Sequence[s
   values = np.array([[gains(rows[seed]) for seed in both] for rows in pick])  # (2, seeds, pictures)
   difference = values[0] - values[1]
   mean, low, high = statistics.paired(values[0].mean(axis=0), values[1].mean(axis=0))
-  without = np.mean([gains(pick[0][s], without=dark) - gains(pick[1][s], without=dark) for s in both])
+  rest = np.mean([gains(pick[0][s], without=without) - gains(pick[1][s], without=without) for s in both])
   by_seed = difference.mean(axis=1)
   t = stats.ttest_1samp(by_seed, 0).pvalue if len(both) > 1 else np.nan
   w = stats.wilcoxon(difference.mean(axis=0)).pvalue
@@ -133,7 +144,7 @@ def compare(ours: Sequence[Mapping], theirs: Sequence[Mapping], dark: Sequence[s
     str(len(both)),
     f'{mean:+.3f}',
     f'{low:+.3f} to {high:+.3f}',
-    f'{without:+.3f}',
+    f'{rest:+.3f}',
     above,
     '' if np.isnan(t) else f'{t:.2g}',
     f'{w:.2g}',

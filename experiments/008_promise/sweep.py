@@ -171,12 +171,17 @@ def main() -> None:
   for table in args.tables:
     rows = []
     for arm in TABLES[table]():
-      name = sweeping.folder_name(f'{arm.backbone} {arm.data} {arm.name} {arm.steps} {arm.seed}')
-      done = once(args.runs / 'rows' / f'{name}.json', lambda arm=arm: run(arm, args))
-      gain = 'failed' if 'failed' in done else f'{mean(done["adapted"]) - mean(done["base"]):+.3f} dB'
-      print(table, arm.name, arm.seed, gain, flush=True)
-      rows.append(done)
+      rows.append(done(arm, args))
       (args.out / f'{table}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def done(arm: Arm, args: argparse.Namespace) -> dict[str, Any]:
+  """Runs one arm, or finds it done; returns its row."""
+  name = sweeping.folder_name(f'{arm.backbone} {arm.data} {arm.name} {arm.steps} {arm.seed}')
+  row = once(args.runs / 'rows' / f'{name}.json', lambda: run(arm, args))
+  gain = 'failed' if 'failed' in row else f'{mean(row["adapted"]) - mean(row["base"]):+.3f} dB'
+  print(arm.backbone, arm.data, arm.name, arm.seed, gain, flush=True)
+  return row
 
 
 def once(path: Path, make: Callable[[], Any]) -> Any:
@@ -238,6 +243,7 @@ def run(arm: Arm, args: argparse.Namespace) -> dict[str, Any]:
   return {
     **told,
     'trainable_parameters': tree.count(trained),
+    'ranks': plan.ranks.get('ranks', {}),
     'cpu_seconds': seconds,
     'base': base,
     'adapted': adapted,

@@ -1,0 +1,119 @@
+"""The tables of the paper at a size that a CPU can run, and what few pairs and other cameras come to.
+
+  python -m experiments.009_tables.sweep --safmn=safmn_ntire2023_x4.pth --data=drealsr_x4 --weights=WEIGHTS \
+    --runs=runs/009
+
+`--data` holds LR and HR, every seventh pair validates, as in 001. All runs are done in this process by the functions of
+008; what is done already is kept. Every seed is run through all tables before the next. Writes TABLE.jsonl into
+`--out`; `report.py` makes tables and figures of it.
+"""
+
+import argparse
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+promise = importlib.import_module('experiments.008_promise.sweep')
+
+HERE = Path(__file__).parent
+ADAPTERS = {'optim.lr': promise.BEST['rank-aware']}
+FULL = {'method': 'full', 'optim.lr': promise.BEST['full']}
+MEASURED = {'metrics': ('lpips_alex',), 'strengths': ()}
+BOTH = {name: {**own, 'metrics': (), 'strengths': (0.8,)} for name, own in (('rank-aware', ADAPTERS), ('full', FULL))}
+# What SAFMN has in place of MLPs and attention: channel mixers, and what a modulation ends in. All are convolutions.
+PARTS = {
+  'channel mixers': ('safm', 'to_'),
+  'modulations': ('ccm', 'to_'),
+  'first and last': ('feats',),
+}
+BUDGET = 61_656  # of rank 8 in form '1x1_kxk'
+
+
+def arms(fields_of: dict[str, dict[str, Any]], seed: int, where: str = 'DRealSR') -> list:
+  """Returns runs of 300 steps on SAFMN."""
+  return [promise.Arm(name, {**MEASURED, **fields}, 'SAFMN', where, seed, 300) for name, fields in fields_of.items()]
+
+
+def time(seed: int) -> list:
+  """Figure 6; these are rows of 008, measured on the way."""
+  return arms({'rank-aware': {**ADAPTERS, 'eval_every': 50}, 'full': {**FULL, 'eval_every': 50}}, seed)
+
+
+def ranks(seed: int) -> list:
+  """Table 2 and Figure 1: rank-aware allocation of the budgets of these ranks; see 008 for 8."""
+  # A budget of rank 1 leaves nothing to choose where every site is to have one.
+  fields = {f'rank {rank}': {**ADAPTERS, 'lora.rank': rank, 'lora.r_max': 64} for rank in (1, 2, 4, 16, 64)}
+  fields['rank 1']['lora.r_min'] = 0
+  return arms(fields, seed)
+
+
+def kinds(seed: int) -> list:
+  """Table 4: the parts of the network alone, by adapters and in full."""
+  fields = {}
+  for part, exclude in PARTS.items():
+    sites = {'sites.kinds': ('conv',), 'sites.exclude': exclude}
+    fields |= {f'{part}, LoRA': {**ADAPTERS, **sites}, f'{part}, full': {**FULL, **sites}}
+  return arms(fields, seed)
+
+
+def forms(seed: int) -> list:
+  """Table 9: other forms of a convolution, with the parameters that '1x1_kxk' has of rank 8."""
+  fields = {form: {**ADAPTERS, 'lora.form': form, 'lora.budget': BUDGET} for form in ('kxk_1x1', 'loralib')}
+  return arms(fields, seed)
+
+
+def forms_of_rank_8(seed: int) -> list:
+  """Table 9: the same of rank 8, with other numbers of parameters."""
+  fields = {f'{form}, rank 8': {**ADAPTERS, 'lora.form': form} for form in ('kxk_1x1', 'loralib')}
+  return arms(fields, seed)
+
+
+def scores(seed: int) -> list:
+  """Table 11: what ranks are allocated by."""
+  return arms({kind: {**ADAPTERS, 'score.kind': kind} for kind in ('random', 'fisher', 'activation')}, seed)
+
+
+def pairs(seed: int) -> list:
+  """How many pairs it takes; see 008 for all 79."""
+  return [arm for number in (5, 10, 20, 3, 40) for arm in arms(BOTH, seed, f'{number} pairs')]
+
+
+def cameras(seed: int) -> list:
+  """One camera is left out of training, and measured."""
+  return [arm for camera in promise.CAMERAS for arm in arms(BOTH, seed, camera)]
+
+
+TABLES = {
+  'time': time,
+  'ranks': ranks,
+  'scores': scores,
+  'forms': forms,
+  'kinds': kinds,
+  'pairs': pairs,
+  'cameras': cameras,
+  'forms_of_rank_8': forms_of_rank_8,
+}
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('tables', nargs='*', choices=[[], *TABLES], help='default: all')
+  parser.add_argument('--safmn', required=True, help='SAFMN x4 of NTIRE 2023')
+  parser.add_argument('--data', required=True, type=Path)
+  parser.add_argument('--weights', default='', help='folder with the weights of LPIPS')
+  parser.add_argument('--runs', required=True, type=Path)
+  parser.add_argument('--seeds', type=int, default=2)
+  parser.add_argument('--steps', type=int, default=300)
+  parser.add_argument('--out', type=Path, default=HERE)
+  args = parser.parse_args()
+  rows: dict[str, list[dict]] = {}
+  for seed in range(args.seeds):
+    for table in args.tables or TABLES:
+      for arm in TABLES[table](seed):
+        rows.setdefault(table, []).append(promise.done(arm._replace(steps=args.steps), args))
+        (args.out / f'{table}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows[table]))
+
+
+if __name__ == '__main__':
+  main()
