@@ -1,0 +1,198 @@
+"""Writes the tables and figures of 009 from its *.jsonl and those of 008.
+
+python -m experiments.009_tables.report
+"""
+
+import importlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from adaptsr_jax import figures
+from adaptsr_jax.evaluate import statistics, tables
+
+promise = importlib.import_module('experiments.008_promise.report')
+
+HERE = Path(__file__).parent
+# What the arms of each table are compared with: the run of 008 and, where it was measured on the way, of `time`.
+AGAINST = {
+  'ranks': 'rank 8',
+  'scores': 'gradient',
+  'forms': '1x1_kxk',
+  'forms_of_rank_8': '1x1_kxk',
+  'kinds': 'all, LoRA',
+}
+PAIRS = (3, 5, 10, 20, 40, 79)
+
+
+def main() -> None:
+  readme = HERE / 'README.md'
+  text = readme.read_text()
+  made = {'time': seconds, 'pairs': pairs, 'cameras': cameras}
+  for name in (*AGAINST, *made):
+    rows = read(name)
+    if rows:
+      table = made[name](rows) if name in made else compared(rows, AGAINST[name], name == 'kinds')
+      marks = rf'(?<=<!-- {name} -->\n).*(?=<!-- end of {name} -->)'
+      text = re.sub(marks, lambda _, table=table: f'\n{table}\n\n', text, flags=re.DOTALL)
+  readme.write_text(text)
+  draw()
+
+
+def read(name: str) -> list[dict]:
+  """Returns the rows of a table that are measured; none where it was not run."""
+  path = HERE / f'{name}.jsonl'
+  rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+  return [row for row in rows if 'failed' not in row]
+
+
+def protocol(arm: str) -> list[dict]:
+  """Returns the runs of an arm of 008 on the same pictures; where it was run here too, the runs of here."""
+  here = {row['seed']: row for row in read('time') if row['name'] == arm}
+  there = {row['seed']: row for row in promise.read('safmn_drealsr') if row['name'] == arm}
+  return list((there | here).values())
+
+
+def compared(rows: Sequence[Mapping], against: str, full: bool = False) -> str:
+  """Returns the metrics of every arm, and how its PSNR differs from that of the usual run with the same seeds."""
+  seeds = {row['seed'] for row in rows}
+  usual = {against: protocol('rank-aware'), **({'all, full': protocol('full')} if full else {})}
+  usual = [{**row, 'name': name} for name, same in usual.items() for row in same if row['seed'] in seeds]
+  arms = promise.by_arm([*usual, *rows])
+  differences = [
+    [arm, *promise.compare(same, arms[against], promise.dark(rows))[:5]] for arm, same in arms.items() if arm != against
+  ]
+  titles = [f'against {against}', 'seeds', 'dB', '95 %', 'without dark', 'seeds above']
+  return f'{promise.means([*usual, *rows])}\n\n{tables.markdown([titles, *differences])}'
+
+
+def seconds(rows: Sequence[Mapping]) -> str:
+  """Returns PSNR against steps and CPU seconds."""
+  steps = [step for step, _ in rows[0]['curve']]
+  lines = [
+    [
+      f'{row["name"]}, seed {row["seed"]}',
+      f'{row["cpu_seconds"] / row["steps"]:.2f}',
+      *(f'{value:.3f}' for _, value in row['curve']),
+    ]
+    for row in rows
+  ]
+  return tables.markdown([['arm', 'CPU s a step', *(f'{step} steps' for step in steps)], *lines])
+
+
+def by_pairs() -> dict[str, dict[int, list[dict]]]:
+  """Returns arm -> number of pairs -> runs; with all 79 those of `protocol`."""
+  rows = read('pairs')
+  seeds = {row['seed'] for row in rows}
+  found: dict[str, dict[int, list[dict]]] = {}
+  for arm in ('rank-aware', 'full'):
+    with_all = [row for row in protocol(arm) if row['seed'] in seeds]
+    numbers = {
+      n: with_all if n == 79 else [row for row in rows if row['name'] == arm and row['data'] == f'{n} pairs']
+      for n in PAIRS
+    }
+    found[arm] = {n: same for n, same in numbers.items() if same}
+  return found
+
+
+def pairs(rows: Sequence[Mapping]) -> str:
+  """Returns the gain by the number of pairs."""
+  arms, dark = by_pairs(), promise.dark(rows)
+  header = ['pairs']
+  for arm in arms:
+    header += [f'{arm} (runs)', 'median picture', 'without dark', 'worst', 'at strength 0.8']
+  lines = []
+  for number in PAIRS:
+    line = [str(number)]
+    for numbers in arms.values():
+      same = numbers.get(number, [])
+      line += gain_cells(same, dark) if same else [''] * 5
+    lines.append(line)
+  both = [number for number in PAIRS if all(number in numbers for numbers in arms.values())]
+  against = [
+    [str(number), *promise.compare(arms['rank-aware'][number], arms['full'][number], dark)[:5]] for number in both
+  ]
+  titles = ['rank-aware against full, pairs', 'seeds', 'dB', '95 %', 'without dark', 'seeds above']
+  return f'{tables.markdown([header, *lines])}\n\n{tables.markdown([titles, *against])}'
+
+
+def gain_cells(same: Sequence[Mapping], dark: Sequence[str]) -> list[str]:
+  """Returns the gain of runs of one arm: mean, median picture, without the dark one, worst picture, at strength 0.8."""
+  gain = np.mean([promise.gains(row) for row in same], axis=0)
+  rest = np.mean([promise.gains(row, without=dark) for row in same])
+  weaker = [row['strengths']['0.8'] - base_of(row) for row in same if row['strengths']]
+  return [
+    f'{gain.mean():+.3f} ({len(same)})',
+    f'{np.median(gain):+.3f}',
+    f'{rest:+.3f}',
+    f'{gain.min():+.2f}',
+    f'{np.mean(weaker):+.3f}' if weaker else '',
+  ]
+
+
+def base_of(row: Mapping) -> float:
+  return float(np.mean([picture['psnr_y'] for picture in row['base'].values()]))
+
+
+def cameras(rows: Sequence[Mapping]) -> str:
+  """Returns what the pictures of a camera gain that was not trained on, and how adapters and full differ there."""
+  lines = []
+  for camera in dict.fromkeys(row['data'] for row in rows):
+    arms = promise.by_arm([row for row in rows if row['data'] == camera])
+    if set(arms) != {'rank-aware', 'full'}:
+      continue
+    line = [camera, str(len(arms['full'][0]['base']))]
+    for same in arms.values():
+      gain = np.mean([promise.gains(row) for row in same], axis=0)
+      mean, low, high = statistics.paired(gain, np.zeros_like(gain))
+      weaker = np.mean([row['strengths']['0.8'] - base_of(row) for row in same])
+      line += [f'{mean:+.3f} [{low:+.3f}, {high:+.3f}]', f'{np.median(gain):+.3f}', f'{weaker:+.3f}']
+    difference = promise.compare(arms['rank-aware'], arms['full'], [])
+    lines.append([*line, f'{difference[1]} [{difference[2]}]'])
+  columns = [name for arm in ('rank-aware', 'full') for name in (arm, 'median picture', 'at strength 0.8')]
+  return tables.markdown([['left out', 'pictures', *columns, 'rank-aware against full'], *lines])
+
+
+def draw() -> None:
+  """Draws Figures 1, 5 and 6 of the paper, and the gain against pairs."""
+  points = [*read('ranks'), *read('kinds'), *({**r, 'name': f'{r["name"]}, rank 8'} for r in protocol('rank-aware'))]
+  points = [row for row in [*points, *protocol('full')] if row['seed'] == 0]
+  if read('ranks'):
+    base = points[0]['base']
+    for metric, label, better in (('psnr_y', 'PSNR (Y) in dB', 'higher'), ('lpips_alex', 'LPIPS', 'lower')):
+      mean = lambda pictures, metric=metric: float(np.mean([values[metric] for values in pictures.values()]))  # noqa: E731
+      figures.tradeoff(
+        HERE / f'parameters_{metric.split("_")[0]}.png',
+        [(row['name'], row['trainable_parameters'], mean(row['adapted'])) for row in points],
+        label,
+        better,
+        {'base': mean(base)},
+      )
+  timed = [row for row in read('time') if row['seed'] == 0]
+  for name, axis in (('steps', 'steps'), ('seconds', 'CPU seconds of steps')):
+    series = {}
+    for row in timed:
+      steps, values = (np.array(column) for column in zip(*row['curve'], strict=True))
+      series[row['name']] = steps * (row['cpu_seconds'] / row['steps'] if name == 'seconds' else 1), values
+    if series:
+      base = {'base': base_of(timed[0])}
+      figures.learning_curves(HERE / f'quality_{name}.png', series, axis, 'PSNR (Y) in dB', baselines=base)
+  mapped = next((row for row in timed if row['ranks']), None)
+  if mapped:
+    figures.rank_heatmap(HERE / 'ranks.png', mapped['ranks'], 'Ranks of SAFMN for DRealSR, budget of rank 8')
+  if read('pairs'):
+    series, dark = {}, [promise.DARK]
+    for arm, numbers in by_pairs().items():
+      for label, without in ((arm, []), (f'{arm}, without dark', dark)):
+        means = [np.mean([promise.gains(row, without=without) for row in same]) for same in numbers.values()]
+        series[label] = list(numbers), means
+    figures.learning_curves(
+      HERE / 'pairs.png', series, 'training pairs', 'gain in PSNR (Y) in dB', baselines={'base': 0}
+    )
+
+
+if __name__ == '__main__':
+  main()
