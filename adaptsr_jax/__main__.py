@@ -9,7 +9,8 @@ import difflib
 import runpy
 import sys
 
-from adaptsr_jax import __version__
+from adaptsr_jax import __version__, command
+from adaptsr_jax.errors import UserError
 
 # Command -> (module, what it does).
 COMMANDS = {
@@ -28,30 +29,34 @@ COMMANDS = {
 }
 
 
-def main() -> int:
-  """Runs the command that sys.argv names, as a program of its own; returns the exit code where there is none."""
+def main() -> None:
+  """Runs the command that sys.argv names, as a program of its own."""
   name, *words = sys.argv[1:] or ['--help']
+  if name in COMMANDS:
+    module, _ = COMMANDS[name]
+    sys.argv[1:] = words
+    # As the main module, which processes that read pictures import again.
+    runpy.run_module(f'adaptsr_jax.{module}', run_name='__main__', alter_sys=True)
+  else:
+    command.start(lambda: _tell(name))
+
+
+def _tell(name: str) -> None:
+  """Prints what is asked of all commands together."""
   if name in ('-h', '--help', 'help'):
     width = max(map(len, COMMANDS))
-    lines = [f'  {command:{width}}  {purpose}' for command, (_, purpose) in COMMANDS.items()]
+    lines = [f'  {each:{width}}  {purpose}' for each, (_, purpose) in COMMANDS.items()]
     print('usage: adaptsr COMMAND ...', '', 'Commands:', *lines, '', sep='\n')
     print('`adaptsr COMMAND --help` tells more; `python -m adaptsr_jax COMMAND` is the same.')
   elif name == '--version':
     print(f'adaptsr_jax {__version__}')
   elif name == '--words':
     print(*COMMANDS)
-  elif name in COMMANDS:
-    module, _ = COMMANDS[name]
-    sys.argv[1:] = words
-    # As the main module, which processes that read pictures import again.
-    runpy.run_module(f'adaptsr_jax.{module}', run_name='__main__', alter_sys=True)
   else:
     close = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f'did you mean {close[0]}?' if close else f'there are {", ".join(COMMANDS)}.'
-    print(f'Error: There is no command {name!r}; {hint}', file=sys.stderr)
-    return 2
-  return 0
+    raise UserError(f'There is no command {name!r}; {hint}')
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  main()

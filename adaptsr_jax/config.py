@@ -296,22 +296,6 @@ def as_in_paper(c: ConfigDict) -> None:
   c.score.batches = 1
 
 
-def as_real_esrgan(c: ConfigDict) -> None:
-  """Sets the adversarial stage of Real-ESRGAN; its weights of VGG19 must be had (see `metric_weights`)."""
-  c.loss.l1 = 1.0
-  c.loss.perceptual = 1.0
-  c.loss.adversarial = 0.1
-  c.gan.discriminator = 'unet'
-  c.gan.kind = 'vanilla'
-  c.gan.lr = 1e-4
-  c.optim.lr = 1e-4
-  c.optim.bias_lr_scale = 1.0
-  c.optim.schedule = 'constant'
-  c.optim.clip = 0.0
-  c.optim.ema = 0.999
-  c.patch = 256
-
-
 def _pictures() -> ConfigDict:
   """Returns where pictures come from: one of `hr`, `root`, `tfds` and `packed` is given."""
   c = ConfigDict()

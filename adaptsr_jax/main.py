@@ -116,18 +116,19 @@ def parse(argv: list[str]) -> list[str]:
 
 def _reason(error: BaseException, argv: list[str]) -> str:
   """Returns why flags, or the file of the config, cannot be understood."""
-  place, inner = '', error
+  place, told, inner = '', None, error
   try:
     words = _with_file(argv)[1:]
   except UserError:  # it is that which is to be told
     return str(error)
   while inner:
+    told = inner if isinstance(inner, UserError) else told  # of the config itself; that in the middle has its traceback
     for frame in traceback.extract_tb(inner.__traceback__):
       if any(word.partition(':')[0] in (frame.filename, f'--config={frame.filename}') for word in words):
         place = f'{frame.filename}, line {frame.lineno}: {type(inner).__name__}: {inner}'
     inner = inner.__cause__ or inner.__context__
-  if place:
-    return place
+  if told or place:
+    return str(told or place)
   while isinstance(error, AttributeError | KeyError) and error.args and isinstance(error.args[0], Exception):
     error = error.args[0]
   return f'the config has no field {error.args[0]}' if isinstance(error, AttributeError | KeyError) else str(error)

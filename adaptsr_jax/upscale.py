@@ -191,11 +191,13 @@ def _sources(inputs: list[str], watched: bool) -> list[Path]:
   for path in map(Path, inputs):
     if not path.exists():
       raise UserError(f'{path} does not exist.')
-    found = image.list_images(path) if path.is_dir() else [path]
+    found = _watched(path) if watched else image.list_images(path) if path.is_dir() else [path]
     if not found and not watched:
       raise UserError(f'{image.no_pictures(path)}.')
-    if path.is_dir():
+    if path.is_dir() and not watched:
       image.tell_unread(path)
+      if videos := _videos(path):
+        print(f'Videos of a folder are enlarged where they are named: {shown(videos[0])}')
     sources += found
   return sources
 
@@ -451,14 +453,12 @@ def _check_watched(args: argparse.Namespace) -> None:
 
 def _watch(args: argparse.Namespace, known: dict[Path, Any], enlarge: Callable[..., Enlarged], scale: int) -> int:
   """Enlarges what comes into the folders, or changes there, once it stays as it is from one look to the next."""
-  from adaptsr_jax import image
-
   print(f'Watching {", ".join(map(shown, args.inputs))}; Ctrl-C ends.', flush=True)
   before: dict[Path, Any] = {}
   with contextlib.suppress(KeyboardInterrupt):
     while True:
       time.sleep(_PAUSE)
-      now = {path: _state(path) for folder in args.inputs for path in image.list_images(folder)}
+      now = {path: _state(path) for folder in args.inputs for path in _watched(folder)}
       come = [path for path, state in now.items() if state and state == before.get(path) != known.get(path)]
       before = now
       known |= {path: now[path] for path in come}
@@ -472,6 +472,18 @@ def _watch(args: argparse.Namespace, known: dict[Path, Any], enlarge: Callable[.
         print(f'Failed: {error}', file=sys.stderr)
   print('No longer watching.')
   return 0
+
+
+def _watched(folder: str | Path) -> list[Path]:
+  """Returns the pictures and videos of a folder that is watched: who puts a video there wants it enlarged."""
+  from adaptsr_jax import image
+
+  return [*image.list_images(folder), *_videos(folder)]
+
+
+def _videos(folder: str | Path) -> list[Path]:
+  videos = [path for path in sorted(Path(folder).iterdir()) if video.is_video(path) and path.is_file()]
+  return [path for path in videos if not path.name.startswith('.')]
 
 
 def _state(path: Path) -> tuple[int, int] | None:

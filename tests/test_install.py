@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from adaptsr_jax import __main__ as commands
-from adaptsr_jax import config, main
+from adaptsr_jax import config, main, stability
 from adaptsr_jax.errors import UserError
 from tests.test_floors import FILES, PACKAGE
 
@@ -23,7 +23,7 @@ def adaptsr(*words, **options):
 
 
 def test_every_program_is_a_command():
-  starts = [path for path in FILES if '  command.start(' in (PACKAGE / path).read_text()]
+  starts = [path for path in FILES if '\n  command.start(' in (PACKAGE / path).read_text()]
   programs = {path.parent.name if path.stem == '__main__' else path.stem for path in starts}
   assert {module for module, _ in commands.COMMANDS.values()} == programs
 
@@ -35,6 +35,23 @@ def test_commands_are_listed_and_misspelt_ones_are_told():
   assert adaptsr('--words').stdout.split() == list(commands.COMMANDS)
   wrong = adaptsr('upscal')
   assert (wrong.returncode, wrong.stderr) == (2, "Error: There is no command 'upscal'; did you mean upscale?\n")
+
+
+def test_nobody_has_to_read_the_list_to_its_end():
+  call = f'{sys.executable} -m adaptsr_jax | true; exit ${{PIPESTATUS[0]}}'
+  done = subprocess.run(['bash', '-c', call], capture_output=True, text=True)
+  assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_one_config_goes_on_from_several(capsys, monkeypatch):
+  monkeypatch.setattr(sys, 'argv', ['command'])
+  for base in ('swinir', 'drct', 'edsr'):
+    first, second = (stability._read_config(name, []) for name in (base, f'real_esrgan:{base}'))
+    assert (second.sites, second.lora) == (first.sites, first.lora)
+    assert second.gan.discriminator == 'unet'
+  with pytest.raises(SystemExit):
+    main.parse(['main', '--config=real_esrgan:safmn'])
+  assert capsys.readouterr().err.startswith('Error: The config real_esrgan is for swinir, drct and edsr (--config=')
 
 
 @pytest.mark.parametrize('name', commands.COMMANDS)
@@ -62,7 +79,7 @@ def test_configs_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
   mine.write_text('def get_config(): ...')
   assert config.find('safmn.py') == 'safmn.py'  # a file goes before what comes with the package
   for given in ('safmm', 'mine/safmn.py'):
-    with pytest.raises(UserError, match='those that come with the package: drct, drct_gan, edsr, '):
+    with pytest.raises(UserError, match='those that come with the package: drct, edsr, quick, '):
       config.find(given)
 
 

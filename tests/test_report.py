@@ -251,6 +251,15 @@ def test_two_runs_in_one_report(good, bad, tmp_path):
   # Two bases, each named by its run.
   shown = [img['data-label'] for img in page.all('img') if 'data-label' in img]
   assert shown[:6] == ['base of good (lora)', 'good (lora)', 'LR', 'base of bad (full)', 'bad (full)', 'HR']
+  # Each run has its strengths, in fewer steps after the first, between its own base and what became of it.
+  dials = [attributes['data-label'] for _, attributes in page.tags if attributes.get('class') == 'strength']
+  assert dials == ['Strength of good (lora)', 'Strength of bad (full)']
+  steps = [img for img in page.all('img') if 'data-step' in img]
+  assert [img['data-step'] for img in steps[18:23]] == ['0', '0.25', '0.5', '0.75', '1']
+  assert len(steps) == 2 * (9 + 5)
+  name = steps[18]['alt'].partition(', strength')[0]
+  for step, label in ((steps[18], 'base of bad (full)'), (steps[22], 'bad (full)')):
+    np.testing.assert_array_equal(decoded(step['src']), layer(page, name, label))
 
 
 def test_cost_is_that_of_the_base(of_good, good):
@@ -336,7 +345,9 @@ def test_without_its_adapter_file_a_run_has_pictures_but_no_slider(good, tmp_pat
   run = shutil.copytree(good, tmp_path / 'run')
   (run / 'adapter.safetensors').write_bytes(b'damaged')
   page, _ = report(tmp_path / 'out', run, pictures=1)
-  assert 'Without a slider of strengths: ' in capsys.readouterr().out
+  said = capsys.readouterr().out.partition('Without a slider of strengths: ')[2].splitlines()[0]
+  assert said.startswith(str(run / 'adapter.safetensors'))
+  assert f'Strength of the adapter: no slider. {said}' in page.text
   assert len(page.all('article')) == 2
   assert not any('data-step' in img for img in page.all('img'))
 
@@ -345,8 +356,9 @@ def test_large_pictures_are_kept_small_and_that_is_said(good, tmp_path, monkeypa
   page, _ = report(tmp_path, good, pictures=2)
   assert 'stored without loss' in page.text
   monkeypatch.setattr(pictures, '_LARGEST_PAGE', 1000)
+  monkeypatch.setattr(pictures, '_LARGEST_CROPS', 1000)
   page, text = report(tmp_path, good, pictures=1)
-  assert 'JPEG of quality 95' in page.text
+  assert page.text.count('JPEG of quality 95') == 2  # of pictures, and of crops at every strength
   # Nothing of the earlier report stays.
   assert {path.name for path in (tmp_path / 'pictures').iterdir()} == set(re.findall(r'pictures/(\w+\.\w+)', text))
 

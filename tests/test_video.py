@@ -173,6 +173,27 @@ def test_a_watched_folder(tmp_path):
   assert 'half.png' in said
 
 
+def test_videos_of_folders(clip, tmp_path, monkeypatch, capsys):
+  """Where a folder is watched they are enlarged as its pictures are; else they have to be named, which is said."""
+  inbox = tmp_path / 'in'
+  inbox.mkdir()
+  shutil.copy(clip, inbox / 'clip.mp4')
+  (inbox / 'text.mp4').write_text('no video')
+  image.write(inbox / 'a.png', scene(0))
+  assert run(inbox, tmp_path / 'pictures') == 0
+  assert f'Videos of a folder are enlarged where they are named: {inbox / "clip.mp4"}' in capsys.readouterr().out
+  assert os.listdir(tmp_path / 'pictures') == ['a.png']
+
+  def stopped(seconds):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(upscale.time, 'sleep', stopped)
+  assert run('--watch', inbox, tmp_path / 'all') == 0
+  assert f'Failed: {inbox / "text.mp4"} holds no video that ffmpeg can read' in capsys.readouterr().err
+  assert sorted(os.listdir(tmp_path / 'all')) == ['a.png', 'clip.mp4']
+  assert video.probe(tmp_path / 'all' / 'clip.mp4').frames == video.probe(clip).frames
+
+
 def test_what_cannot_be_watched(tmp_path, capsys):
   image.write(tmp_path / 'a.png', scene(0))
   for words, message in (

@@ -16,7 +16,7 @@ from adaptsr_jax.evaluate.tables import number, write
 from adaptsr_jax.log import clock
 from adaptsr_jax.report import drawings, gather, verdict
 from adaptsr_jax.report.gather import Interval, Run, System
-from adaptsr_jax.report.pictures import Asked, Colour, Crop, Look, Shown
+from adaptsr_jax.report.pictures import Asked, Colour, Crop, Dial, Look, Shown
 from adaptsr_jax.report.verdict import NAMES, Verdict, signed
 
 
@@ -76,6 +76,7 @@ class Viewers(NamedTuple):
 class Strength(NamedTuple):
   """Crops of a few pictures between base and adapted network."""
 
+  label: str  # of what is dialled
   steps: list[str]
   crops: list[Crop]
   note: str
@@ -125,7 +126,7 @@ def compose(
   lead, why = _lead(look, verdicts[0][1])
   blocks = [
     *_remarks_and_advice(verdicts),
-    *_strengths(adapted[0], look),
+    *_strengths(adapted, look),
     *_numbers(systems, asked),
     *_each_picture(systems, out),
     *_pictures(systems, look, why_not, lead),
@@ -274,12 +275,27 @@ def _pictures(systems: Sequence[System], look: Look | None, why_not: str, lead: 
   return [*blocks, *([Bullets(missing)] if missing else []), Text(f'Whole pictures at full resolution, {stored}.')]
 
 
-def _strengths(adapted: System, look: Look | None) -> list:
-  if not look or not look.crops:
+def _strengths(adapted: Sequence[System], look: Look | None) -> list:
+  dials = [(s, look.dials[s.label]) for s in adapted if s.label in look.dials] if look else []
+  if not dials:
     return []
+  several = len(adapted) > 1
+  blocks: list = [Heading('Between base and adapted network')]
+  for place, (system, dial) in enumerate(dials):
+    label = f'Strength of {system.label}' if several else 'Strength of the adapter'
+    inner = _strength(system, dial, label, with_note=not place)
+    blocks += [Folded(label, inner)] if place else inner
+  return blocks
+
+
+def _strength(adapted: System, dial: Dial, label: str, with_note: bool) -> list:
+  if not dial.crops:
+    return [Text(f'{label}: no slider. {dial.why_not}')]
+  note = 'Whole pictures were enlarged; what is shown of each lies where HR has most detail.' if with_note else ''
+  if with_note and dial.crops[0].files[0].suffix == '.jpg':
+    note += ' It is stored as JPEG of quality 95 in full colour, to keep the page small.'
+  blocks: list = [Strength(label, dial.strengths, dial.crops, note)]
   base, adapter = adapted.run.config.base, adapted.run.folder / 'adapter.safetensors'
-  note = 'Whole pictures were enlarged; what is shown of each lies where HR has most detail.'
-  blocks = [Heading('Between base and adapted network'), Strength(look.strengths, look.crops, note)]
   if adapter.is_file() and base != 'random':
     words = ['python', '-m', 'adaptsr_jax.adapters', 'merge', base, str(adapter), 'OUT', '--strength=0.5']
     blocks += [Text('A network of half the strength is written by:'), Code(shlex.join(words))]

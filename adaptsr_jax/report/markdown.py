@@ -44,13 +44,13 @@ def _block(block: object, folder: Path) -> list[str]:
       return [f'<details><summary>{_text(title)}</summary>', *_blocks(inner, folder), '</details>']
     case content.Viewers(viewers):
       return _blocks(viewers, folder)
-    case content.Strength(steps, crops, note):
+    case content.Strength(label, steps, crops, note):
       images = [
         [_image(file, f'{c.name}, strength {s}', folder) for s, file in zip(steps, c.files, strict=True)] for c in crops
       ]
-      rows = [['', *steps], ['---'] * (len(steps) + 1)]
+      rows = [[_text(label), *steps], ['---'] * (len(steps) + 1)]
       rows += [[_text(crop.name), *cells] for crop, cells in zip(crops, images, strict=True)]
-      return ['\n'.join(map(_line, rows)), _text(note)]
+      return ['\n'.join(map(_line, rows)), *([_text(note)] if note else [])]
     case content.Viewer(name, gain, files, _, values, left, right):
       shown = [[left, right], [_image(files[label], f'{name}, {label}', folder) for label in (left, right)]]
       others = ', '.join(

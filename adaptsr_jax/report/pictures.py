@@ -24,8 +24,10 @@ from adaptsr_jax.report.gather import Run, Scores, System, metrics_of
 
 FOLDER = 'pictures'  # below the folder of the report
 _LARGEST_PAGE = 24 * 2**20  # bytes of pictures up to which they are stored without loss
-_STRENGTHS = tuple(i / 8 for i in range(9))  # of the adapter of the first run
+# Of adapters: of the first run, and of further ones, so that neither time nor page grows as much with each.
+_STRENGTHS, _FEWER = tuple(i / 8 for i in range(9)), tuple(i / 4 for i in range(5))
 _CROP = 192  # side of what is shown at each, in HR pixels
+_LARGEST_CROPS = 8 * 2**20  # bytes of all crops up to which they are stored without loss
 _OURS = re.compile(r'\d\d_\w+\.(png|jpg)')
 
 Restore = Callable[[np.ndarray, int], np.ndarray]
@@ -65,12 +67,20 @@ class Shown(NamedTuple):
 
 
 class Crop(NamedTuple):
-  """A part of a picture at every strength of the adapter."""
+  """A part of a picture at every strength of an adapter."""
 
   name: str
   files: list[Path]
   values: list[str]  # PSNR (Y) of the whole picture at each
   size: tuple[int, int]  # height and width
+
+
+class Dial(NamedTuple):
+  """What lies between an adapted network and its base."""
+
+  strengths: list[str]
+  crops: list[Crop]
+  why_not: str = ''  # there are no crops
 
 
 class Look(NamedTuple):
@@ -86,8 +96,7 @@ class Look(NamedTuple):
   best: list[Shown]
   worst: list[Shown]
   lossless: bool  # whether the shown files are
-  strengths: list[str]
-  crops: list[Crop]
+  dials: dict[str, Dial]  # by label of the adapted network
   missing: dict[str, str]  # label -> why its pictures could not be made
 
 
@@ -138,8 +147,7 @@ def look(runs: Sequence[Run], systems: Sequence[System], asked: Asked, number: i
     best=[shown[name] for name in best],
     worst=[shown[name] for name in worst],
     lossless=lossless,
-    strengths=[f'{t:g}' for t in _STRENGTHS],
-    crops=_crops(out / FOLDER, source, systems, networks, best, worst),
+    dials=_dials(out / FOLDER, source, systems, networks, best, worst),
     missing=missing,
   )
 
@@ -317,7 +325,10 @@ def _write(
     shown[name] = Shown(name, files, outputs['HR'].shape[:2])
   lossless = sum(path.stat().st_size for picture in shown.values() for path in picture.files.values()) <= _LARGEST_PAGE
   if not lossless:
-    shown = {name: _as_jpeg(picture) for name, picture in shown.items()}
+    shown = {
+      name: picture._replace(files={label: _as_jpeg(path) for label, path in picture.files.items()})
+      for name, picture in shown.items()
+    }
   kept = {path for picture in shown.values() for path in picture.files.values()}
   for path in folder.iterdir():  # of an earlier report
     if path not in kept and _OURS.fullmatch(path.name):
@@ -325,35 +336,54 @@ def _write(
   return shown, lossless
 
 
-def _crops(
+def _dials(
   folder: Path,
   source: data.Source,
   systems: Sequence[System],
   networks: Mapping[str, infer.Network],
   best: Sequence[str],
   worst: Sequence[str],
-) -> list[Crop]:
-  """Writes what lies between the first adapted network and its base, of the best, a middle and the worst picture."""
-  adapted = next(system for system in systems if system.kind == 'adapted')
-  if not {adapted.label, adapted.base} <= networks.keys() or not adapted.run.results['steps']:
-    return []
-  shown, ends = [*best, *worst[::-1]], [networks[label] for label in (adapted.base, adapted.label)]
+) -> dict[str, Dial]:
+  """Writes what lies between every adapted network and its base, of the best, a middle and the worst picture."""
+  shown = [*best, *worst[::-1]]
   names = list(dict.fromkeys(shown[i] for i in (0, len(shown) // 2, -1))) if shown else []
-  try:
-    between = {f'{t:g}': ends[0]._replace(params=_between(adapted.run, ends, t)) for t in _STRENGTHS}
-  except UserError as error:  # of methods that cannot be scaled
-    say(f'Without a slider of strengths: {error}')
-    return []
-  crops = {}
-  for name, _, outputs in _enlarged(source, between, names):
-    hr = outputs.pop('HR')
-    x, y, width, height = figures.busiest_box(image.to_float(hr), _CROP)
-    files = [folder / f'{names.index(name) + 1:02d}_strength{i}.png' for i in range(len(outputs))]
-    for path, output in zip(files, outputs.values(), strict=True):
-      image.write(path, output[y : y + height, x : x + width])
-    values = [metrics.psnr(o[None], hr[None], source.scale, luma=True)[0] for o in outputs.values()]
-    crops[name] = Crop(name, files, [f'{value:.2f} dB' for value in values], (height, width))
-  return [crops[name] for name in names]
+  dials: dict[str, Dial] = {}
+  for system in systems:
+    if (
+      system.kind != 'adapted' or not system.run.results['steps'] or not {system.label, system.base} <= networks.keys()
+    ):
+      continue
+    ends = [networks[label] for label in (system.base, system.label)]
+    strengths = _FEWER if dials else _STRENGTHS
+    try:
+      between = {f'{t:g}': ends[0]._replace(params=_between(system.run, ends, t)) for t in strengths}
+    except UserError as error:  # of methods that cannot be scaled
+      say(f'Without a slider of strengths: {error}')
+      dials[system.label] = Dial([], [], str(error))
+      continue
+    stem = f'strength{len(dials) + 1}'
+    crops = {
+      name: _crop(folder, f'{names.index(name) + 1:02d}_{stem}_', name, outputs, source.scale)
+      for name, _, outputs in _enlarged(source, between, names)
+    }
+    dials[system.label] = Dial(list(between), [crops[name] for name in names])
+  files = [path for dial in dials.values() for crop in dial.crops for path in crop.files]
+  if sum(path.stat().st_size for path in files) <= _LARGEST_CROPS:
+    return dials
+  return {
+    label: dial._replace(crops=[crop._replace(files=[*map(_as_jpeg, crop.files)]) for crop in dial.crops])
+    for label, dial in dials.items()
+  }
+
+
+def _crop(folder: Path, stem: str, name: str, outputs: dict[str, np.ndarray], scale: int) -> Crop:
+  hr = outputs.pop('HR')
+  x, y, width, height = figures.busiest_box(image.to_float(hr), _CROP)
+  files = [folder / f'{stem}{i}.png' for i in range(len(outputs))]
+  for path, output in zip(files, outputs.values(), strict=True):
+    image.write(path, output[y : y + height, x : x + width])
+  values = [metrics.psnr(output[None], hr[None], scale, luma=True)[0] for output in outputs.values()]
+  return Crop(name, files, [f'{value:.2f} dB' for value in values], (height, width))
 
 
 def _between(run: Run, ends: Sequence[infer.Network], strength: float) -> tree.Params:
@@ -364,11 +394,11 @@ def _between(run: Run, ends: Sequence[infer.Network], strength: float) -> tree.P
   return jax.tree.map(lambda a, b: (1 - strength) * a + strength * b, base, adapted)
 
 
-def _as_jpeg(picture: Shown) -> Shown:
-  files = {label: path.with_suffix('.jpg') for label, path in picture.files.items()}
-  for label, path in files.items():
-    image.write(path, image.read_array(picture.files[label]))
-  return picture._replace(files=files)
+def _as_jpeg(path: Path) -> Path:
+  """Puts a JPEG in the place of a PNG; returns its path."""
+  image.write(path.with_suffix('.jpg'), image.read_array(path))
+  path.unlink()
+  return path.with_suffix('.jpg')
 
 
 def _file_name(label: str, place: int) -> str:
