@@ -1,15 +1,17 @@
 """The devices that share a batch: every one has all parameters and computes a part of the pictures.
 
 Programs are those of one device, as jit takes them on a mesh with Auto axes: batches come in parts, everything else
-whole, and of that the compiler concludes that gradients have to be summed, once (`tests/test_devices.py` reads it).
+whole. What is a mean over the batch is taken by `Devices.mean`, with one sum between devices; of the rest the compiler
+concludes what has to be summed (`tests/test_devices.py` reads the programs).
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import flatten_util
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -68,6 +70,20 @@ class Devices(NamedTuple):
       else jax.make_array_from_process_local_data(sharding, value)
       for name, value in batch.items()
     }
+
+  def mean(self, fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Returns fn(whole, divided) -> arrays as their mean over the devices, each sees its part of `divided`.
+
+    Summed as a single array: between processes on CPUs each array of a sum is a message round of its own, of 5 ms where
+    they share cores (`benchmarks.processes`).
+    """
+
+    def mean(whole: Any, divided: Any) -> Any:
+      flat, restore = flatten_util.ravel_pytree(fn(whole, divided))
+      return restore(jax.lax.pmean(flat, _AXIS))
+
+    every, part = PartitionSpec(), PartitionSpec(_AXIS)
+    return jax.shard_map(mean, mesh=self.mesh, in_specs=(every, part), out_specs=every, check_vma=False)
 
   def joined(self, parts: Sequence[jax.Array]) -> jax.Array:
     """Returns one array of several divided ones, each device's part of it made of what it has of them."""

@@ -117,10 +117,17 @@ def measure(name: str, case: Case, args: argparse.Namespace) -> dict[str, Any]:
       peer.run(row)
     for _ in range(args.rounds):
       for row in theirs:
-        turns[row].append((_clocked(ours[row.partition(' ')[0]]), peer.run(row)))
+        call = ours[row.partition(' ')[0]]
+        turns[row].append((_turn(lambda call=call: _clocked(call), args), _turn(lambda row=row: peer.run(row), args)))
   finally:
     peer.close()
   return {'pytorch': peer.about, 'rows': {row: _numbers(pairs) for row, pairs in turns.items()}}
+
+
+def _turn(call: Any, args: argparse.Namespace) -> tuple[float, float]:
+  """Returns the median of some calls, as they follow each other in training; the first finds the other's caches."""
+  call()
+  return tuple(statistics.median(column) for column in zip(*(call() for _ in range(args.calls)), strict=True))
 
 
 def _clocked(call: Any) -> tuple[float, float]:
@@ -161,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--rank', type=int, default=8, help='of every adapter')
   parser.add_argument('--path', default='auto', help='of adapters, see config.lora.path')
   parser.add_argument('--rounds', type=int, default=10, help='turns of every row')
+  parser.add_argument('--calls', type=int, default=3, help='measured in a turn, after one that is not')
   parser.add_argument('--threads', type=int, default=os.cpu_count(), help='of PyTorch')
   parser.add_argument('--out', metavar='FILE', help='where to write the numbers as JSON')
   args = parser.parse_args(argv)

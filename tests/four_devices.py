@@ -57,14 +57,16 @@ def scalars(name, c, number):
 
 
 def collectives(name, c):
-  """Returns how many of each kind the compiled step of four devices has, and whether its state is whole everywhere."""
+  """Returns how many of each kind the compiled step of four devices has, whether a sum is of one array, and whether its
+  state is whole everywhere."""
   shared = devices.choose(4, 8)
   model, method, params, batch = given(name, c)
-  step_, (state, frozen, _) = traced(c, method, model, params, batch)
+  step_, (state, frozen, _) = traced(c, method, model, params, batch, shared)
   program = step_.lower(*shared.everywhere((state, frozen)), shared.divided(batch)).compile()
   text = program.as_text()
   counts = {kind: len(re.findall(rf' {kind}(?:-start)?\(', text)) for kind in COLLECTIVES}
-  return counts, all(sharding.is_fully_replicated for sharding in jax.tree.leaves(program.output_shardings))
+  single = bool(re.search(r'= f32\[\d+\]\S* all-reduce\(', text))
+  return counts, single, all(sharding.is_fully_replicated for sharding in jax.tree.leaves(program.output_shardings))
 
 
 @jax.jit

@@ -36,9 +36,10 @@ def test_any_number_of_devices_gives_the_same_numbers(found, what, tolerance):
 
 @pytest.mark.parametrize('name', ['safmn', 'swinir'])
 def test_devices_exchange_nothing_but_the_sum_of_gradients(found, name):
-  counts, whole = found['collectives'][name]
+  counts, single, whole = found['collectives'][name]
   assert counts.pop('all-reduce') == 1
   assert not any(counts.values())
+  assert single
   assert whole
 
 

@@ -34,12 +34,12 @@ def shapes_of(model):
   return params, {'lr': picture, 'hr': hr}
 
 
-def traced(c, method, model, params, batch):
+def traced(c, method, model, params, batch, devices=None):
   """Returns the step and the shapes of what it is given."""
   tx, _ = optim.make(c, method.labels)
   frozen, trainable = method.init(jax.random.key(0), params)
   state = step.TrainState(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), {})
-  return step.make_step(model.apply, method, tx, losses.l1), (state, frozen, batch)
+  return step.make_step(model.apply, method, tx, losses.l1, devices=devices), (state, frozen, batch)
 
 
 def for_cuda(model, c, method, params, batch):

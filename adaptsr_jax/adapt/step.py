@@ -67,7 +67,7 @@ def plain(
   tx, rate = optim.make(config, method.labels)
   frozen, weights = placed((frozen, criterion.weights), devices)
   rate_set = jnp.float32(optim.set_rate(config))
-  step = make_step(apply_fn, method, tx, criterion, config.optim.ema, {'weights': weights}, rate_set)
+  step = make_step(apply_fn, method, tx, criterion, config.optim.ema, {'weights': weights}, rate_set, devices)
   average = jax.tree.map(jnp.array, trainable) if config.optim.ema else {}
   trainable = jax.tree.map(jnp.array, trainable)
   return Training(
@@ -97,6 +97,7 @@ def make_step(
   ema: float = 0.0,
   arrays: Mapping[str, Any] | None = None,
   peak: jax.Array | None = None,
+  devices: Devices | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """Returns the compiled step(state, frozen, batch) -> (state, scalars); `state` is overwritten in place.
 
@@ -108,7 +109,17 @@ def make_step(
     ema: decay of the average of what is trained (see `optim.averaged`); 0 for none.
     arrays: further arguments of `loss_fn`, too large for constants of the program.
     peak: the rate that is set, for `tx`; None: as `tx` has it, as a constant of the program.
+    devices: that share the batch, whose loss is the mean of its pictures'; None: one device.
   """
+
+  def loss(trainable, frozen, arrays, pictures):
+    value = loss_fn(method.forward(apply_fn, frozen, trainable, pictures['lr']), pictures['hr'], **arrays)
+    return value if isinstance(value, tuple) else (value, {})
+
+  def gradients(whole, pictures):
+    return jax.value_and_grad(loss, has_aux=True)(*whole, pictures)
+
+  averaged_gradient = devices.mean(gradients) if devices else gradients
 
   def step(
     state: TrainState,
@@ -117,11 +128,8 @@ def make_step(
     arrays: Mapping[str, Any] = {},
     rates: Mapping[str, jax.Array] = {},
   ):
-    def loss(trainable):
-      value = loss_fn(method.forward(apply_fn, frozen, trainable, batch['lr']), batch['hr'], **arrays)
-      return value if isinstance(value, tuple) else (value, {})
-
-    (value, logged), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
+    pictures = {name: batch[name] for name in ('lr', 'hr')}
+    (value, logged), gradient = averaged_gradient((state.trainable, frozen, arrays), pictures)
     updates, opt_state = tx.update(gradient, state.opt_state, state.trainable, **rates)
     trainable = optax.apply_updates(state.trainable, updates)
     average = optim.averaged(state.ema, trainable, state.step, ema)
