@@ -215,12 +215,14 @@ class Work:
       self._bar.close()
 
   def restart(self, total: float | None, done: float) -> None:
-    """Takes another number of things to do, known only now, of which `done` are done."""
+    """Begins anew with a number of things to do, known only now, of which `done` are done; so does the rate."""
     self.total, self.done, self._first = total, done, done
+    self._start = time.perf_counter()
     if self._bar is not None:
       self._bar.bar_format = None
       self._bar.reset(total)
-      self._bar.update(done)
+      self._bar.n = self._bar.last_print_n = self._bar.initial = done
+      self._bar.refresh()
 
   def advance(self, number: float = 1) -> None:
     """Takes note that so many more are done."""

@@ -378,6 +378,14 @@ def test_a_bar_on_a_terminal_and_lines_above_it(monkeypatch):
   assert written.rsplit('\r', 2)[-1] == ''
 
 
+def test_what_came_before_a_restart_is_not_in_the_time_left():
+  work = log.Work('Training', 100)
+  work._start -= 1000  # spent on compiling
+  work.restart(100, 1)
+  work.advance()
+  assert re.fullmatch(r'2/100  0:0\d left', work.state())
+
+
 def test_progress_tells_speed_time_left_and_waiting():
   progress = log.Progress(0, 300, energy.Clock(1000))
   time.sleep(0.02)

@@ -91,7 +91,9 @@ def train(
       if done == begun:
         say(f'Compiled the training step in {told(progress.compiled())}.')
         work.title = 'Training'
-      work.advance()
+        work.restart(config.steps, step)
+      else:
+        work.advance()
       # Read once: what is asked after the save below waits for the next step. Several processes go by what was sent
       # with the step before, which all of them know by now, and so stop after the same step.
       stop = bool(wished) if several else interrupts.asked
