@@ -8,6 +8,8 @@ import difflib
 import math
 import os
 import re
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ CHOICES = {
   'score.reduce': ('norm_of_mean', 'mean_of_norms'),
   'optim.schedule': ('auto', 'steps', 'halvings', 'cosine', 'wsd', 'constant'),
 }
+_LONGEST_REASON = 1000  # characters
 
 
 # Fields that had other names.
@@ -66,6 +69,26 @@ def find(name: str) -> str:
     return str(folder / f'{word}.py') + colon + argument
   there = ', '.join(sorted(path.stem for path in folder.glob('*.py')))
   raise UserError(f'There is no config {name}; give a file, or a name of those that come with the package: {there}.')
+
+
+def reason(error: BaseException, paths: Sequence[str]) -> str:
+  """Returns in one line why flags, or the config of one of the files `paths`, cannot be understood."""
+  place, told, inner = '', None, error
+  while inner:
+    told = inner if isinstance(inner, UserError) else told  # of the config itself; that in the middle has its traceback
+    for frame in traceback.extract_tb(inner.__traceback__):
+      if frame.filename in paths:
+        place = f'{frame.filename}, line {frame.lineno}: {type(inner).__name__}: {inner}'
+    inner = inner.__cause__ or inner.__context__
+  while isinstance(error, AttributeError | KeyError) and error.args and isinstance(error.args[0], Exception):
+    error = error.args[0]
+  text = str(error.args[0] if error.args else error)
+  if isinstance(error, AttributeError | KeyError):
+    # config_flags tells at length of a field inside of what is no section.
+    text = f'the config has no field {text.rpartition("Attempting to lookup: ")[2]}'
+  elif isinstance(error, TypeError):
+    text = f'a flag sets a field inside of what is no section of the config ({text})'
+  return shown(' '.join(str(told or place or text).split()), _LONGEST_REASON)
 
 
 def _check_file(path: str) -> None:

@@ -11,16 +11,13 @@ if __name__ == '__mp_main__':  # imported by a reader, long before it reads, and
 import os
 import shlex
 import sys
-import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from adaptsr_jax import processes
-from adaptsr_jax.config import RENAMED, find, renamed
+from adaptsr_jax.config import RENAMED, find, reason, renamed
 from adaptsr_jax.errors import UserError, shown
-
-_LONGEST = 1000  # characters of a reason
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -110,28 +107,17 @@ def parse(argv: list[str]) -> list[str]:
     _CONFIG.value.get('base')  # a file that cannot be loaded fails at its first use
     return rest
   except Exception as error:  # a config is a program, and can raise anything
-    print(f'Error: {shown(" ".join(_reason(error, argv).split()), _LONGEST)}', file=sys.stderr)
+    print(f'Error: {_reason(error, argv)}', file=sys.stderr)
     sys.exit(2)
 
 
 def _reason(error: BaseException, argv: list[str]) -> str:
   """Returns why flags, or the file of the config, cannot be understood."""
-  place, told, inner = '', None, error
   try:
     words = _with_file(argv)[1:]
   except UserError:  # it is that which is to be told
     return str(error)
-  while inner:
-    told = inner if isinstance(inner, UserError) else told  # of the config itself; that in the middle has its traceback
-    for frame in traceback.extract_tb(inner.__traceback__):
-      if any(word.partition(':')[0] in (frame.filename, f'--config={frame.filename}') for word in words):
-        place = f'{frame.filename}, line {frame.lineno}: {type(inner).__name__}: {inner}'
-    inner = inner.__cause__ or inner.__context__
-  if told or place:
-    return str(told or place)
-  while isinstance(error, AttributeError | KeyError) and error.args and isinstance(error.args[0], Exception):
-    error = error.args[0]
-  return f'the config has no field {error.args[0]}' if isinstance(error, AttributeError | KeyError) else str(error)
+  return reason(error, [word.removeprefix('--config=').partition(':')[0] for word in words])
 
 
 def _with_file(argv: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 
 from adaptsr_jax.errors import UserError
@@ -45,3 +46,11 @@ def available() -> int | None:
     if limit != resource.RLIM_INFINITY:
       known.append(limit - pages * os.sysconf('SC_PAGE_SIZE'))
   return max(0, min(known)) if known else None
+
+
+def peak() -> int | None:
+  """Returns the most bytes that this process has held so far; None where the system does not tell."""
+  if resource is None:
+    return None
+  most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return most if sys.platform == 'darwin' else 1024 * most

@@ -73,14 +73,20 @@ def _read_config(path: str, overrides: Sequence[str]) -> Any:
   from absl import flags
   from ml_collections import config_flags
 
-  from adaptsr_jax.config import find
+  from adaptsr_jax.config import find, reason
 
+  file = find(path)
   values = flags.FlagValues()  # apart from absl's global flags, where other commands define theirs
   config_flags.DEFINE_config_file('config', flag_values=values)
   try:
-    rest = values([sys.argv[0], f'--config={find(path)}', *overrides])[1:]
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-    raise UserError(f'{" ".join(overrides)} does not fit {path}: {error}') from error
+    rest = values([sys.argv[0], f'--config={file}', *overrides])[1:]
+    if not hasattr(values.config, 'update_from_flattened_dict'):
+      raise ValueError('get_config() of the config gives no ConfigDict')
+    values.config.get('base')  # a file that cannot be loaded fails at its first use
+  except Exception as error:  # a config is a program, and can raise anything
+    why = reason(error, [file.partition(':')[0]])
+    given = ' '.join(overrides) or 'The config'
+    raise UserError(why if why.startswith(file) else f'{given} does not fit {path}: {why}') from error
   if rest:
     raise UserError(f'Unexpected argument {rest[0]!r}: fields are set as --config.name=value.')
   return values.config
@@ -89,7 +95,7 @@ def _read_config(path: str, overrides: Sequence[str]) -> Any:
 def _run(config: Any, number: int, out: Path) -> None:
   from adaptsr_jax import config as config_lib
   from adaptsr_jax import files
-  from adaptsr_jax.adapt import prepare
+  from adaptsr_jax.adapt import effects, prepare
 
   check_folder(out)
   config_lib.validate(config)
@@ -98,10 +104,13 @@ def _run(config: Any, number: int, out: Path) -> None:
     raise UserError(f'--batches is {number}, but a comparison needs at least 2.')
   if config.score.kind == 'random':
     raise UserError("config.score.kind is 'random', but random scores do not depend on the batch: choose another kind.")
+  told = effects.idle(config, scoring=True)
+  for part in set(config_lib.PARTS) - {'train'}:
+    config.data[part] = config_lib.default().data[part]  # nothing is measured, so nobody need have them
   setup = prepare.prepare(config)
   if setup.train is None:
     raise UserError('config.data.train.hr is empty: give the folder of HR pictures that batches are drawn from.')
-  print(prepare.describe(config, setup), flush=True)
+  print(prepare.describe(config, setup, told), flush=True)
   result = measure(
     prepare.loss_of(setup.model),
     setup.base.params,

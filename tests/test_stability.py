@@ -99,6 +99,7 @@ def test_command_writes_json_and_figure_and_prints_the_headline(tmp_path, pictur
     (['--config.score.kind=random'], "config.score.kind is 'random'"),
     (['--config.score.colour=red'], 'config.score.colour=red does not fit'),
     (['--config.steps=many'], 'config.steps=many does not fit'),
+    (['--config.data.train.hr.lr=LR'], 'what is no section of the config'),
     (['surplus'], "Unexpected argument 'surplus'"),
   ],
 )
@@ -109,6 +110,30 @@ def test_command_names_what_is_wrong(tmp_path, pictures, command, capsys, flags,
   assert message in error
   assert error.startswith('Error: ')
   assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+  ('line', 'message'), [('1 / 0', 'line 2: ZeroDivisionError'), ('return None', 'gives no ConfigDict')]
+)
+def test_a_config_that_fails_is_named(tmp_path, command, capsys, line, message):
+  file = tmp_path / 'failing.py'
+  file.write_text(f'def get_config():\n  {line}\n')
+  assert command(f'--config={file}', f'--out={tmp_path}') == 2
+  error = capsys.readouterr().err
+  assert message in error
+  assert str(file) in error
+
+
+def test_fields_of_training_are_told_and_other_pictures_are_not_asked_for(tmp_path, pictures, command, capsys):
+  flags = ['--config.optim.lr=1.0', '--config.lora.form=loralib', f'--config.data.valid.hr={tmp_path / "absent"}']
+  flags += ['--config.score.batches=4', '--config.sites.kinds=("conv",)', '--config.score.kind=fisher']
+  given = [f'--config={CONFIG}', f'--config.data.train.hr={pictures}', f'--out={tmp_path / "out"}', '--batches=2']
+  assert command(*given, *flags) == 0
+  told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith('Without effect'))
+  for field in ('optim.lr', 'steps', 'score.batches', 'data.valid.hr', 'lora.rank', 'lora.form'):
+    assert f'config.{field}' in told
+  for field in ('patch', 'sites', 'score.kind', 'data.train', 'base', 'model'):
+    assert f'config.{field}' not in told
 
 
 def test_missing_config_file_is_named(tmp_path, command, capsys):

@@ -133,24 +133,46 @@ RULES = (
 )
 
 
-def idle(config: ConfigDict) -> str:
+# What scoring looks at, which trains nothing (`stability`).
+_OF_SCORES = (
+  *('base', 'key', 'model', 'fields', 'dtype', 'remat', 'seed', 'batch_size', 'patch', 'sites'),
+  *('score.kind', 'score.normalise', 'lora.form', 'data.train', 'data.degrade', 'data.usm', 'data.match_exposure'),
+  *('data.workers', 'data.cache_gb'),
+)
+SCORING = (
+  *(rule for rule in RULES if rule.fields[0].partition('.')[0] in ('key', 'model', 'data')),
+  _Rule(('lora.form',), lambda c: c.score.normalise == 'per_cost', 'config.score.normalise is not per_cost'),
+)
+
+
+def idle(config: ConfigDict, scoring: bool = False) -> str:
   """Returns a sentence on the fields that are not as by default and have no effect in the run; '' where there are none.
 
   A field that contradicts others is refused by `config.validate`; these are only of other methods, losses or data.
+
+  Args:
+    config: of the run.
+    scoring: the run scores batches, each by itself, and trains nothing.
   """
   default = config_lib.flat(config_lib.default())
   changed = [name for name, value in config_lib.flat(config).items() if value != default.get(name, value)]
   reasons: dict[str, list[str]] = {}
   for name in changed:
-    why = next(_reasons(config, name), '')
+    why = next(_reasons(config, name, scoring), '')
     if why:
       reasons.setdefault(why, []).append(f'config.{name}')
   parts = [f'{", ".join(names)} ({why})' for why, names in reasons.items()]
   return f'Without effect in this run: {"; ".join(parts)}.' if parts else ''
 
 
-def _reasons(config: ConfigDict, name: str) -> Iterator[str]:
-  for rule in RULES:
-    of_rule = any(name == field or name.startswith(f'{field}.') for field in rule.fields)
-    if of_rule and not rule.used(config):
+def _reasons(config: ConfigDict, name: str, scoring: bool) -> Iterator[str]:
+  if scoring and not _within(name, _OF_SCORES):
+    yield 'batches are scored, each by itself, and nothing is trained'
+  for rule in SCORING if scoring else RULES:
+    if _within(name, rule.fields) and not rule.used(config):
       yield rule.why
+
+
+def _within(name: str, fields: tuple[str, ...]) -> bool:
+  """Tells whether a field is one of `fields`, or of a section that is."""
+  return any(name == field or name.startswith(f'{field}.') for field in fields)

@@ -112,13 +112,13 @@ def check_pixels(setup: Setup) -> None:
       data.check_pixels(source)
 
 
-def describe(config: ConfigDict, setup: Setup) -> str:
-  """Returns a few lines on the base and the data, assumptions included."""
+def describe(config: ConfigDict, setup: Setup, idle: str | None = None) -> str:
+  """Returns a few lines on the base and the data, assumptions included; `idle` tells of fields without effect."""
   base = setup.base
   fields = ', '.join(f'{key}={value}' for key, value in base.fields.items())
   lines = [f'Base: {base.name} ({fields}), {tree.count(base.params):,} parameters.']
   lines += [f'  {remark}' for remark in base_lib.remarks(base, '--config.fields=')]
-  lines += filter(None, [effects.idle(config)])
+  lines += filter(None, [effects.idle(config) if idle is None else idle])
   canvas = degrade.canvas(config.patch, setup.model.upscale)
   for label, source in (('Training', setup.train), ('Validation', setup.valid)):
     lines.append(f'{label}: {source.describe(canvas) if source else "none"}')

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from adaptsr_jax import methods, tree
 from adaptsr_jax.adapt import losses, prepare, step, train
 from adaptsr_jax.adapt.folder import Folder
+from adaptsr_jax.devices import Devices
 from adaptsr_jax.log import say
 
 _SHARE = 10  # of the steps of the run, one in so many
@@ -22,6 +23,7 @@ def run(
   criterion: losses.Criterion,
   folder: Folder,
   material: Mapping[str, str],
+  devices: Devices | None = None,
 ) -> tuple[methods.Tensors, float]:
   """Trains `planned` for a tenth of the steps, at a constant rate; continues where an earlier start stopped.
 
@@ -32,6 +34,7 @@ def run(
     criterion: from `losses.make`.
     folder: of the run; this one is kept in warm_up/ there.
     material: what tells base and pictures from others.
+    devices: that share the batches; None: one device, as where one of several processes does it for all.
 
   Returns:
     What was trained, and the seconds that it took in all starts together.
@@ -50,7 +53,7 @@ def run(
   own.take(short, dict(material))
   method = methods.from_spec(planned.spec, planned.constants)
   frozen, trainable = methods.restore(method, setup.base.params, planned.start, jax.random.key(config.seed))
-  training = step.plain(short, setup.model.apply, method, frozen, trainable, criterion)
+  training = step.plain(short, setup.model.apply, method, frozen, trainable, criterion, devices)
   say(f'Training {tree.count(trainable):,} parameters for {short.steps} steps first, to decide on ranks.')
-  trained = train.train(short, training, prepare.batches(short, setup.train, short.seed), None, own.path)
+  trained = train.train(short, training, prepare.batches(short, setup.train, short.seed, devices), None, own.path)
   return tree.flatten(trained.trainable), trained.seconds

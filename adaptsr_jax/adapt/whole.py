@@ -5,8 +5,6 @@ import hashlib
 import json
 import os
 import platform
-import resource
-import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +16,20 @@ import safetensors.numpy
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from adaptsr_jax import __version__, bicubic, data, figures, files, image, infer, methods, metrics, params_folder, tree
+from adaptsr_jax import (
+  __version__,
+  bicubic,
+  data,
+  figures,
+  files,
+  image,
+  infer,
+  memory,
+  methods,
+  metrics,
+  params_folder,
+  tree,
+)
 from adaptsr_jax import base as base_lib
 from adaptsr_jax import config as config_lib
 from adaptsr_jax import devices as devices_lib
@@ -87,7 +98,11 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     processes_lib.decide(lambda: prepare.check_pixels(setup))
 
   # 3., 4. and 5. Method: what is decided before training, what is frozen, what is trained.
-  first = functools.partial(warm_up.run, config, setup, criterion=criterion, folder=folder, material=material)
+  # Of several processes the first one decides alone.
+  sharing = devices if processes_lib.count() == 1 else None
+  first = functools.partial(
+    warm_up.run, config, setup, criterion=criterion, folder=folder, material=material, devices=sharing
+  )
   method, ranks, tensors = _method_of_run(config, setup, folder, first if config.steps else None)
   parts = methods.restore(method, base.params, tensors, jax.random.key(config.seed))
   frozen, trainable = devices_lib.agreed(parts) if devices else parts  # processors of several kinds round otherwise
@@ -393,13 +408,12 @@ def _export(
     base_lib.export(path, base, params, 'float32', results['config']['like_source'])
 
 
-def peak_memory_bytes() -> int:
+def peak_memory_bytes() -> int | None:
   """Returns the most memory held on the device, or by the whole process where the device (a CPU) keeps no count."""
   stats = jax.local_devices()[0].memory_stats() or {}
   if 'peak_bytes_in_use' in stats:
     return stats['peak_bytes_in_use']
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return peak if sys.platform == 'darwin' else peak * 1024
+  return memory.peak()
 
 
 def versions() -> dict[str, str]:
