@@ -38,10 +38,10 @@ def shown(name: Any, longest: int = LONGEST) -> str:
 
 @contextlib.contextmanager
 def enough_memory(advice: str) -> Iterator[None]:
-  """Turns the lack of memory of the device, where jax tells of it, into a UserError that ends in `advice`."""
+  """Turns the lack of memory of the device into a UserError that ends in `advice`."""
   try:
     yield
-  except RuntimeError as error:
+  except (RuntimeError, MemoryError) as error:
     if not lacks_memory(error):
       raise
     raise UserError(f'The device has not enough memory {advice}.') from error

@@ -211,6 +211,7 @@ def _enlarged(
   check_memory(size, scale, 'choose a smaller tile' if side else 'cut the picture into parts')
   padded = _padded(lr, size)
   height, width = (side, side) if side else padded.shape[:2]
+  _check_program(apply, height, width)
   rows = _spans(padded.shape[0], height, stride, scale)
   columns = _spans(padded.shape[1], width, stride, scale)
   tiles = list(itertools.product(rows, columns))
@@ -302,6 +303,14 @@ def _needs(apply: _Applied, shape: tuple[int, ...]) -> float:
       del _programs[next(iter(_programs))]
   analysis = program.memory_analysis()
   return analysis.temp_size_in_bytes + analysis.output_size_in_bytes if analysis else 0
+
+
+def _check_program(apply: _Applied, height: int, width: int) -> None:
+  """Raises MemoryError where a large tile does not fit into a host, which would end the process unheard."""
+  if height * width > AUTO_WHOLE and jax.default_backend() == 'cpu':
+    free = memory.available()
+    if free is not None and _needs(apply, (1, height, width, 3)) > free:
+      raise MemoryError
 
 
 def _program(apply: _Applied, shape: tuple[int, ...]) -> Any:

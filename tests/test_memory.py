@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adaptsr_jax import command, degrade, image, infer, memory, metrics, upscale
+from adaptsr_jax import base, command, degrade, image, infer, memory, metrics, upscale
 from adaptsr_jax.doctor import __main__ as doctor
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.evaluate import __main__ as evaluate
@@ -81,6 +81,16 @@ def test_what_is_free_is_known_and_small_things_are_not_asked_for(monkeypatch):
     infer.check_memory((10000, 10000), 4)
   monkeypatch.setattr(memory, 'available', lambda: None)
   infer.check_memory((10000, 10000), 4)
+
+
+def test_a_whole_picture_that_is_too_large_is_refused_before_it_is_computed(params, monkeypatch):
+  loaded = base.load(params)
+  whole = infer.network(loaded.model(), loaded.params, infer.WHOLE)
+  monkeypatch.setattr(infer, 'AUTO_WHOLE', 40 * 40)
+  monkeypatch.setattr(memory, 'available', lambda: 10**5)
+  whole(scene(0, 32, 32))
+  with pytest.raises(UserError, match='not enough memory for 48 x 48 pixels at a time: choose a smaller tile'):
+    whole(scene(0, 48, 48))
 
 
 def test_strips_measure_what_the_whole_does(monkeypatch):
