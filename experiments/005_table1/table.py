@@ -1,7 +1,7 @@
 """Table 1 of the paper: every system that is at hand, measured alike on every set at hand, beside what it prints.
 
   python -m experiments.005_table1.table --set=DRealSR=drealsr_x4 --set=RealSR=RealSRVal_crop128 \
-    --system=RealESRGAN=realesrgan_x4plus --system=mine=runs/camera/merged --outputs=DRealSR:StableSR=PICTURES \
+    --system=RealESRGAN=realesrgan_x4 --system=mine=runs/camera/merged --outputs=DRealSR:StableSR=PICTURES \
     --work=runs/table1
 
 A set is a folder with LR and HR in it, or a data set as it is distributed. A system is whatever `evaluate --params`
@@ -31,9 +31,9 @@ PART = 24  # pictures that are measured at a time
 SYSTEMS = {
   'bicubic': 'bicubic',
   'SAFMN (NTIRE 2023)': 'safmn_ntire2023_x4',
-  'RealESRGAN': 'realesrgan_x4plus',
-  'realesr-general': 'realesr_general_x4v3',
-  'realesr-animevideo': 'realesr_animevideov3',
+  'RealESRGAN': 'realesrgan_x4',
+  'realesr-general': 'realesr_general_x4',
+  'realesr-animevideo': 'realesr_animevideo_x4',
   'LDL': 'ldl_rrdb_x4',
   'DASR': 'dasr_x4',
   'Real-SAFMN-L': 'safmn_l_real_lsdir_v2_x4',

@@ -1,6 +1,6 @@
 """Networks of Real-ESRGAN on real camera pairs: base, uniform ranks, rank-aware, full fine-tuning; several seeds.
 
-  python -m experiments.006_srvgg.sweep --base=realesr_general_x4v3 --rrdb=realesrgan_x4plus --data=drealsr_x4 \
+  python -m experiments.006_srvgg.sweep --base=realesr_general_x4 --rrdb=realesrgan_x4 --data=drealsr_x4 \
     --runs=runs/006
 
 `--data` holds LR and HR; in the order of sorted names every seventh pair validates and the others train. Each run is
