@@ -1,10 +1,14 @@
-"""Pictures that tests make, smooth shapes with edges, so that there is something to learn; and a small network."""
+"""Pictures that tests make, smooth shapes with edges, so that there is something to learn; small networks and runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from adaptsr_jax import base, bicubic, image, params_folder
+from configs import tiny
 
 
 def scene(seed: int, height: int = 48, width: int = 48) -> np.ndarray:
@@ -36,3 +40,12 @@ def write_params(path: Path) -> Path:
   network = base.random('safmn_x2', 0, {'dim': 8, 'n_blocks': 1})
   params_folder.save_params(path, network.params, network.info())
   return path
+
+
+def settings(folders: Sequence[Path | str], **fields: Any) -> ConfigDict:
+  """Returns the config of a tiny run that trains and is measured on the pairs of the LR and HR `folders`."""
+  c = tiny.get_config()
+  for part in (c.data.train, c.data.valid):
+    part.lr, part.hr = map(str, folders)
+  c.update_from_flattened_dict(fields)
+  return c

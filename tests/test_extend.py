@@ -13,7 +13,7 @@ from adaptsr_jax.adapters import file, operations
 from adaptsr_jax.convert import architectures
 from adaptsr_jax.evaluate import __main__ as evaluate
 from adaptsr_jax.metrics import table
-from configs import tiny
+from tests import pictures
 from tests.pictures import write_pairs
 
 PAGE = (Path(__file__).parents[1] / 'docs' / 'extend.md').read_text()
@@ -34,12 +34,7 @@ def module(begins: str) -> types.ModuleType:
 
 
 def settings(folders, **fields):
-  c = tiny.get_config()
-  for part in (c.data.train, c.data.valid):
-    part.lr, part.hr = map(str, folders)
-  c.steps = 4
-  c.update_from_flattened_dict(fields)
-  return c
+  return pictures.settings(folders, **{'steps': 4, **fields})
 
 
 def test_examples_are_short():

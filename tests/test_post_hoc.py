@@ -12,7 +12,7 @@ from adaptsr_jax import adapt, config, lora, methods, tree
 from adaptsr_jax.adapt import train
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.models import build
-from configs import tiny
+from tests import pictures
 from tests.pictures import write_pairs
 
 
@@ -22,13 +22,7 @@ def folders(tmp_path_factory):
 
 
 def settings(folders, **fields):
-  c = tiny.get_config()
-  for part in (c.data.train, c.data.valid):
-    part.lr, part.hr = map(str, folders)
-  c.lora.rule = 'post_hoc'
-  c.strengths = ()
-  c.update_from_flattened_dict(fields)
-  return c
+  return pictures.settings(folders, **{'lora.rule': 'post_hoc', 'strengths': (), **fields})
 
 
 @pytest.mark.parametrize('form', lora.FORMS)

@@ -18,8 +18,8 @@ from adaptsr_jax.evaluate import statistics
 from adaptsr_jax.report import drawings, pictures
 from adaptsr_jax.report.__main__ import main
 from adaptsr_jax.report.gather import Interval
-from configs import tiny
 from tests import browser as browsers
+from tests import pictures as made
 from tests.pictures import write_pairs
 from tests.shared import shared
 
@@ -29,15 +29,8 @@ PICTURES = 7
 
 
 def settings(folders, **fields):
-  c = tiny.get_config()
-  c.score.batches = 1
-  c.eval_every = 40
-  c.save_every = 40
-  c.log_every = 10
-  for part in (c.data.train, c.data.valid):
-    part.lr, part.hr = map(str, folders)
-  c.update_from_flattened_dict(fields)
-  return c
+  every = {'eval_every': 40, 'save_every': 40, 'log_every': 10}
+  return made.settings(folders, **{'score.batches': 1, **every, **fields})
 
 
 @pytest.fixture(scope='module')

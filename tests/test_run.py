@@ -20,8 +20,7 @@ from adaptsr_jax import adapt, base, config, convert, energy, image, infer, log,
 from adaptsr_jax.adapt.store import RunStore
 from adaptsr_jax.adapters import file as adapter_file
 from adaptsr_jax.errors import UserError
-from configs import tiny
-from tests.pictures import write_pairs
+from tests.pictures import settings, write_pairs
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,14 +28,6 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
   return write_pairs(tmp_path_factory.mktemp('pictures'), 4)
-
-
-def settings(folders, **fields):
-  c = tiny.get_config()
-  for part in (c.data.train, c.data.valid):
-    part.lr, part.hr = map(str, folders)
-  c.update_from_flattened_dict(fields)
-  return c
 
 
 def command(folders, workdir, *flags):

@@ -14,7 +14,7 @@ from adaptsr_jax import lora, methods
 from adaptsr_jax.adapt import losses, optim, step, sweep, whole
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.report.__main__ import main as report
-from configs import tiny
+from tests import pictures
 from tests.pictures import write_pairs
 from tests.shared import GOLDEN
 
@@ -22,12 +22,8 @@ WEIGHTS = GOLDEN / 'safmn_x2' / 'weights.safetensors'
 
 
 def settings(folders=('LR', 'HR'), **fields):
-  c = tiny.get_config()
-  for part in (c.data.train, c.data.valid):
-    part.lr, part.hr = map(str, folders)
   small = {'base': str(WEIGHTS), 'fields': '', 'steps': 2, 'lora.rule': 'uniform', 'tensorboard': False}
-  c.update_from_flattened_dict({**small, **fields})
-  return c
+  return pictures.settings(folders, **{**small, **fields})
 
 
 def test_the_grid_is_all_combinations_in_the_types_of_the_fields():

@@ -127,7 +127,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_size(parser: argparse.ArgumentParser) -> None:
   size = parser.add_mutually_exclusive_group(required=True)
   size.add_argument('--rank', type=int, default=0, help='the largest rank of every site')
-  size.add_argument('--budget', type=int, default=0, help='parameters in all, where they keep most of the change')
+  size.add_argument(
+    '--budget', type=int, default=0, help='parameters in all, biases apart, where they keep most of the change'
+  )
 
 
 def _inspect(options: argparse.Namespace) -> None:
