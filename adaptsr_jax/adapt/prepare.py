@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from adaptsr_jax import base as base_lib
 from adaptsr_jax import config as config_lib
 from adaptsr_jax import data, lora, memory, methods, ranks, tree, zoo
-from adaptsr_jax.adapt import effects, losses
+from adaptsr_jax.adapt import effects, forecast, losses
 from adaptsr_jax.data import degrade, samples
 from adaptsr_jax.devices import Devices
 from adaptsr_jax.errors import UserError, enough_memory
@@ -124,6 +124,7 @@ def describe(config: ConfigDict, setup: Setup, idle: str | None = None) -> str:
     lines.append(f'{label}: {source.describe(canvas) if source else "none"}')
   if setup.decide:
     lines.append(f'Deciding: {setup.decide.describe(canvas)}')
+  lines += filter(None, [forecast.sentence(config, setup.train)])
   if setup.train and repr(setup.train) == repr(setup.valid):
     lines.append('Training and validation pictures are the same: what is measured says nothing about others.')
   turns = sum(setup.train.weights) if setup.train else 1

@@ -22,8 +22,8 @@ AGAINST = {
   'ranks': 'rank 8',
   'scores': 'gradient',
   'forms': '1x1_kxk',
-  'forms_of_rank_8': '1x1_kxk',
   'kinds': 'all, LoRA',
+  'options': 'one rate of 2e-3',
 }
 PAIRS = (3, 5, 10, 20, 40, 79)
 
@@ -84,18 +84,13 @@ def seconds(rows: Sequence[Mapping]) -> str:
 
 
 def by_pairs() -> dict[str, dict[int, list[dict]]]:
-  """Returns arm -> number of pairs -> runs; with all 79 those of `protocol`."""
-  rows = read('pairs')
-  seeds = {row['seed'] for row in rows}
-  found: dict[str, dict[int, list[dict]]] = {}
-  for arm in ('rank-aware', 'full'):
-    with_all = [row for row in protocol(arm) if row['seed'] in seeds]
-    numbers = {
-      n: with_all if n == 79 else [row for row in rows if row['name'] == arm and row['data'] == f'{n} pairs']
-      for n in PAIRS
-    }
-    found[arm] = {n: same for n, same in numbers.items() if same}
-  return found
+  """Returns arm -> number of pairs -> runs on EDSR, those of 008 too; all have the batches of their seed."""
+  rows = [*read('pairs'), *promise.read('pairs')]
+  rows += [{**row, 'data': '79 pairs'} for row in promise.read('edsr_drealsr')]
+  return {
+    arm: {n: same for n in PAIRS if (same := [r for r in rows if r['name'] == arm and r['data'] == f'{n} pairs'])}
+    for arm in ('rank-aware', 'full')
+  }
 
 
 def pairs(rows: Sequence[Mapping]) -> str:
@@ -103,13 +98,20 @@ def pairs(rows: Sequence[Mapping]) -> str:
   arms, dark = by_pairs(), promise.dark(rows)
   header = ['pairs']
   for arm in arms:
-    header += [f'{arm} (runs)', 'median picture', 'without dark', 'worst', 'at strength 0.8']
+    header += [
+      f'{arm} (runs)',
+      'without dark',
+      'middle half of the pictures',
+      'lose 0.1 dB',
+      'worst',
+      'at strength 0.8',
+    ]
   lines = []
   for number in PAIRS:
     line = [str(number)]
     for numbers in arms.values():
       same = numbers.get(number, [])
-      line += gain_cells(same, dark) if same else [''] * 5
+      line += gain_cells(same, dark) if same else [''] * 6
     lines.append(line)
   both = [number for number in PAIRS if all(number in numbers for numbers in arms.values())]
   against = [
@@ -120,14 +122,15 @@ def pairs(rows: Sequence[Mapping]) -> str:
 
 
 def gain_cells(same: Sequence[Mapping], dark: Sequence[str]) -> list[str]:
-  """Returns the gain of runs of one arm: mean, median picture, without the dark one, worst picture, at strength 0.8."""
+  """Returns what runs of one arm gained over the pictures, each the mean of the runs."""
   gain = np.mean([promise.gains(row) for row in same], axis=0)
   rest = np.mean([promise.gains(row, without=dark) for row in same])
   weaker = [row['strengths']['0.8'] - base_of(row) for row in same if row['strengths']]
   return [
     f'{gain.mean():+.3f} ({len(same)})',
-    f'{np.median(gain):+.3f}',
     f'{rest:+.3f}',
+    '{:+.2f} to {:+.2f}'.format(*np.percentile(gain, [25, 75])),
+    f'{(gain < -0.1).sum()} of {len(gain)}',
     f'{gain.min():+.2f}',
     f'{np.mean(weaker):+.3f}' if weaker else '',
   ]

@@ -25,7 +25,6 @@ BOTH = {name: {**own, 'metrics': (), 'strengths': (0.8,)} for name, own in (('ra
 PARTS = {
   'channel mixers': ('safm', 'to_'),
   'modulations': ('ccm', 'to_'),
-  'first and last': ('feats',),
 }
 BUDGET = 61_656  # of rank 8 in form '1x1_kxk'
 
@@ -63,20 +62,25 @@ def forms(seed: int) -> list:
   return arms(fields, seed)
 
 
-def forms_of_rank_8(seed: int) -> list:
-  """Table 9: the same of rank 8, with other numbers of parameters."""
-  fields = {f'{form}, rank 8': {**ADAPTERS, 'lora.form': form} for form in ('kxk_1x1', 'loralib')}
-  return arms(fields, seed)
-
-
 def scores(seed: int) -> list:
   """Table 11: what ranks are allocated by."""
   return arms({kind: {**ADAPTERS, 'score.kind': kind} for kind in ('random', 'fisher', 'activation')}, seed)
 
 
 def pairs(seed: int) -> list:
-  """How many pairs it takes; see 008 for all 79."""
-  return [arm for number in (5, 10, 20, 3, 40) for arm in arms(BOTH, seed, f'{number} pairs')]
+  """How many pairs it takes, on EDSR; see 008 for all 79, and for 3 and 10 with seed 0."""
+  numbers = (5, 20, 40) if seed == 0 else (5, 10, 20, 40, 3)
+  both = promise.at_best('rank-aware', 'full')
+  return [
+    promise.Arm(name, fields, 'EDSR', f'{number} pairs', seed, 200)
+    for number in numbers
+    for name, fields in both.items()
+  ]
+
+
+def pairs_safmn(seed: int) -> list:
+  """The same on SAFMN."""
+  return [arm for number in (10, 3, 30) for arm in arms(BOTH, seed, f'{number} pairs')]
 
 
 def cameras(seed: int) -> list:
@@ -84,15 +88,21 @@ def cameras(seed: int) -> list:
   return [arm for camera in promise.CAMERAS for arm in arms(BOTH, seed, camera)]
 
 
+def options(seed: int) -> list:
+  """A higher rate for b than for a (LoRA+)."""
+  return arms({'b at 4 times 1e-3': {'optim.lr': 1e-3, 'optim.b_lr_scale': 4.0}}, seed)
+
+
 TABLES = {
   'time': time,
   'ranks': ranks,
   'scores': scores,
   'forms': forms,
-  'kinds': kinds,
   'pairs': pairs,
+  'kinds': kinds,
+  'options': options,
+  'pairs_safmn': pairs_safmn,
   'cameras': cameras,
-  'forms_of_rank_8': forms_of_rank_8,
 }
 
 
@@ -104,14 +114,14 @@ def main() -> None:
   parser.add_argument('--weights', default='', help='folder with the weights of LPIPS')
   parser.add_argument('--runs', required=True, type=Path)
   parser.add_argument('--seeds', type=int, default=2)
-  parser.add_argument('--steps', type=int, default=300)
+  parser.add_argument('--steps', type=int, help='of all runs; default: their own')
   parser.add_argument('--out', type=Path, default=HERE)
   args = parser.parse_args()
   rows: dict[str, list[dict]] = {}
   for seed in range(args.seeds):
     for table in args.tables or TABLES:
       for arm in TABLES[table](seed):
-        rows.setdefault(table, []).append(promise.done(arm._replace(steps=args.steps), args))
+        rows.setdefault(table, []).append(promise.done(arm._replace(steps=args.steps or arm.steps), args))
         (args.out / f'{table}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows[table]))
 
 

@@ -1,0 +1,61 @@
+"""What a run may gain by how many pairs it has: what others gained, told before the first step."""
+
+import math
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from adaptsr_jax.data import Source
+
+
+class _Gained(NamedTuple):
+  """PSNR (Y) in dB that a quarter of the pictures gained at most, and a quarter at least; who lost more than 0.1 dB."""
+
+  low: float
+  high: float
+  lost: int  # of 14 pictures
+
+
+# Number of pairs -> what pictures gained that were not trained on: experiments/009_tables, EDSR x4 on pairs of DRealSR.
+_STEPS = 200
+_MEASURED = {
+  'lora': {
+    3: _Gained(0.15, 0.75, 3),
+    5: _Gained(0.08, 0.48, 2),
+    10: _Gained(-0.17, 0.41, 4),
+    20: _Gained(-0.09, 0.36, 4),
+    40: _Gained(0.18, 0.50, 2),
+    79: _Gained(0.14, 0.51, 1),
+  },
+  'full': {
+    3: _Gained(0.06, 0.69, 3),
+    5: _Gained(0.08, 0.45, 3),
+    10: _Gained(-0.25, 0.38, 4),
+    20: _Gained(0.14, 0.54, 3),
+    40: _Gained(0.28, 0.67, 2),
+    79: _Gained(0.17, 0.59, 2),
+  },
+}
+
+
+def sentence(config: ConfigDict, train: Source | None) -> str:
+  """Returns what others gained with about as many pairs; '' where a run is of another kind than those measured."""
+  known = _MEASURED.get(config.method)
+  if not known or not train or not _alike(config, train) or not min(known) <= len(train) <= 2 * max(known):
+    return ''
+  number = min(known, key=lambda pairs: abs(math.log(pairs / len(train))))
+  low, high, lost = known[number]
+  what = 'adapters' if config.method == 'lora' else 'full fine-tuning'
+  return (
+    f'Forecast, from other cameras: with {number} pairs, half of the pictures that were not trained on gained '
+    f'{low:+.1f} to {high:+.1f} dB, and {lost} of 14 lost more than 0.1 '
+    f'({_STEPS} steps of {what} of EDSR; docs/adapt.md).'
+  )
+
+
+def _alike(config: ConfigDict, train: Source) -> bool:
+  """Tells whether a run is of the kind that was measured: a trained base, real pairs, factor 4, pixel losses alone."""
+  real = not train.made and not config.data.train.mix and not config.data.train.hr.startswith('samples:')
+  plain = config.base != 'random' and not config.init_from and not config.loss.adversarial
+  short = _STEPS / 2 <= config.steps <= 10 * _STEPS
+  return bool(real and plain and short and train.scale == 4)
