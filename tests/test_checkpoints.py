@@ -11,12 +11,14 @@ import decimal
 import enum
 import fractions
 import io
+import ipaddress
 import itertools
 import json
 import pickle
 import re
 import shutil
 import sys
+import time
 import types
 import typing
 import uuid
@@ -185,6 +187,21 @@ def test_what_stands_beside_bare_keys_is_left_aside_but_other_layers_are_not(tmp
       base.load(path)
 
 
+def test_counts_of_a_profiler_in_the_modules_of_a_network_are_left_aside(tmp_path):
+  count = np.zeros(1)
+  state = {**weights(), 'total_ops': count, 'to_feat.total_ops': count, 'to_feat.total_params': count}
+  assert convert.read(saved(tmp_path / 'x.pth', state)).keys() == weights().keys()
+
+
+def test_a_network_under_two_names_need_not_be_chosen(tmp_path):
+  state = weights()
+  path = saved(tmp_path / 'x.pth', {'best': state, 'last': state})
+  assert convert.read(path).keys() == state.keys()
+  saved(path, {'best': state, 'last': {key: 2 * array for key, array in state.items()}})
+  with pytest.raises(UserError, match=r'several networks \(best, last\)'):
+    convert.read(path)
+
+
 def test_networks_in_lists_and_in_foreign_dicts_are_found(tmp_path):
   path = saved(tmp_path / 'x.pth', {'nets': {'0': weights()}})
   assert convert.read_source(path).layout['key'] == 'nets.0'
@@ -238,6 +255,7 @@ HARMLESS = {
   'decimal': [decimal.Decimal('1.5'), fractions.Fraction(1, 3), uuid.UUID(int=5)],
   'path': [PurePosixPath('a'), PureWindowsPath('b')],
   'bytes': [b'x', bytearray(b'y')],
+  'other of Python': [..., NotImplemented, time.gmtime(0), collections.ChainMap({}), ipaddress.ip_address('::1')],
   'keys': {(1, 'a'): 2, 1.5: 3, None: 4, Colour.RED: 5},
   'class': collections.OrderedDict,
   'typing': typing.Any,
@@ -270,6 +288,8 @@ FOREIGN = {
   'method of a history buffer': b'c__builtin__\ngetattr\n(cmmengine.logging.history_buffer\nHistoryBuffer\n'
   b'X\x04\x00\x00\x00meantR',
   'reconstructed': b'ccopy_reg\n_reconstructor\n(caddict\nDict\nc__builtin__\ndict\n}tR}b',
+  'sparse tensor': b'ctorch._utils\n_rebuild_sparse_tensor\n(ctorch.serialization\n_get_layout\n'
+  b'(X\x10\x00\x00\x00torch.sparse_cootRK\x01tR',
   'function that is only named': b'ctorch.nn.functional\nrelu\n',
   'module object': b'ctorch.nn.modules.activation\nGELU\n)\x81}b',
 }

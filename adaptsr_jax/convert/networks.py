@@ -30,6 +30,7 @@ _OTHERS = re.compile(
 )
 _OPTIMISER = re.compile('optim|sched')
 _COUNTERS = re.compile('averag|update|decay|step|epoch|iter|best')
+_PROFILED = re.compile(r'(?:^|\.)total_(?:ops|params)$')  # what thop counts, in every module of a network
 
 
 class Network(NamedTuple):
@@ -100,9 +101,17 @@ def choose(path: Path, found: list[Network], key: str | None) -> Network:
     return by_name['params']
   best = min(map(_rank, candidates))
   chosen = [network for network in candidates if _rank(network) == best]
-  if len(chosen) > 1:
+  if not all(_same(chosen[0], other) for other in chosen[1:]):
     raise UserError(f'{path} holds several networks ({listed(found)}): choose one as {address(path, chosen[0])}.')
   return chosen[0]
+
+
+def _same(one: Network, other: Network) -> bool:
+  """Tells whether two networks are one that the file has under two names."""
+  return one.weights.keys() == other.weights.keys() and all(
+    item is other.weights[key] or (isinstance(item, tensors.Tensor) and item == other.weights[key])
+    for key, item in one.weights.items()
+  )
 
 
 def listed(found: list[Network]) -> str:
@@ -135,6 +144,7 @@ def stripped(network: Network, weights: dict[str, np.ndarray]) -> tuple[dict[str
   roots = {key.split('.')[0] for key in own}
   foreign = {key for key in weights if key not in own and key.split('.')[0] not in roots}
   counters = {key for key in foreign if _is_counter(key, weights[key])}
+  counters |= {key for key in weights if key not in own and _PROFILED.search(key)}
   others = {key for key in foreign - counters if _OTHERS.search(key.split('.')[0].lower())}
   kept = {key: array for key, array in weights.items() if key not in counters | others}
   return kept, (*network.beside, *(network.prefix + key for key in sorted(others)))

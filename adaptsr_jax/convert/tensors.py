@@ -215,6 +215,10 @@ _NAMES: dict[str, Any] = {
 # Functions, and classes in small letters, that only make records which training programs leave beside the weights.
 _HARMLESS = frozenset({
   'torch.device',
+  # Tensors without numbers of their own, or of a layout that no weight has.
+  *(f'torch._utils._rebuild_{name}' for name in ('sparse_tensor', 'sparse_csr_tensor', 'nested_tensor')),
+  *(f'torch._utils._rebuild_{name}' for name in ('meta_tensor_no_storage', 'wrapper_subclass')),
+  'torch.serialization._get_layout',
   'torch.Generator',
   'numpy.dtype',
   'numpy.ndarray',
@@ -226,7 +230,8 @@ _HARMLESS = frozenset({
   'argparse.Namespace',
   'types.SimpleNamespace',
   'functools.partial',
-  'collections.deque',
+  *(f'collections.{name}' for name in ('deque', 'ChainMap', 'UserDict', 'UserList', 'UserString')),
+  'time.struct_time',
   'array.array',
   'array._array_reconstructor',
   'logging.getLogger',
@@ -243,11 +248,13 @@ _HARMLESS = frozenset({
     for module in ('builtins', '__builtin__')  # the second up to protocol 2
     for name in (
       'object', 'int', 'float', 'complex', 'bool', 'str', 'bytes', 'bytearray', 'set', 'frozenset', 'list', 'tuple',
-      'dict', 'slice', 'range', 'type', 'xrange', 'long', 'unicode',
+      'dict', 'slice', 'range', 'type', 'xrange', 'long', 'unicode', 'Ellipsis', 'NotImplemented',
     )
   ),
 })  # fmt: skip
-_HARMLESS_MODULES = frozenset({'typing', 'datetime', 'decimal', 'fractions', 'uuid', 'pathlib', 'enum', 'abc'})
+_HARMLESS_MODULES = frozenset(
+  {'typing', 'datetime', 'decimal', 'fractions', 'uuid', 'pathlib', 'enum', 'abc', 'ipaddress'}
+)
 _GETATTR = ('builtins.getattr', '__builtin__.getattr')  # what Python 3.11 writes for members of an enum
 _SYSTEM = sys.stdlib_module_names | {'__builtin__', 'commands', 'copy_reg', 'nt', 'posix'}
 

@@ -65,6 +65,8 @@ def sniff(head: bytes) -> str:
     return 'zip'
   if head[257:262] == b'ustar':
     return 'a tar archive (the format of PyTorch before 0.2: load and save it again with a newer PyTorch)'
+  if head.startswith(b'\x1f\x8b'):
+    return 'compressed by gzip (unpack it first)'
   if head[0] == 0x80 and len(head) > 1 and head[1] <= 5:
     return 'pickle'
   if text.startswith((b'<!doctype', b'<html', b'<?xml', b'<head', b'<body')):
@@ -96,7 +98,9 @@ def _load_zip(path: Path, data: mmap.mmap) -> Any:
     entries = {info.filename: info for info in archive.infolist()}
   roots = [name.removesuffix('data.pkl') for name in entries if name.split('/')[1:] == ['data.pkl']]
   if not roots:
-    raise UserError(f'{path} is a zip archive without data.pkl: not written by torch.save.')
+    inner = next((name for name in entries if name.endswith(('.pth', '.pt', '.ckpt', '.safetensors'))), '')
+    advice = f'; unpack it, and give {shown(inner)}' if inner else ''
+    raise UserError(f'{path} is a zip archive without data.pkl: not written by torch.save{advice}.')
   root = roots[0]
   if f'{root}constants.pkl' in entries:
     raise UserError(f'{path} is a TorchScript program: save the state_dict of its model with torch.save instead.')
