@@ -37,9 +37,10 @@ def main() -> None:
   parser.add_argument('--runs', required=True, type=Path)
   parser.add_argument('--steps', type=int, default=300, help='of the L1 stage')
   parser.add_argument('--gan_steps', type=int, default=161, help='of the adversarial stage')
+  parser.add_argument('--simulated_gan_steps', type=int, default=1600, help='of that stage on the simulated camera')
   args = parser.parse_args()
   held_out = sweeping.every_seventh(args.data / 'HR', args.runs / 'validation.txt')
-  adapters = stages(args, '', sweeping.pairs(args.data, args.runs))
+  adapters = stages(args, '', sweeping.pairs(args.data, args.runs), args.gan_steps)
   pairs = {'lr': args.data / 'LR', 'hr': args.data / 'HR', 'names': held_out}
   slider = sweep(args, adapters, pairs, 11, args.runs / 'slider')
   shutil.copy(args.runs / 'slider' / 'sweep.png', HERE / 'slider.png')
@@ -64,7 +65,7 @@ def simulated(args: argparse.Namespace) -> dict[str, dict]:
     'data.valid.hr': args.photos,
     'tensorboard': False,
   }
-  adapters = stages(args, 'simulated_', fields)
+  adapters = stages(args, 'simulated_', fields, args.simulated_gan_steps)
   out = args.runs / 'simulated_slider'
   slider = sweep(args, adapters, {'lr': degraded, 'hr': args.photos}, 11, out)
   for name in ('sweep', 'strip'):
@@ -72,7 +73,7 @@ def simulated(args: argparse.Namespace) -> dict[str, dict]:
   return {'stages': costs(args.runs, 'simulated_'), 'slider': slider}
 
 
-def stages(args: argparse.Namespace, prefix: str, pictures: dict) -> list[Path]:
+def stages(args: argparse.Namespace, prefix: str, pictures: dict, gan_steps: int) -> list[Path]:
   """Trains both stages, as far as they are not; returns their adapter files."""
   fields = {
     'base': args.base,
@@ -86,7 +87,7 @@ def stages(args: argparse.Namespace, prefix: str, pictures: dict) -> list[Path]:
   }
   faithful, sharp = (args.runs / f'{prefix}{name}' / 'adapter.safetensors' for name in ('l1', 'gan'))
   sweeping.adapted(faithful.parent, 'configs/safmn.py', {**fields, 'steps': args.steps})
-  sweeping.adapted(sharp.parent, 'configs/safmn_gan.py', {**fields, 'steps': args.gan_steps, 'init_from': faithful})
+  sweeping.adapted(sharp.parent, 'configs/safmn_gan.py', {**fields, 'steps': gan_steps, 'init_from': faithful})
   return [faithful, sharp]
 
 
