@@ -74,9 +74,12 @@ def finite(content: Any) -> Any:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-  """Reads what `write_json` wrote."""
+  """Reads what `write_json` wrote; UserError where it is no JSON, or no file: a pipe would be waited for for ever."""
+  path = Path(path)
+  if path.exists() and not path.is_file():
+    raise UserError(f'{path} is no file.')
   try:
-    return json.loads(Path(path).read_bytes())
+    return json.loads(path.read_bytes())
   except (ValueError, RecursionError) as error:
     raise UserError(f'{path} is not valid JSON ({error}).') from error
 

@@ -66,6 +66,7 @@ DAMAGE = {
   'value of the notes': ('checkpoints/3/notes/metadata', change(lambda content: content.update(seconds=1e9))),
   'place in the data': ('checkpoints/3/data', lambda path: empty(path)),
   'a pipe': ('checkpoints/3/notes/metadata', lambda path: (path.unlink(), os.mkfifo(path))),
+  'a pipe as config': ('config.json', lambda path: (path.unlink(), os.mkfifo(path))),
   'half a state as a file': ('checkpoints', lambda path: (path / '4.orbax-checkpoint-tmp-1').write_text('4')),
   'no sites': ('method.json', change(lambda content: content.pop('sites'))),
   'mean as text': ('base.json', change(lambda content: content['mean'].update(psnr_y='30'))),

@@ -166,8 +166,8 @@ class Folder(NamedTuple):
     """Raises UserError where config.json has none of the fields of a run: another program's is not written over."""
     path = self.path / 'config.json'
     try:
-      content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+      content = files.read_json(path)
+    except (OSError, UserError):
       return
     if isinstance(content, dict) and content and not content.keys() & set(config.to_dict()):
       raise UserError(f'{path} is not of a run of this program; give another --workdir, or move it away.')

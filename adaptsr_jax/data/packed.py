@@ -83,7 +83,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     UserError: the folder is not there or is not a packed one, or its files do not agree.
   """
   try:
-    index = json.loads((folder / INDEX).read_text())
+    index = files.read_json(folder / INDEX)
     fits = index['format'] == _FORMAT and len(index['hr_sizes']) == sum(number for _, number in index['pictures'])
     size = (folder / _RECORDS).stat().st_size
   except OSError as error:
