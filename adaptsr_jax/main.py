@@ -49,8 +49,11 @@ def main(argv: list[str]) -> int:
     return 2
   if _CONFIG.value.get('deterministic'):
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
-  if 1 < _CONFIG.value.get('devices', 0) <= _CONFIG.value.get('batch_size', 0):
-    os.environ.setdefault('JAX_NUM_CPU_DEVICES', str(_CONFIG.value.devices))  # of no meaning for GPUs
+  devices = _CONFIG.value.get('devices', 0)
+  if 1 < devices <= _CONFIG.value.get('batch_size', 0) and 'JAX_NUM_CPU_DEVICES' not in os.environ:
+    import jax  # which has read its environment by now: the config has imported it
+
+    jax.config.update('jax_num_cpu_devices', devices)  # of no meaning for GPUs
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file it writes
   command.reuse_memory()
 

@@ -54,6 +54,19 @@ def test_a_run_goes_on_with_another_number_of_devices(found):
   np.testing.assert_allclose(runs['four']['losses'], runs['one']['losses'], rtol=1e-6)
 
 
+def test_a_config_makes_as_many_devices_of_a_cpu(tmp_path):
+  lr, hr = write_pairs(tmp_path / 'pictures', 2)
+  flags = ['--config=configs/tiny.py', '--config.devices=2', '--config.steps=1', '--config.patch=16']
+  flags += [
+    f'--config.data.{part}.{kind}={path}' for part in ('train', 'valid') for kind, path in (('lr', lr), ('hr', hr))
+  ]
+  call = [sys.executable, '-m', 'adaptsr_jax.main', *flags, f'--workdir={tmp_path / "run"}']
+  env = {name: value for name, value in os.environ.items() if name != 'JAX_NUM_CPU_DEVICES'}
+  done = subprocess.run(call, cwd=ROOT, env={**env, 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True)
+  assert not done.returncode, done.stderr
+  assert 'Each batch of 2 is shared by 2 devices.' in done.stdout
+
+
 def test_devices_take_turns_with_tiles_and_pictures(found):
   same, number = found['inference']
   assert same
