@@ -321,6 +321,14 @@ def test_what_would_be_called_is_refused_by_name(tmp_path, opcodes, name):
     convert.read(beside(tmp_path / 'x.pth', opcodes))
 
 
+@pytest.mark.parametrize('as_zip', [True, False])
+def test_arrays_of_numpy_are_no_tensors(tmp_path, as_zip):
+  weights = {'params': {'conv.weight': np.ones((3, 3, 3, 3), np.float32), 'conv.bias': np.ones(3, np.float32)}}
+  path = as_file(tmp_path / 'net.pth', pickle.dumps(weights, 2), as_zip)
+  with pytest.raises(UserError, match=r'NumPy arrays and no tensors; .*torch\.save\(.*net_tensors\.pth'):
+    convert.read(path)
+
+
 def whole_model(kind: bytes = b'mypkg.archs\nSAFMN') -> bytes:
   state = b'}(X\x0b\x00\x00\x00_parameters}X\x08\x00\x00\x00_modules}X\x08\x00\x00\x00trainingI01\nu'
   return b'c' + kind + b'\n)\x81' + state + b'b'

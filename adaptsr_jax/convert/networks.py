@@ -31,6 +31,7 @@ _OTHERS = re.compile(
 _OPTIMISER = re.compile('optim|sched')
 _COUNTERS = re.compile('averag|update|decay|step|epoch|iter|best')
 _PROFILED = re.compile(r'(?:^|\.)total_(?:ops|params)$')  # what thop counts, in every module of a network
+_NUMPY = 'multiarray._reconstruct'  # how pickle makes an array
 
 
 class Network(NamedTuple):
@@ -256,6 +257,12 @@ def _refuse_other_kinds(path: Path, values: list[tuple[tuple[str, ...], Any]]) -
         f'where its code is, save the weights: torch.save(torch.load({path.name!r}, weights_only=False){place}'
         f".state_dict(), '{path.stem}_weights.pth')"
       )
+  if any(isinstance(value, tensors.Opaque) and value.kind.endswith(_NUMPY) for _, value in values):
+    raise UserError(
+      f'{path} holds NumPy arrays and no tensors; where PyTorch is, make tensors of them: torch.save({{key: '
+      f'torch.as_tensor(value) for key, value in torch.load({path.name!r}, weights_only=False).items()}}, '
+      f"'{path.stem}_tensors.pth')."
+    )
   keys = [key for _, value in values for key in _weights(value)]
   if any('.lora_' in key for key in keys):
     raise UserError(f'{path} holds low-rank updates of another program, not a network; give the merged weights.')
