@@ -74,6 +74,7 @@ def find(path: Path, tree: Any) -> list[Network]:
     if where not in seen and _has_layers(weights := _weights(value)) and not _OPTIMISER.search('.'.join(where))
   ]
   if not known and not others:
+    _refuse_arrays(path, values)
     raise UserError(f'{path} holds no weights of a network (no dict with a tensor of two or four axes).')
   return known + others
 
@@ -247,6 +248,16 @@ def _rank(network: Network) -> tuple[bool, int]:
   return not averaged, _USUAL.index(plain) if plain in _USUAL else len(_USUAL)
 
 
+def _refuse_arrays(path: Path, values: list[tuple[tuple[str, ...], Any]]) -> None:
+  """Raises a UserError for a file that holds arrays of NumPy."""
+  if any(isinstance(value, tensors.Opaque) and value.kind.endswith(_NUMPY) for _, value in values):
+    raise UserError(
+      f'{path} holds NumPy arrays and no tensors; where PyTorch is, make tensors of them: torch.save({{key: '
+      f'torch.as_tensor(value) for key, value in torch.load({path.name!r}, weights_only=False).items()}}, '
+      f"'{path.stem}_tensors.pth')."
+    )
+
+
 def _refuse_other_kinds(path: Path, values: list[tuple[tuple[str, ...], Any]]) -> None:
   """Raises a UserError for a file of another kind than weights, where it can be told."""
   for where, value in values:
@@ -257,12 +268,6 @@ def _refuse_other_kinds(path: Path, values: list[tuple[tuple[str, ...], Any]]) -
         f'where its code is, save the weights: torch.save(torch.load({path.name!r}, weights_only=False){place}'
         f".state_dict(), '{path.stem}_weights.pth')"
       )
-  if any(isinstance(value, tensors.Opaque) and value.kind.endswith(_NUMPY) for _, value in values):
-    raise UserError(
-      f'{path} holds NumPy arrays and no tensors; where PyTorch is, make tensors of them: torch.save({{key: '
-      f'torch.as_tensor(value) for key, value in torch.load({path.name!r}, weights_only=False).items()}}, '
-      f"'{path.stem}_tensors.pth')."
-    )
   keys = [key for _, value in values for key in _weights(value)]
   if any('.lora_' in key for key in keys):
     raise UserError(f'{path} holds low-rank updates of another program, not a network; give the merged weights.')
