@@ -88,6 +88,8 @@ def reason(error: BaseException, paths: Sequence[str]) -> str:
     text = f'the config has no field {text.rpartition("Attempting to lookup: ")[2]}'
   elif isinstance(error, TypeError):
     text = f'a flag sets a field inside of what is no section of the config ({text})'
+  flag, _, trace = str(text).partition('Error whilst parsing config file:')
+  text = flag + trace.strip().splitlines()[-1] if 'Traceback' in trace else text
   return shown(' '.join(str(told or place or text).split()), _LONGEST_REASON)
 
 

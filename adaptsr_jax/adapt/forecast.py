@@ -39,7 +39,10 @@ _MEASURED = {
 
 
 def sentence(config: ConfigDict, train: Source | None) -> str:
-  """Returns what others gained with about as many pairs; '' where a run is of another kind than those measured."""
+  """Returns what others gained with about as many pairs; '' where a run is of another kind than those measured.
+
+  Measured with rank-aware adapters at 2e-3 and full fine-tuning at 5e-4; rates and rules of a run are not asked for.
+  """
   known = _MEASURED.get(config.method)
   if not known or not train or not _alike(config, train) or not min(known) <= len(train) <= 2 * max(known):
     return ''

@@ -250,12 +250,14 @@ def _rank(network: Network) -> tuple[bool, int]:
 
 def _refuse_arrays(path: Path, values: list[tuple[tuple[str, ...], Any]]) -> None:
   """Raises a UserError for a file that holds arrays of NumPy."""
-  if any(isinstance(value, tensors.Opaque) and value.kind.endswith(_NUMPY) for _, value in values):
-    raise UserError(
-      f'{path} holds NumPy arrays and no tensors; where PyTorch is, make tensors of them: torch.save({{key: '
-      f'torch.as_tensor(value) for key, value in torch.load({path.name!r}, weights_only=False).items()}}, '
-      f"'{path.stem}_tensors.pth')."
-    )
+  for where, value in values:
+    if isinstance(value, tensors.Opaque) and value.kind.endswith(_NUMPY):
+      place = ''.join(f'[{shown(key)!r}]' for key in where[:-1])
+      raise UserError(
+        f'{path} holds NumPy arrays and no tensors; where PyTorch is, and if you trust the file, make tensors of them: '
+        f'torch.save({{key: torch.as_tensor(value) for key, value in torch.load({path.name!r}, weights_only=False)'
+        f"{place}.items()}}, '{path.stem}_tensors.pth')."
+      )
 
 
 def _refuse_other_kinds(path: Path, values: list[tuple[tuple[str, ...], Any]]) -> None:

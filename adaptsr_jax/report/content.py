@@ -281,9 +281,10 @@ def _strengths(adapted: Sequence[System], look: Look | None) -> list:
     return []
   several = len(adapted) > 1
   blocks: list = [Heading('Between base and adapted network')]
+  first = next((system.label for system, dial in dials if dial.crops), '')
   for place, (system, dial) in enumerate(dials):
     label = f'Strength of {system.label}' if several else 'Strength of the adapter'
-    inner = _strength(system, dial, label, with_note=not place)
+    inner = _strength(system, dial, label, with_note=system.label == first)
     blocks += [Folded(label, inner)] if place else inner
   return blocks
 

@@ -354,7 +354,7 @@ def _dials(
     ):
       continue
     ends = [networks[label] for label in (system.base, system.label)]
-    strengths = _FEWER if dials else _STRENGTHS
+    strengths = _FEWER if any(dial.crops for dial in dials.values()) else _STRENGTHS
     try:
       between = {f'{t:g}': ends[0]._replace(params=_between(system.run, ends, t)) for t in strengths}
     except UserError as error:  # of methods that cannot be scaled

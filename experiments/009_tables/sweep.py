@@ -78,11 +78,6 @@ def pairs(seed: int) -> list:
   ]
 
 
-def pairs_safmn(seed: int) -> list:
-  """The same on SAFMN."""
-  return [arm for number in (10, 3, 30) for arm in arms(BOTH, seed, f'{number} pairs')]
-
-
 def cameras(seed: int) -> list:
   """One camera is left out of training, and measured."""
   return [arm for camera in promise.CAMERAS for arm in arms(BOTH, seed, camera)]
@@ -101,7 +96,6 @@ TABLES = {
   'pairs': pairs,
   'kinds': kinds,
   'options': options,
-  'pairs_safmn': pairs_safmn,
   'cameras': cameras,
 }
 
