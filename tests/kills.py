@@ -17,9 +17,8 @@ import numpy as np
 
 from tests.fuzz import rule
 from tests.pictures import write_pairs
-from tests.test_stopping import begin, living
+from tests.test_stopping import begin, left_of
 
-_PATIENCE = 5  # seconds until all processes have to be gone
 _FLAGS = (
   *('--config.steps=12', '--config.save_every=2', '--config.eval_every=3', '--config.log_every=1', '--config.patch=16'),
   *('--config.data.workers=2', '--config.export=best', '--config.tensorboard=True'),
@@ -49,7 +48,7 @@ def run(kills: int, folder: Path, seed: int = 0) -> dict[str, int]:
       if last < lines and process.poll() is None:
         process.kill()
     code = process.wait()
-    _check_gone(process.pid)
+    assert not (left := left_of(process.pid)), left
     error = process.stderr.read()
     assert code in (0, -9), error
     if code:
@@ -63,13 +62,6 @@ def run(kills: int, folder: Path, seed: int = 0) -> dict[str, int]:
     outcome['runs'] += 1
     shutil.rmtree(workdir)
   return outcome
-
-
-def _check_gone(session: int) -> None:
-  deadline = time.monotonic() + _PATIENCE
-  while (left := living(session)) and time.monotonic() < deadline:
-    time.sleep(0.1)
-  assert not left, left
 
 
 def main() -> None:

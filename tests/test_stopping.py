@@ -52,6 +52,14 @@ def living(session: int) -> list[str]:
   return found
 
 
+def left_of(session: int) -> list[str]:
+  """Returns the processes of a session that is over which are still there after five seconds."""
+  deadline = time.monotonic() + 5
+  while (left := living(session)) and time.monotonic() < deadline:
+    time.sleep(0.1)
+  return left
+
+
 FOREVER = ('--config.steps=100000', '--config.log_every=5', '--config.data.workers=2')
 
 
@@ -62,10 +70,7 @@ def test_readers_end_with_the_run_that_is_killed(folders, tmp_path):
   assert len(living(process.pid)) >= 3
   process.kill()
   process.wait()
-  deadline = time.monotonic() + 5
-  while living(process.pid) and time.monotonic() < deadline:
-    time.sleep(0.1)
-  assert living(process.pid) == []
+  assert left_of(process.pid) == []
 
 
 @pytest.mark.skipif(not os.path.exists('/proc/self/stat'), reason='processes are listed by /proc')
@@ -80,7 +85,7 @@ def test_interrupts_of_the_terminal_reach_all_processes_and_are_told_once(folder
   _, error = process.communicate(timeout=30)
   # The step may have been over by then.
   assert (process.returncode, error) in [(130, 'Stopped at once; what was saved is whole.\n'), (130, '')]
-  assert living(process.pid) == []
+  assert left_of(process.pid) == []
 
 
 def test_a_line_of_metrics_is_whole_or_absent(tmp_path, monkeypatch):
