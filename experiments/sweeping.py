@@ -1,6 +1,7 @@
 """What the sweeps of several experiments share: one arm is one run of the real command, done once."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from adaptsr_jax import figures
 
 
 def adapted(workdir: Path, config: str, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,6 +44,31 @@ def pairs(data: Path, runs: Path) -> dict[str, Any]:
     'data.valid.names': held_out,
     'tensorboard': False,
   }
+
+
+def measured(path: Path) -> list[dict]:
+  """Returns the rows of a table, one JSON object a line, without those of failed runs; none where it was not run."""
+  rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+  return [row for row in rows if 'failed' not in row]
+
+
+def fill(readme: Path, **tables: str) -> None:
+  """Puts each table into a page, between '<!-- NAME -->' and '<!-- end of NAME -->'."""
+  text = readme.read_text()
+  for name, table in tables.items():
+    marks = rf'(?<=<!-- {name} -->\n).*(?=<!-- end of {name} -->)'
+    text = re.sub(marks, lambda _, table=table: f'\n{table}\n\n', text, flags=re.DOTALL)
+  readme.write_text(text)
+
+
+def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], baselines: Sequence[str]) -> None:
+  """Draws the mean validation PSNR of every arm against steps; `baselines` are labels of means in the rows."""
+  series = {}
+  for arm in dict.fromkeys(row['arm'] for row in rows):
+    curves = [np.array(row['curve']) for row in rows if row['arm'] == arm]
+    series[arm] = (curves[0][:, 0], np.mean([curve[:, 1] for curve in curves], axis=0))
+  levels = {label: rows[0][label]['psnr_y'] for label in baselines}
+  figures.learning_curves(path, series, 'step', 'validation PSNR (Y) in dB', baselines=levels)
 
 
 def folder_name(text: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adaptsr_jax import figures, log
+from adaptsr_jax import log
 from adaptsr_jax.evaluate import tables
 from experiments import sweeping
 
@@ -48,7 +48,7 @@ def main() -> None:
           rows.append(run(arm, seed, args))
           (HERE / 'results.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
   print(table(rows))
-  draw(rows)
+  sweeping.draw_curves(HERE / 'curves.png', rows, ['base'])
 
 
 def run(arm: str, seed: int, args: argparse.Namespace) -> dict:
@@ -88,17 +88,6 @@ def table(rows: list[dict]) -> str:
       ]
     )
   return tables.markdown([header, *lines])
-
-
-def draw(rows: list[dict]) -> None:
-  """Draws the mean validation PSNR against steps of every arm."""
-  series = {}
-  for arm in dict.fromkeys(row['arm'] for row in rows):
-    curves = [np.array(row['curve']) for row in rows if row['arm'] == arm]
-    series[arm] = (curves[0][:, 0], np.mean([curve[:, 1] for curve in curves], axis=0))
-  figures.learning_curves(
-    HERE / 'curves.png', series, 'step', 'validation PSNR (Y) in dB', baselines={'base': rows[0]['base']['psnr_y']}
-  )
 
 
 if __name__ == '__main__':

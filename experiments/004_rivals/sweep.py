@@ -45,7 +45,6 @@ ARMS = {
   'BitFit, with shifts of norms': {'method': 'bitfit', 'bitfit.norms': True},
 }
 METRICS = {'psnr_y': 3, 'ssim_y': 4, 'lpips_alex': 4}  # and the digits that are shown
-TABLE = re.compile(r'(?<=<!-- table -->\n).*(?=<!-- end of table -->)', re.DOTALL)
 
 
 def main() -> None:
@@ -70,8 +69,7 @@ def main() -> None:
   rows = [json.loads(line) for line in args.results.read_text().splitlines()]
   text = table(rows)
   print(text)
-  readme = HERE / 'README.md'
-  readme.write_text(TABLE.sub(lambda _: f'\n{text}\n\n', readme.read_text()))
+  sweeping.fill(HERE / 'README.md', table=text)
 
 
 def run(arm: str, seed: int, args: argparse.Namespace) -> dict:

@@ -26,7 +26,6 @@ from experiments import sweeping
 
 HERE = Path(__file__).parent
 METRICS = {'psnr_y': 2, 'ssim_y': 4, 'lpips_alex': 4, 'dists': 4}  # and the digits that are shown
-MARKS = ('<!-- table -->', '<!-- end of table -->')
 PART = 24  # pictures that are measured at a time
 SYSTEMS = {
   'bicubic': 'bicubic',
@@ -146,7 +145,7 @@ def measured(run: Run, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_table(results: dict[str, Any]) -> None:
-  """Puts the results into README.md, between `MARKS`, each beside what the paper prints."""
+  """Puts the results into README.md, each beside what the paper prints."""
   shown = ('psnr_y', 'ssim_y', 'lpips_alex')
   rows = [['set', 'system', 'pictures', 'PSNR Y', 'printed', 'SSIM Y', 'printed', 'LPIPS', 'printed']]
   for name in dict.fromkeys([*PRINTED, *results]):
@@ -160,10 +159,7 @@ def write_table(results: dict[str, Any]) -> None:
         cells.append('' if value is None else f'{value:.{METRICS[key]}f}')
         cells.append(f'{printed[label][place]:.{METRICS[key]}f}' if label in printed else '')
       rows.append([name, label, str(found.get(label, {}).get('pictures', 'not here')), *cells])
-  before, after = MARKS
-  readme = HERE / 'README.md'
-  text = readme.read_text()
-  readme.write_text(f'{text.split(before)[0]}{before}\n{tables.markdown(rows)}\n{after}{text.split(after)[1]}')
+  sweeping.fill(HERE / 'README.md', table=tables.markdown(rows))
 
 
 if __name__ == '__main__':

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from adaptsr_jax import figures, log
+from adaptsr_jax import log
 from adaptsr_jax.evaluate import tables
 from experiments import sweeping
 
@@ -30,7 +30,6 @@ SIZE = {
   'rrdb': {'steps': 40, 'batch_size': 4, 'patch': 64, 'eval_every': 20},
 }
 METRICS = {'psnr_y': 3, 'ssim_y': 4, 'lpips_alex': 4}  # and the digits that are shown
-MARKS = ('<!-- table -->', '<!-- end of table -->')
 
 
 def main() -> None:
@@ -52,7 +51,8 @@ def main() -> None:
       rows.append(run(network, base, arm, seed, args))
       path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
   write_table(rows)
-  draw([row for row in rows if row['network'] == 'srvgg'])
+  srvgg = [row for row in rows if row['network'] == 'srvgg']
+  sweeping.draw_curves(HERE / 'curves.png', srvgg, ['base', 'bicubic'])
 
 
 def plan(args: argparse.Namespace) -> list[tuple[str, str, str, int]]:
@@ -82,7 +82,7 @@ def run(network: str, base: str, arm: str, seed: int, args: argparse.Namespace) 
 
 
 def write_table(rows: list[dict]) -> None:
-  """Puts the results into README.md, between `MARKS`: mean over the seeds and standard deviation, per arm."""
+  """Puts the results into README.md: mean over the seeds and standard deviation, per arm."""
   lines = [['network', 'arm', 'trained', 'PSNR Y', 'SSIM Y', 'LPIPS', 'seconds', 'peak memory']]
   lines.append(['', 'bicubic', '', *_means([rows[0]['bicubic']]), '', ''])
   for network, arm in dict.fromkeys((row['network'], row['arm']) for row in rows):
@@ -99,30 +99,11 @@ def write_table(rows: list[dict]) -> None:
         f'{np.median([row["peak_memory_bytes"] for row in same]) / 2**30:.2f} GiB',
       ]
     )
-  before, after = MARKS
-  readme = HERE / 'README.md'
-  text = readme.read_text()
-  head, tail = text.split(before)[0], text.split(after)[1]
-  readme.write_text(f'{head}{before}\n{tables.markdown(lines)}\n{after}{tail}')
+  sweeping.fill(HERE / 'README.md', table=tables.markdown(lines))
 
 
 def _means(rows: list[dict]) -> list[str]:
   return [sweeping.spread([row[metric] for row in rows], digits) for metric, digits in METRICS.items()]
-
-
-def draw(rows: list[dict]) -> None:
-  """Draws the mean validation PSNR against steps of every arm."""
-  series = {}
-  for arm in dict.fromkeys(row['arm'] for row in rows):
-    curves = [np.array(row['curve']) for row in rows if row['arm'] == arm]
-    series[arm] = (curves[0][:, 0], np.mean([curve[:, 1] for curve in curves], axis=0))
-  figures.learning_curves(
-    HERE / 'curves.png',
-    series,
-    'step',
-    'validation PSNR (Y) in dB',
-    baselines={label: rows[0][label]['psnr_y'] for label in ('base', 'bicubic')},
-  )
 
 
 if __name__ == '__main__':

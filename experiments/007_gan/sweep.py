@@ -129,8 +129,6 @@ def costs(runs: Path, prefix: str) -> dict[str, dict]:
 
 def fill(results: dict) -> None:
   """Writes the tables into README.md, each between its marks."""
-  readme = HERE / 'README.md'
-  text = readme.read_text()
   for camera, found in results.items():
     rows = {'base': found['stages']['l1']['base'], **found['slider']}
     start = next(iter(found['slider'].values()))
@@ -139,9 +137,7 @@ def fill(results: dict) -> None:
       decibels, share = mean['psnr_y'] - start['psnr_y'], mean['lpips_alex'] / start['lpips_alex'] - 1
       cells = [f'{mean[metric]:.{digits}f}' for metric, digits in METRICS.items()]
       lines.append([label, *cells, f'{decibels:+.2f} dB', f'{100 * share:+.1f} %'])
-    head, mark, tail = text.partition(f'<!-- {camera} -->\n')
-    text = f'{head}{mark}{tables.markdown(lines)}\n{tail[tail.index("<!-- end -->") :]}'
-  readme.write_text(text)
+    sweeping.fill(HERE / 'README.md', **{camera: tables.markdown(lines)})
 
 
 if __name__ == '__main__':

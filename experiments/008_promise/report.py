@@ -3,8 +3,6 @@
 python -m experiments.008_promise.report
 """
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,25 +21,19 @@ RATES = ('safmn_rates', 'edsr_rates', 'level', 'level_edsr')
 
 
 def main() -> None:
-  readme = HERE / 'README.md'
-  text = readme.read_text()
   for name in (*RATES, *MAIN, 'pairs'):
     rows = read(name)
     if not rows:
       continue
     made = protocol(rows) if name in MAIN else pairs(rows) if name == 'pairs' else rates(rows)
-    marks = rf'(?<=<!-- {name} -->\n).*(?=<!-- end of {name} -->)'
-    text = re.sub(marks, lambda _, made=made: f'\n{made}\n\n', text, flags=re.DOTALL)
+    sweeping.fill(HERE / 'README.md', **{name: made})
     if name in MAIN and any(len(row['curve']) > 1 and row['cpu_seconds'] for row in rows):
       curves(rows, HERE / f'{name}.png')
-  readme.write_text(text)
 
 
 def read(name: str) -> list[dict]:
-  """Returns the rows of a table that were measured; none where it was not run."""
-  path = HERE / f'{name}.jsonl'
-  rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-  return [row for row in rows if 'failed' not in row]
+  """Returns the rows of a table."""
+  return sweeping.measured(HERE / f'{name}.jsonl')
 
 
 def gains(row: Mapping, metric: str = 'psnr_y', without: Sequence[str] = ()) -> np.ndarray:

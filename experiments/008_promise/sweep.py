@@ -109,26 +109,9 @@ def pairs() -> list[Arm]:
   return [arm for number in (10, 3, 30) for arm in of_edsr(at_best('rank-aware', 'full'), where=f'{number} pairs')]
 
 
-def cameras() -> list[Arm]:
-  """One camera is left out of the training pairs, and measured."""
-  return [arm for camera in CAMERAS for arm in of_edsr(at_best('rank-aware', 'full'), where=camera)]
-
-
 def of_adapters(arms: dict[str, dict[str, Any]], seeds: int = 1) -> list[Arm]:
   rate = {'optim.lr': BEST['rank-aware'], 'strengths': (0.8,)}
   return of_edsr({name: {**rate, **fields} for name, fields in arms.items()}, seeds)
-
-
-def ranks() -> list[Arm]:
-  return of_adapters({f'rank {rank}': {'lora.rank': rank} for rank in (1, 2, 4, 16)})
-
-
-def forms() -> list[Arm]:
-  return of_adapters({form: {'lora.form': form} for form in ('kxk_1x1', 'loralib')})
-
-
-def scores() -> list[Arm]:
-  return of_adapters({kind: {'score.kind': kind} for kind in ('random', 'fisher', 'activation')})
 
 
 def rules() -> list[Arm]:
@@ -149,10 +132,6 @@ TABLES = {
   'pairs': pairs,
   # Not run yet.
   'quick_start': quick_start,
-  'cameras': cameras,
-  'ranks': ranks,
-  'forms': forms,
-  'scores': scores,
   'rules': rules,
 }
 

@@ -4,8 +4,6 @@ python -m experiments.009_tables.report
 """
 
 import importlib
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy as np
 
 from adaptsr_jax import figures
 from adaptsr_jax.evaluate import statistics, tables
+from experiments import sweeping
 
 promise = importlib.import_module('experiments.008_promise.report')
 
@@ -29,24 +28,18 @@ PAIRS = (3, 5, 10, 20, 40, 79)
 
 
 def main() -> None:
-  readme = HERE / 'README.md'
-  text = readme.read_text()
   made = {'time': seconds, 'pairs': pairs, 'cameras': cameras}
   for name in (*AGAINST, *made):
     rows = read(name)
     if rows:
       table = made[name](rows) if name in made else compared(rows, AGAINST[name], name == 'kinds')
-      marks = rf'(?<=<!-- {name} -->\n).*(?=<!-- end of {name} -->)'
-      text = re.sub(marks, lambda _, table=table: f'\n{table}\n\n', text, flags=re.DOTALL)
-  readme.write_text(text)
+      sweeping.fill(HERE / 'README.md', **{name: table})
   draw()
 
 
 def read(name: str) -> list[dict]:
-  """Returns the rows of a table that are measured; none where it was not run."""
-  path = HERE / f'{name}.jsonl'
-  rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-  return [row for row in rows if 'failed' not in row]
+  """Returns the rows of a table."""
+  return sweeping.measured(HERE / f'{name}.jsonl')
 
 
 def protocol(arm: str) -> list[dict]:
