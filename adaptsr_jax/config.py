@@ -93,6 +93,13 @@ def reason(error: BaseException, paths: Sequence[str]) -> str:
   return shown(' '.join(str(told or place or text).split()), _LONGEST_REASON)
 
 
+def check_made(config: Any) -> None:
+  """Raises what a file of a config raises, which is told at its first use only, and ValueError for no ConfigDict."""
+  if not hasattr(config, 'update_from_flattened_dict'):
+    raise ValueError('get_config() of the config gives no ConfigDict')
+  config.get('base')
+
+
 def _check_file(path: str) -> None:
   """Raises UserError unless `path` is a Python file with get_config(); it is not run."""
   wanted = 'a config is a Python file with get_config(), as those in configs/'

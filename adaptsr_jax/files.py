@@ -6,6 +6,7 @@ as long as it is written: what a killed process has left is told by its missing 
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import mimetypes
@@ -71,6 +72,11 @@ def finite(content: Any) -> Any:
   if isinstance(content, list | tuple):
     return [finite(value) for value in content]
   return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def json_digest(content: Any) -> str:
+  """Returns the SHA-256 of what JSON keeps of `content`, whatever the order of its keys, in hexadecimal digits."""
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_json(path: str | os.PathLike) -> Any:

@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from adaptsr_jax import processes
-from adaptsr_jax.config import RENAMED, find, reason, renamed
+from adaptsr_jax.config import RENAMED, check_made, find, reason, renamed
 from adaptsr_jax.errors import UserError, shown
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -105,9 +105,7 @@ def parse(argv: list[str]) -> list[str]:
     for old in given & set(RENAMED):
       raise ValueError(renamed(old, RENAMED[old]))
     rest = flags.FLAGS(_with_file(argv))
-    if not hasattr(_CONFIG.value, 'update_from_flattened_dict'):
-      raise ValueError('get_config() of the config gives no ConfigDict')
-    _CONFIG.value.get('base')  # a file that cannot be loaded fails at its first use
+    check_made(_CONFIG.value)
     return rest
   except Exception as error:  # a config is a program, and can raise anything
     print(f'Error: {_reason(error, argv)}', file=sys.stderr)

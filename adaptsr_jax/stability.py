@@ -73,16 +73,14 @@ def _read_config(path: str, overrides: Sequence[str]) -> Any:
   from absl import flags
   from ml_collections import config_flags
 
-  from adaptsr_jax.config import find, reason
+  from adaptsr_jax.config import check_made, find, reason
 
   file = find(path)
   values = flags.FlagValues()  # apart from absl's global flags, where other commands define theirs
   config_flags.DEFINE_config_file('config', flag_values=values)
   try:
     rest = values([sys.argv[0], f'--config={file}', *overrides])[1:]
-    if not hasattr(values.config, 'update_from_flattened_dict'):
-      raise ValueError('get_config() of the config gives no ConfigDict')
-    values.config.get('base')  # a file that cannot be loaded fails at its first use
+    check_made(values.config)
   except Exception as error:  # a config is a program, and can raise anything
     why = reason(error, [file.partition(':')[0]])
     given = ' '.join(overrides) or 'The config'

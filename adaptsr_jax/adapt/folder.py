@@ -80,7 +80,7 @@ class Folder(NamedTuple):
     if not _FORMS.get(name, _is_table)(content):
       raise UserError(f'{path} is damaged: it does not have the form that a run gives it.')
     # Versions before this one gave no seal.
-    if content.pop(_SEAL, None) not in (None, _seal(content)):
+    if content.pop(_SEAL, None) not in (None, files.json_digest(content)):
       raise UserError(f'{path} is damaged: it is not what a run has written.')
     return content
 
@@ -96,7 +96,9 @@ class Folder(NamedTuple):
     """Writes NAME.json, with a seal where a later start builds on what stands in it; of several processes the first."""
     content = json.loads(json.dumps(files.finite(content)))  # as it is read
     if processes.first():
-      files.write_json(self.path / f'{name}.json', {**content, _SEAL: _seal(content)} if name in _SEALED else content)
+      files.write_json(
+        self.path / f'{name}.json', {**content, _SEAL: files.json_digest(content)} if name in _SEALED else content
+      )
 
   def history(self) -> list[dict[str, float]]:
     """Returns what was logged, a row for each time."""
@@ -214,10 +216,6 @@ class Folder(NamedTuple):
       kept = self.read_or_tell('material') or {}
     self.write('config', config.to_dict())
     self.write('material', {**kept, **material})
-
-
-def _seal(content: Any) -> str:
-  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _is_table(content: Any, value: Callable[[Any], bool] = lambda _: True) -> bool:

@@ -84,7 +84,7 @@ class RunStore:
     if not processes.first():
       return
     state = jax.device_get(state)  # as one host has it: a run may go on with other devices
-    notes = {**notes, _PLACE: _digest_of_json(iterator and iterator.get_state())}
+    notes = {**notes, _PLACE: files.json_digest(iterator and iterator.get_state())}
     notes |= {_DIGEST: _digest(state, notes)}
     items = {'state': ocp.args.StandardSave(state), 'notes': ocp.args.JsonSave(notes)}
     if iterator is not None:
@@ -173,7 +173,7 @@ class RunStore:
     own, before = (notes.pop(name, None) for name in (_DIGEST, 'state_sha256'))
     if own not in (None, _digest(state, notes)) or before not in (None, _digest(state)):
       raise ValueError('it is not what was saved')
-    if notes.pop(_PLACE, None) not in (None, _digest_of_json(iterator and iterator.get_state())) and iterator:
+    if notes.pop(_PLACE, None) not in (None, files.json_digest(iterator and iterator.get_state())) and iterator:
       raise ValueError('its place in the data is not what was saved')
     if int(getattr(state, 'step', step)) != step:
       raise ValueError(f'it is the state of step {int(state.step)}')
@@ -240,12 +240,8 @@ _DIGEST, _PLACE = 'sha256', 'place_sha256'  # in the notes
 
 def _digest(state: Any, notes: dict[str, Any] | None = None) -> str:
   """Returns what tells a state with its notes from any other; orbax does not notice all damage to what it saved."""
-  digest = hashlib.sha256(_digest_of_json(notes).encode() if notes is not None else b'')
+  digest = hashlib.sha256(files.json_digest(notes).encode() if notes is not None else b'')
   for leaf in jax.tree.leaves(state):
     is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     digest.update(np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes())
   return digest.hexdigest()
-
-
-def _digest_of_json(content: Any) -> str:
-  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
