@@ -316,7 +316,7 @@ def test_inspect(trained, capsys):
   assert run(trained, 'inspect', '@one.safetensors', '--json') == 0
   found = json.loads(capsys.readouterr().out)
   assert found['sites'] == adapter.meta['sites']
-  assert found['parameters']['adapters'] == lora.count(parted(adapter)[0])
+  assert found['parameters']['adapters'] == tree.count(parted(adapter)[0])
 
 
 @pytest.mark.parametrize('out', ['merged.safetensors', 'merged.pth', 'merged'])

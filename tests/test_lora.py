@@ -301,7 +301,7 @@ def test_cost_is_what_init_makes(form):
   sites = lora.find_sites(Compact(), split_qkv=True)
   ranks = ragged(sites)
   adapters = jax.eval_shape(lambda: lora.init(jax.random.key(0), sites, ranks, form))
-  assert lora.count(adapters) == sum(lora.cost(s, form) * ranks[s.name] for s in sites)
+  assert tree.count(adapters) == sum(lora.cost(s, form) * ranks[s.name] for s in sites)
   assert {name: lora.rank_of(next(s for s in sites if s.name == name), ab, form) for name, ab in adapters.items()} == {
     name: rank for name, rank in ranks.items() if rank
   }

@@ -5,8 +5,6 @@ from typing import Any
 
 from adaptsr_jax import is_function
 
-__all__ = ['Interrupted', 'TrainState', 'make_step', 'run']
-
 _OF = {'run': 'whole', 'Interrupted': 'train', 'TrainState': 'step', 'make_step': 'step'}
 
 

@@ -22,12 +22,6 @@ from adaptsr_jax.errors import UserError
 
 # What needs jax (tree, models) is imported where it is used: the help of the command comes at once.
 
-__all__ = [
-  'ORIGIN',
-  'Source', 'cast', 'detect', 'faults', 'learned', 'parts', 'read', 'read_source', 'to_flax', 'to_torch', 'types',
-  'write',
-]  # fmt: skip
-
 
 def to_flax(name: str, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
   """Returns Flax parameters (numpy, in the types of the file) of weights by PyTorch key; buffers are left out.
@@ -60,9 +54,9 @@ def to_torch(name: str, fields: Mapping[str, Any], params: Mapping[str, Any]) ->
 
   entries = architectures.entries(name, fields)
   expected = {entry.path: np.broadcast_to(np.float32(0), names.flax_shape(entry)) for entry in entries if entry.path}
-  if faults := tree.compare(tree.unflatten(expected), params):
-    more = f' and {len(faults) - 5} more' if len(faults) > 5 else ''
-    raise UserError(f'The parameters are not those of {name}:{";".join(faults[:5])}{more}.')
+  if difference := tree.compare(tree.unflatten(expected), params):
+    more = f' and {len(difference) - 5} more' if len(difference) > 5 else ''
+    raise UserError(f'The parameters are not those of {name}:{";".join(difference[:5])}{more}.')
   flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(params).items()}
   dtype = next(flat[entry.path].dtype for entry in entries if entry.path)
   return {

@@ -6,18 +6,6 @@ from adaptsr_jax.data.folders import scale_of
 from adaptsr_jax.data.opening import open_source
 from adaptsr_jax.data.sources import PairError, Source, check_pixels, check_task, pairs
 
-__all__ = [
-  'Batches',
-  'PairError',
-  'Source',
-  'check_pixels',
-  'check_task',
-  'open_source',
-  'pairs',
-  'scale_of',
-  'train_batches',
-]
-
 
 def __getattr__(name: str) -> Any:
   # Only training needs grain, whose import takes as long as that of jax.

@@ -19,26 +19,3 @@ from adaptsr_jax.image.picture import (
 )
 from adaptsr_jax.image.reading import list_images, no_pictures, read, read_array, shot_of, size, tell_unread
 from adaptsr_jax.image.writing import small_jpeg, write
-
-__all__ = [
-  'LUMA',
-  'SUFFIXES',
-  'WRITABLE',
-  'ImageError',
-  'Picture',
-  'Shot',
-  'check_format',
-  'list_images',
-  'no_pictures',
-  'read',
-  'read_array',
-  'shot',
-  'shot_of',
-  'size',
-  'small_jpeg',
-  'tell_unread',
-  'to_float',
-  'to_levels',
-  'to_uint8',
-  'write',
-]

@@ -6,7 +6,6 @@ from adaptsr_jax.lora.adapters import (
   RankMap,
   combine,
   concatenate,
-  count,
   delta,
   init,
   merge,
@@ -17,29 +16,3 @@ from adaptsr_jax.lora.adapters import (
 )
 from adaptsr_jax.lora.sites import FORMS, Site, cost, find_sites, from_json, kernel_width, table, to_json
 from adaptsr_jax.lora.truncation import energies, truncated
-
-__all__ = [
-  'FORMS',
-  'Adapters',
-  'RankMap',
-  'Site',
-  'combine',
-  'concatenate',
-  'cost',
-  'count',
-  'delta',
-  'energies',
-  'factored',
-  'find_sites',
-  'from_json',
-  'init',
-  'kernel_width',
-  'merge',
-  'rank_of',
-  'scale',
-  'shapes',
-  'table',
-  'to_json',
-  'truncated',
-  'weigh',
-]

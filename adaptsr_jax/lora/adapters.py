@@ -183,11 +183,6 @@ def weigh(site: Site, ab: Mapping[str, jax.Array], weights: jax.Array, form: str
   return {'a': ab['a'] * columns, 'b': ab['b']}
 
 
-def count(adapters: Mapping) -> int:
-  """Returns the number of parameters of all adapters."""
-  return tree.count(adapters)
-
-
 def rank_of(site: Site, ab: Mapping[str, jax.Array], form: str) -> int:
   """Returns the rank of the adapter `ab` at `site`."""
   return ab['a'].shape[0] // square(site) if _loralib(site, form) else ab['a'].shape[-1]

@@ -36,25 +36,6 @@ from adaptsr_jax.methods import arc, bitfit, difffit, dora, full, lora, rasa, sh
 from adaptsr_jax.methods.base import CONSTANTS, Method, Plan, Scores, Tensors, fitting, parted
 from adaptsr_jax.tree import Params
 
-__all__ = [
-  'CONSTANTS',
-  'METHODS',
-  'Method',
-  'Plan',
-  'Scores',
-  'deployed',
-  'fitting',
-  'from_spec',
-  'grow',
-  'make',
-  'mix',
-  'parted',
-  'plan',
-  'restore',
-  'scale',
-  'table',
-]
-
 METHODS = {
   'lora': lora,
   'full': full,

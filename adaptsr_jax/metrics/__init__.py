@@ -4,18 +4,3 @@ from adaptsr_jax.metrics.fidelity import PROTOCOL, WINDOW, level, psnr, quality,
 from adaptsr_jax.metrics.niqe import niqe
 from adaptsr_jax.metrics.perceptual import dists, lpips
 from adaptsr_jax.metrics.table import FIDELITY, METRICS, VALUES
-
-__all__ = [
-  'FIDELITY',
-  'METRICS',
-  'PROTOCOL',
-  'VALUES',
-  'WINDOW',
-  'dists',
-  'level',
-  'lpips',
-  'niqe',
-  'psnr',
-  'quality',
-  'ssim',
-]

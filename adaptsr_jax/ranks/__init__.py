@@ -3,18 +3,3 @@
 from adaptsr_jax.ranks.agreement import average_ranks, spearman, stability
 from adaptsr_jax.ranks.allocation import RULES, UNITS, allocate
 from adaptsr_jax.ranks.scoring import KINDS, mean_gradients, norm_scores, score_table, scores, spectral_gains
-
-__all__ = [
-  'KINDS',
-  'RULES',
-  'UNITS',
-  'allocate',
-  'average_ranks',
-  'mean_gradients',
-  'norm_scores',
-  'score_table',
-  'scores',
-  'spearman',
-  'spectral_gains',
-  'stability',
-]

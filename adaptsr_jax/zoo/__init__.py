@@ -26,19 +26,6 @@ from adaptsr_jax.files import cache_folder
 from adaptsr_jax.zoo import cache
 from adaptsr_jax.zoo.table import LICENCES, ZOO, Entry
 
-__all__ = [
-  'BUNDLED',
-  'LICENCES',
-  'ZOO',
-  'Entry',
-  'bundled',
-  'bundled_names',
-  'cache_folder',
-  'fetch',
-  'licence',
-  'locate',
-]
-
 BUNDLED = 'bundled:'
 
 

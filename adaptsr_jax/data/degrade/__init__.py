@@ -17,36 +17,6 @@ from adaptsr_jax.data.degrade.presets import FAMILIES, PRESETS, Options, options
 from adaptsr_jax.data.degrade.resizing import MODES, scaled
 from adaptsr_jax.data.degrade.second_order import apply, canvas, decisions, make, realesrgan
 
-__all__ = [
-  'FAMILIES',
-  'MODES',
-  'PRESETS',
-  'Blur',
-  'Draws',
-  'Noise',
-  'Options',
-  'Random',
-  'Resize',
-  'apply',
-  'bicubic',
-  'blur_kernels',
-  'canvas',
-  'decisions',
-  'draw',
-  'filter2d',
-  'gaussian_noise',
-  'jpeg',
-  'make',
-  'options',
-  'poisson_noise',
-  'random',
-  'realesrgan',
-  'resize',
-  'scaled',
-  'sinc_kernels',
-  'usm',
-]
-
 bicubic = on_pictures(resizing.bicubic)
 filter2d = on_pictures(filters.filter2d)
 gaussian_noise = on_pictures(noise.gaussian)
