@@ -1,7 +1,7 @@
 """What a user can mend: one sentence, exit code 2."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 LONGEST = 80  # characters of a name that is shown
@@ -34,6 +34,12 @@ def shown(name: Any, longest: int = LONGEST) -> str:
     half = (longest - 3) // 2
     text = f'{text[:half]}...{text[-half:]}'
   return escaped(text)
+
+
+def check_option(what: str, value: str, options: Sequence[str]) -> None:
+  """Raises UserError that lists `options` where `value` is none of them."""
+  if value not in options:
+    raise UserError(f'Unknown {what} {value!r}: choose one of {", ".join(options)}.')
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ def test_an_update_of_low_rank_comes_back_and_energies_say_what_is_lost(site, fo
   rng = np.random.default_rng(0)
   ab = {leaf: rng.normal(size=shape).astype(np.float32) for leaf, shape in lora.shapes(site, 2, form).items()}
   update = lora.delta(site, ab, 3.0, form)
-  gains = truncation.energies(site, update, form)
+  gains = truncation.energies(update, form)
   np.testing.assert_allclose(gains.sum(), np.square(update).sum(), rtol=1e-5)
   assert len(gains) == 2
   for rank in (1, 2, 3):
@@ -129,7 +129,7 @@ def test_resizing_is_the_best_smaller_adapter_and_the_same_where_nothing_is_cut(
 
 def _second(adapter, site, form):
   ab = {leaf: adapter.tensors[f'adapters/{site.name}/{leaf}'] for leaf in ('a', 'b')}
-  return truncation.energies(site, lora.delta(site, ab, 0.1, form), form)[1:].sum()
+  return truncation.energies(lora.delta(site, ab, 0.1, form), form)[1:].sum()
 
 
 def test_a_resized_adapter_keeps_to_its_budget_and_forgets_what_was_measured(folder, capsys):

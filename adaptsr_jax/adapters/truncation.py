@@ -142,7 +142,7 @@ def _cut(
   """Returns ranks within `limits`, and the adapters of these ranks that are nearest to `updates`."""
   if (rank > 0) == (budget > 0):
     raise UserError('Give a rank or a budget, above 0.')
-  gains = {site.name: truncation.energies(site, updates[site.name], form) for site in sites}
+  gains = {site.name: truncation.energies(updates[site.name], form) for site in sites}
   if limits:
     gains = {name: values[: limits[name]] for name, values in gains.items()}
   energy = {name: float(values.sum()) for name, values in gains.items()}

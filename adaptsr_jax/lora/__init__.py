@@ -15,4 +15,4 @@ from adaptsr_jax.lora.adapters import (
   weigh,
 )
 from adaptsr_jax.lora.sites import FORMS, Site, cost, find_sites, from_json, kernel_width, table, to_json
-from adaptsr_jax.lora.truncation import energies, truncated
+from adaptsr_jax.lora.truncation import energies, truncated, unit_energies

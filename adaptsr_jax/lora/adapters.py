@@ -25,7 +25,7 @@ import numpy as np
 
 from adaptsr_jax import tree
 from adaptsr_jax.errors import UserError
-from adaptsr_jax.lora.sites import Site, check_form, square
+from adaptsr_jax.lora.sites import Site, check_form, is_loralib, square
 
 Adapters = dict[str, dict[str, jax.Array]]
 RankMap = dict[str, int]
@@ -81,7 +81,7 @@ def init(key: jax.Array | None, sites: Sequence[Site], ranks: Mapping[str, int],
 
 
 def _fan_in(site: Site, shape: tuple[int, ...], form: str) -> int:
-  return shape[1] if _loralib(site, form) else math.prod(shape[:-1])
+  return shape[1] if is_loralib(site, form) else math.prod(shape[:-1])
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -98,7 +98,7 @@ def delta(site: Site, ab: Mapping[str, jax.Array], alpha: float, form: str, rslo
   """Returns the update of the kernel of `site`, float32, of shape `site.shape`; numpy where the adapter is."""
   a, b = (ab[name].astype(np.float32) for name in ('a', 'b'))
   factor = scaling(alpha, rank_of(site, ab, form), rslora)
-  if not _loralib(site, form):
+  if not is_loralib(site, form):
     return factor * _product(a, b)
   kh, kw, cin, cout = site.shape
   return factor * _product(b, a).reshape(cout, cin, kh, kw).transpose(2, 3, 1, 0)
@@ -170,7 +170,7 @@ def combine(
 
 def concatenate(site: Site, members: Sequence[Mapping[str, jax.Array]], form: str) -> dict[str, jax.Array]:
   """Returns one adapter of `site` with the ranks of all `members` side by side: its product is the sum of theirs."""
-  axis_a, axis_b = (0, 1) if _loralib(site, form) else (-1, -2)
+  axis_a, axis_b = (0, 1) if is_loralib(site, form) else (-1, -2)
   return {
     name: _module(*(ab[name] for ab in members)).concatenate([ab[name] for ab in members], axis)
     for name, axis in (('a', axis_a), ('b', axis_b))
@@ -179,13 +179,13 @@ def concatenate(site: Site, members: Sequence[Mapping[str, jax.Array]], form: st
 
 def weigh(site: Site, ab: Mapping[str, jax.Array], weights: jax.Array, form: str) -> dict[str, jax.Array]:
   """Returns `ab` with each of its ranks multiplied by one of `weights` (r,); a rank of 'loralib' is k rows of 'a'."""
-  columns = jnp.repeat(weights, square(site))[:, None] if _loralib(site, form) else weights
+  columns = jnp.repeat(weights, square(site))[:, None] if is_loralib(site, form) else weights
   return {'a': ab['a'] * columns, 'b': ab['b']}
 
 
 def rank_of(site: Site, ab: Mapping[str, jax.Array], form: str) -> int:
   """Returns the rank of the adapter `ab` at `site`."""
-  return ab['a'].shape[0] // square(site) if _loralib(site, form) else ab['a'].shape[-1]
+  return ab['a'].shape[0] // square(site) if is_loralib(site, form) else ab['a'].shape[-1]
 
 
 def scaling(alpha: float, rank: int, rslora: bool) -> float:
@@ -214,11 +214,6 @@ def in_columns(x: jax.Array, part: tuple[int, int] | None, width: int) -> jax.Ar
   start, stop = part
   # Padding, not a scatter: it fuses with the addition, and its gradient is a slice.
   return _module(x).pad(x, [(0, 0)] * (x.ndim - 1) + [(start, width - stop)])
-
-
-def _loralib(site: Site, form: str) -> bool:
-  check_form(form)
-  return form == 'loralib' and site.kind == 'conv'
 
 
 def _check_names(names: Mapping, sites: Sequence[Site]) -> None:

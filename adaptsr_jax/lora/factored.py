@@ -17,7 +17,7 @@ import jax
 
 from adaptsr_jax import tree
 from adaptsr_jax.lora.adapters import by_kernel, delta, in_columns, merge, rank_of, scaling
-from adaptsr_jax.lora.sites import Site
+from adaptsr_jax.lora.sites import Site, is_loralib
 from adaptsr_jax.models import layers
 
 
@@ -60,7 +60,7 @@ def forward(
     reached.add(module.path)
     group = groups[module.path]
     inputs, *mixture = (*args, *kwargs.values())
-    if not hybrid and _loralib(group[0], form):
+    if not hybrid and is_loralib(group[0], form):
       (site,) = group
       return _with_delta(module, delta(site, adapters[site.name], alpha, form, rslora), inputs, *mixture)
     y = call(*args, **kwargs)
@@ -132,7 +132,7 @@ def _low_rank(
   module: nn.Module, site: Site, ab: Mapping, alpha: float, form: str, rslora: bool, x: jax.Array
 ) -> jax.Array:
   """Returns scale * up(down(x)) with the settings (padding, strides, dilation, dtype, precision) of `module`."""
-  if _loralib(site, form):
+  if is_loralib(site, form):
     kernel = delta(site, ab, alpha, form, rslora)
     return module.clone(use_bias=False).apply({'params': {'kernel': kernel}}, x)
   a, b = ab['a'], scaling(alpha, rank_of(site, ab, form), rslora) * ab['b']
@@ -145,10 +145,6 @@ def _low_rank(
   else:
     down, up = pointwise.clone(parent=None, features=a.shape[-1]), window
   return up.apply({'params': {'kernel': b}}, down.apply({'params': {'kernel': a}}, x))
-
-
-def _loralib(site: Site, form: str) -> bool:
-  return site.kind == 'conv' and form == 'loralib'
 
 
 def _with_delta(module: nn.Module, update: jax.Array, *inputs: jax.Array) -> jax.Array:

@@ -151,6 +151,12 @@ def check_form(form: str) -> None:
     raise UserError(f'Adapter form {form!r} is not known; choose one of {", ".join(FORMS)}.')
 
 
+def is_loralib(site: Site, form: str) -> bool:
+  """Tells whether an adapter of `form` at `site` is one of 'loralib', which dense kernels have none of."""
+  check_form(form)
+  return form == 'loralib' and site.kind == 'conv'
+
+
 def square(site: Site) -> int:
   """Returns k of a k x k convolution site; 'loralib' is defined for no other kernel.
 

@@ -97,7 +97,7 @@ def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Pl
     gains = None
     if rule == 'post_hoc':
       begun = _begun(config, sites, scores, budget)
-      gains = {site.name: lora.energies(site, begun.updates[site.name], c.form) for site in sites}
+      gains = {site.name: lora.energies(begun.updates[site.name], c.form) for site in sites}
       values = {name: math.sqrt(gain.sum()) for name, gain in gains.items()}
     else:
       values = scores.by_site(c.form)
@@ -161,7 +161,7 @@ def _cut(config: ConfigDict, sites: Sequence[Site], rank_map: Mapping[str, int],
     site.name: lora.truncated(site, begun.updates[site.name], rank_map[site.name], c.form, c.alpha, c.rslora)
     for site in adapted
     # What did not move starts as adapters do: with both factors 0 it never would.
-    if len(lora.energies(site, begun.updates[site.name], c.form)) >= rank_map[site.name]
+    if len(lora.energies(begun.updates[site.name], c.form)) >= rank_map[site.name]
   }
   return _flat(cut, biases)
 

@@ -56,7 +56,7 @@ class DRCT(nn.Module):
   # Of the training pictures, one side or (height, width); decides the stored masks, and whether windows are shifted.
   img_size: int | tuple[int, int] = 64
   img_range: float = 1.0
-  rgb_mean: tuple[float, ...] = window.RGB_MEAN  # of one value for gray pictures, as in SwinIR
+  rgb_mean: tuple[float, ...] = layers.RGB_MEAN  # of one value for gray pictures, as in SwinIR
   num_feat: int = 64  # channels of the head
   qkv_bias: bool = True
   qk_scale: float | None = None

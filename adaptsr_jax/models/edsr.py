@@ -11,8 +11,6 @@ from adaptsr_jax.models import layers
 
 Array = jax.Array
 
-RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
-
 
 class ResidualBlock(nn.Module):
   """x + res_scale * conv(relu(conv(x)))."""
@@ -39,7 +37,7 @@ class EDSR(nn.Module):
   num_block: int = 16
   res_scale: float = 1.0
   img_range: float = 255.0
-  rgb_mean: tuple[float, ...] = RGB_MEAN
+  rgb_mean: tuple[float, ...] = layers.RGB_MEAN
   num_in_ch: int = 3
   dtype: Any = jnp.float32  # of the computation; parameters are float32
 

@@ -16,6 +16,8 @@ from adaptsr_jax.errors import UserError
 
 Array = jax.Array
 
+RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
+
 
 def gelu(x: Array) -> Array:
   """Returns x * Phi(x) with the exact normal distribution function (the default of flax is the tanh approximation)."""
@@ -313,16 +315,16 @@ def small_conv(features: int, name: str, dtype: Any = jnp.float32) -> nn.Conv:
   return nn.Conv(features, (3, 3), kernel_init=SMALL_INIT, conv_general_dilated_cls=own, dtype=dtype, name=name)
 
 
-def in_colours(model: nn.Module, x: Array, network: Callable[[Array], Array]) -> Array:
-  """Returns network(x); a network for gray pictures (model.num_in_ch 1) is given the colours of others one by one.
+def in_colours(model: nn.Module, x: Array, colours: int, network: Callable[[Array], Array]) -> Array:
+  """Returns network(x); a network for gray pictures (1 of `colours`) is given the colours of others one by one.
 
   Raises:
     UserError: the network takes another number of colours.
   """
   b, h, w, c = x.shape
-  if c == model.num_in_ch:
+  if c == colours:
     return network(x)
-  if model.num_in_ch != 1:
-    raise UserError(f'{type(model).__name__}: the network takes pictures of {model.num_in_ch} colours, not of {c}.')
+  if colours != 1:
+    raise UserError(f'{type(model).__name__}: the network takes pictures of {colours} colours, not of {c}.')
   y = network(jnp.moveaxis(x, -1, 1).reshape(b * c, h, w, 1))
   return jnp.moveaxis(y.reshape(b, c, *y.shape[1:3]), 1, -1)

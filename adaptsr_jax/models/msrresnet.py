@@ -58,7 +58,7 @@ class MSRResNet(nn.Module):
     def network(x: Array) -> Array:
       return forward(self, x, conv, lambda name: ResidualBlock(self.dtype, name=name))
 
-    return layers.in_colours(self, x, network)
+    return layers.in_colours(self, x, self.num_in_ch, network)
 
 
 def forward(model: nn.Module, x: Array, conv: Callable[..., Any], block: Callable[[str], Any]) -> Array:

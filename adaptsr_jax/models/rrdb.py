@@ -103,7 +103,7 @@ class RRDBNet(nn.Module):
         f'RRDBNet: the picture is {w} x {h} pixels, and each side must have {self.minimum}; pad it first.'
       )
     x = jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)), mode='reflect')
-    return layers.in_colours(self, x, self._network)[:, : h * self.upscale, : w * self.upscale]
+    return layers.in_colours(self, x, self.num_in_ch, self._network)[:, : h * self.upscale, : w * self.upscale]
 
   def _network(self, x: Array) -> Array:
     x = layers.pixel_unshuffle(x, self.unshuffle)

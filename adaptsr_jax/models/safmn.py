@@ -58,23 +58,20 @@ class CCM(nn.Module):
 
 
 class Block(nn.Module):
-  """x + SAFM(x), then x + CCM(x); each after a layer norm if `use_norm`."""
+  """x + SAFM(x), then x + CCM(x); each after a layer norm, and with biases, unless it is `plain`."""
 
   factors: tuple[int, ...]
   hidden: int
-  use_norm: bool
-  use_bias: bool
+  plain: bool
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    x = x + SAFM(self.factors, self.use_bias, self.dtype, name='safm')(self._norm(x, 'norm1'))
-    return x + CCM(self.hidden, self.use_bias, self.dtype, name='ccm')(self._norm(x, 'norm2'))
+    x = x + SAFM(self.factors, not self.plain, self.dtype, name='safm')(self._norm(x, 'norm1'))
+    return x + CCM(self.hidden, not self.plain, self.dtype, name='ccm')(self._norm(x, 'norm2'))
 
   def _norm(self, x: Array, name: str) -> Array:
-    if not self.use_norm:
-      return x
-    return layers.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)(x)
+    return x if self.plain else layers.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)(x)
 
 
 class GlobalResponseNorm(nn.Module):
@@ -120,12 +117,8 @@ class SAFMN(nn.Module):
   def __call__(self, x: Array) -> Array:
     _check_size(self, x)
     # float32, so that the sums between the blocks are, too: in bfloat16 they would double its rounding error.
-    x = first = nn.Conv(self.dim, (3, 3), dtype=jnp.float32, name='to_feat')(x)
-    for i in range(self.n_blocks):
-      x = Block(
-        self.factors, int(self.dim * self.ffn_scale), use_norm=True, use_bias=True, dtype=self.dtype, name=f'feats_{i}'
-      )(x)
-    return _to_image(self, x + first)
+    first = nn.Conv(self.dim, (3, 3), dtype=jnp.float32, name='to_feat')(x)
+    return _to_image(self, _body(self, first, plain=False) + first)
 
 
 class SAFMN_NTIRE2023(nn.Module):
@@ -157,16 +150,13 @@ class SAFMN_NTIRE2023(nn.Module):
     skip = layers.resize_bilinear(x, self.upscale)
     x = nn.Conv(self.dim, (3, 3), dtype=jnp.float32, name='to_feat')(x)  # as above
     x = GlobalResponseNorm(name='norm')(x)
-    for i in range(self.n_blocks):
-      x = Block(
-        self.factors,
-        int(self.dim * self.ffn_scale),
-        use_norm=False,
-        use_bias=False,
-        dtype=self.dtype,
-        name=f'feats_{i}',
-      )(x)
-    return _to_image(self, x) + skip
+    return _to_image(self, _body(self, x, plain=True)) + skip
+
+
+def _body(model: nn.Module, x: Array, plain: bool) -> Array:
+  for i in range(model.n_blocks):
+    x = Block(model.factors, int(model.dim * model.ffn_scale), plain, model.dtype, name=f'feats_{i}')(x)
+  return x
 
 
 def _to_image(model: nn.Module, x: Array) -> Array:

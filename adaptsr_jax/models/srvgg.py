@@ -50,7 +50,7 @@ class SRVGGNetCompact(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    return layers.in_colours(self, x, self._network)
+    return layers.in_colours(self, x, self.num_in_ch, self._network)
 
   def _network(self, x: Array) -> Array:
     _, h, w, c = x.shape

@@ -16,7 +16,6 @@ from adaptsr_jax.models import attention, layers
 
 Array = jax.Array
 
-RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
 EPSILON = 1e-5  # of the layer norms
 
 _INIT = nn.initializers.truncated_normal(0.02)
@@ -124,21 +123,15 @@ def shuffle_head(model: nn.Module, x: Array) -> Array:
 
 
 def restore(model: nn.Module, x: Array, network: Callable[[Array], Array]) -> Array:
-  """Returns what `network` makes of the picture (b, h, w, c) in whole windows, normalised; call as `embed`.
-
-  A network for gray pictures is given the colours of others one by one.
-  """
-  b, h, w, c = x.shape
-  colours = len(model.rgb_mean)
-  if c != colours > 1:
-    raise UserError(f'{type(model).__name__}: the network takes pictures of {colours} colours, not of {c}.')
-  apart = c > colours
-  if apart:
-    x = jnp.moveaxis(x, -1, 1).reshape(b * c, h, w, 1)
+  """Returns what `network` makes of the picture (b, h, w, c) in whole windows, normalised; call as `embed`."""
   mean = jnp.asarray(model.rgb_mean, jnp.float32)
-  y = network((whole_windows(model, x) - mean) * model.img_range) / model.img_range + mean
-  y = y[:, : h * model.upscale, : w * model.upscale]
-  return jnp.moveaxis(y.reshape(b, c, *y.shape[1:3]), 1, -1) if apart else y
+
+  def restored(x: Array) -> Array:
+    _, h, w, _ = x.shape
+    y = network((whole_windows(model, x) - mean) * model.img_range) / model.img_range + mean
+    return y[:, : h * model.upscale, : w * model.upscale]
+
+  return layers.in_colours(model, x, len(model.rgb_mean), restored)
 
 
 def whole_windows(model: nn.Module, x: Array) -> Array:

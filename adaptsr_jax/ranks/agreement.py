@@ -52,7 +52,5 @@ def stability(table: np.ndarray, kinds: Sequence[str] | None = None) -> dict[str
 
 def _correlations(rows: np.ndarray) -> np.ndarray:
   """Returns Pearson's correlation of every pair of rows; nan where a row is constant."""
-  centred = rows - rows.mean(axis=1, keepdims=True)
   with np.errstate(invalid='ignore', divide='ignore'):
-    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
-  return unit @ unit.T
+    return np.corrcoef(rows)

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from adaptsr_jax import lora
-from adaptsr_jax.errors import UserError
-from adaptsr_jax.ranks.options import check_option
+from adaptsr_jax.errors import UserError, check_option
 
 RULES = ('uniform', 'greedy', 'proportional', 'proportional_per_cost', 'marginal')
 UNITS = ('params', 'ranks')

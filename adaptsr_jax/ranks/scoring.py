@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptsr_jax import compiler, lora, tree
-from adaptsr_jax.errors import UserError
-from adaptsr_jax.ranks.options import check_option
+from adaptsr_jax.errors import UserError, check_option
 
 Batch = dict[str, Any]
 LossFn = Callable[[tree.Params, Batch], jax.Array]  # (params, batch) -> ()
@@ -133,7 +132,7 @@ def spectral_gains(gradients: Mapping[str, np.ndarray], form: str = '1x1_kxk') -
     gradients: from `mean_gradients`.
     form: of the adapters.
   """
-  return {name: _gains(gradient, form) for name, gradient in gradients.items()}
+  return {name: lora.unit_energies(gradient, form) for name, gradient in gradients.items()}
 
 
 def _batch_scores(
@@ -273,26 +272,6 @@ def _normalised(score: float, site: lora.Site, normalise: str, form: str) -> flo
   if normalise == 'per_cost':
     return score**2 / lora.cost(site, form)
   return score
-
-
-def _gains(gradient: np.ndarray, form: str) -> np.ndarray:
-  """Returns the falling gains of the units of rank of one site."""
-  matrix = _adapter_matrix(gradient.astype(np.float64), form)
-  squares = np.square(np.linalg.svd(matrix, compute_uv=False))
-  group = gradient.shape[0] if form == 'loralib' and gradient.ndim == 4 else 1
-  return np.add.reduceat(squares, np.arange(0, len(squares), group))
-
-
-def _adapter_matrix(kernel: np.ndarray, form: str) -> np.ndarray:
-  """Returns the kernel as the matrix of which `form` learns a low-rank update."""
-  if kernel.ndim == 2:
-    return kernel  # (in, out)
-  kh, kw, cin, cout = kernel.shape
-  if form == '1x1_kxk':
-    return kernel.transpose(2, 0, 1, 3).reshape(cin, kh * kw * cout)
-  if form == 'kxk_1x1':
-    return kernel.reshape(kh * kw * cin, cout)
-  return kernel.transpose(3, 2, 0, 1).reshape(cout * kh, cin * kw)
 
 
 def _check_batches(number: int) -> None:
