@@ -1,8 +1,8 @@
 """The devices that share a batch: every one has all parameters and computes a part of the pictures.
 
 Programs are those of one device, as jit takes them on a mesh with Auto axes: batches come in parts, everything else
-whole. What is a mean over the batch is taken by `Devices.mean`, with one sum between devices; of the rest the compiler
-concludes what has to be summed (`tests/test_devices.py` reads the programs).
+whole. What is a mean over the batch is taken by `Devices.mean`, with one sum between devices (`tests/test_devices.py`
+reads the programs).
 """
 
 import functools
@@ -84,6 +84,10 @@ class Devices(NamedTuple):
 
     every, part = PartitionSpec(), PartitionSpec(_AXIS)
     return jax.shard_map(mean, mesh=self.mesh, in_specs=(every, part), out_specs=every, check_vma=False)
+
+  def over(self, x: jax.Array) -> jax.Array:
+    """Returns, inside of `mean`, the mean of what each device has, as a sum of its own; gradients go through it."""
+    return jax.lax.pmean(x, _AXIS)
 
   def joined(self, parts: Sequence[jax.Array]) -> jax.Array:
     """Returns one array of several divided ones, each device's part of it made of what it has of them."""

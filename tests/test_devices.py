@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.four_devices import CEILING, PLAYERS
 from tests.pictures import write_pairs
 
 ROOT = Path(__file__).parents[1]
@@ -24,22 +25,36 @@ def found(tmp_path_factory):
   return json.loads(done.stdout.splitlines()[-1])
 
 
-# The norm of the adversarial gradient is a sum over all pixels.
-@pytest.mark.parametrize(('what', 'tolerance'), [('plain', 1e-6), ('two players', 4e-6)])
-def test_any_number_of_devices_gives_the_same_numbers(found, what, tolerance):
-  for row, expected in zip(*found['steps'][what], strict=True):
+@pytest.mark.parametrize('what', ['plain', *PLAYERS])
+def test_any_number_of_devices_gives_the_same_numbers(found, what):
+  steps = found['steps'][what]
+  for expected, row in zip(*steps['logged'], strict=True):
     assert row.keys() == expected.keys()
     # What is told of the players' judgement passes zero.
     names = [name for name in row if name not in ('gan/real', 'gan/fake')]
-    np.testing.assert_allclose([row[name] for name in names], [expected[name] for name in names], rtol=tolerance)
+    np.testing.assert_allclose([row[name] for name in names], [expected[name] for name in names], rtol=1e-6)
+    assert 'gan/strength' not in row or row['gan/strength'] > CEILING
+  assert steps['alike']
+  assert len(steps['vectors']) == (4 if what in PLAYERS else 0)
+  assert max(steps['vectors'], default=0) < 1e-6
 
 
-@pytest.mark.parametrize('name', ['safmn', 'swinir'])
-def test_devices_exchange_nothing_but_the_sum_of_gradients(found, name):
-  counts, single, whole = found['collectives'][name]
-  assert counts.pop('all-reduce') == 1
-  assert not any(counts.values())
-  assert single
+@pytest.mark.parametrize('what', ['plain', 'swinir', 'two players'])
+def test_devices_exchange_nothing_but_the_sum_of_gradients(found, what):
+  sums, others, whole = found['swinir'] if what == 'swinir' else found['steps'][what]['exchanged']
+  ((size,),) = sums
+  assert size > 100
+  assert not others
+  assert whole
+
+
+def test_what_is_no_mean_over_pictures_takes_a_few_numbers_more(found):
+  sums, others, whole = found['steps']['relative players']['exchanged']
+  *few, (size,) = sorted(sums, key=max)
+  assert size > 100
+  # Means of logits, and the gradients through them, of both players; the strength that is held to the ceiling.
+  assert sorted(sum(few, [])) == [1, 2, 2, 2, 2]
+  assert not others
   assert whole
 
 

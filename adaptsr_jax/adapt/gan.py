@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -51,38 +50,45 @@ class Game(NamedTuple):
   """What the players are told.
 
   Attributes:
-    generator: (logits of enlarged pictures, of real ones) -> loss of what is adapted.
-    discriminator: (logits of real pictures, of enlarged ones) -> loss of the discriminator.
+    generator: (logits of enlarged pictures, of real ones, over) -> loss of what is adapted. `over` gives the mean over
+      the parts of a batch of an array that each part has.
+    discriminator: (logits of real pictures, of enlarged ones, over) -> loss of the discriminator.
     relative: whether the first of them looks at its second argument.
   """
 
-  generator: Callable[[jax.Array, jax.Array], jax.Array]
-  discriminator: Callable[[jax.Array, jax.Array], jax.Array]
+  generator: Callable[..., jax.Array]
+  discriminator: Callable[..., jax.Array]
   relative: bool = False
+
+
+def _undivided(x: jax.Array) -> jax.Array:
+  """The mean over the parts of a batch that is one part."""
+  return x
 
 
 def _mean(fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
   return jnp.mean(fn(x))
 
 
-def _relative(high: jax.Array, low: jax.Array) -> jax.Array:
+def _relative(high: jax.Array, low: jax.Array, over: Callable[[jax.Array], jax.Array] = _undivided) -> jax.Array:
   """Binary cross-entropy of `high` being more real than the mean of `low`, and the reverse."""
-  return _mean(jax.nn.softplus, jnp.mean(low) - high) + _mean(jax.nn.softplus, low - jnp.mean(high))
+  means = over(jnp.stack([jnp.mean(high), jnp.mean(low)]))
+  return _mean(jax.nn.softplus, means[1] - high) + _mean(jax.nn.softplus, low - means[0])
 
 
 GAMES = {
   # Binary cross-entropy of maps of ones and zeros.
   'vanilla': Game(
-    lambda fake, _: _mean(jax.nn.softplus, -fake),
-    lambda real, fake: _mean(jax.nn.softplus, -real) + _mean(jax.nn.softplus, fake),
+    lambda fake, *_: _mean(jax.nn.softplus, -fake),
+    lambda real, fake, *_: _mean(jax.nn.softplus, -real) + _mean(jax.nn.softplus, fake),
   ),
   # Lim and Ye 2017.
   'hinge': Game(
-    lambda fake, _: -jnp.mean(fake),
-    lambda real, fake: _mean(jax.nn.relu, 1 - real) + _mean(jax.nn.relu, 1 + fake),
+    lambda fake, *_: -jnp.mean(fake),
+    lambda real, fake, *_: _mean(jax.nn.relu, 1 - real) + _mean(jax.nn.relu, 1 + fake),
   ),
   # Relativistic average, as in ESRGAN (Wang et al. 2018), equations 1 and 2.
-  'relativistic': Game(lambda fake, real: _relative(fake, real), lambda real, fake: _relative(real, fake), True),
+  'relativistic': Game(_relative, _relative, True),
 }
 
 
@@ -116,7 +122,7 @@ def two_players(
   one = step_lib.plain(config, apply_fn, method, frozen, trainable, criterion, devices)
   tx, _ = optim.make(config, method.labels)
   frozen, weights = step_lib.placed((frozen, criterion.weights), devices)
-  step = make_step(apply_fn, method, tx, criterion._replace(weights=weights), judge, judge_tx, config)
+  step = make_step(apply_fn, method, tx, criterion._replace(weights=weights), judge, judge_tx, config, devices)
   return one._replace(
     step=lambda state, batch: step(state, frozen, devices.divided(batch) if devices else batch),
     state=GanState(*one.state, params, spectral, judge_tx.init(params)),
@@ -138,6 +144,7 @@ def make_step(
   judge: Any,
   judge_tx: optax.GradientTransformation,
   config: ConfigDict,
+  devices: Devices | None = None,
 ) -> Callable[..., tuple[GanState, dict[str, jax.Array]]]:
   """Returns the compiled step(state, frozen, batch) -> (state, scalars); `state` is overwritten in place.
 
@@ -149,14 +156,19 @@ def make_step(
     judge: module of `models.discriminator`.
     judge_tx: its optimiser.
     config: the run's config; reads `loss.adversarial`, `gan` and `optim.ema`.
+    devices: that share the batch; None: one device. They exchange one array, and few numbers more where a game or a
+      ceiling asks for what is no mean over pictures.
   """
   game, factor, options = GAMES[config.gan.kind], config.loss.adversarial, config.gan
+  over = devices.over if devices else _undivided
 
   def look(params: Params, spectral: Params, x: jax.Array) -> tuple[jax.Array, Params]:
     logits, moved = judge.apply({'params': params, 'spectral': spectral}, x, True, mutable=['spectral'])
     return logits, moved['spectral']
 
-  def step(state: GanState, frozen: Params, batch: Mapping[str, jax.Array], weights: Mapping[str, Any]):
+  def means(whole, batch):
+    """Returns (both players' gradients, spectral vectors, scalars, moments), of a batch the means over its parts."""
+    state, frozen, weights = whole
     hr, real = batch['hr'], batch.get('plain', batch['hr'])
     forward = lambda trainable: method.forward(apply_fn, frozen, trainable, batch['lr'])  # noqa: E731
     prediction, back = jax.vjp(forward, state.trainable)
@@ -170,37 +182,45 @@ def make_step(
       shown = None
       if game.relative:
         shown, spectral = look(state.discriminator, spectral, real)
-      return game.generator(fake, shown), spectral
+      return game.generator(fake, shown, over), spectral
 
     (deceived, spectral), push = jax.value_and_grad(deceit, has_aux=True)(sr)
-    unit = 1 / np.sqrt(sr.size)  # norm of the gradient of L1
-    strength = factor * jnp.linalg.norm(push) / unit
+    strength = factor**2 * sr.size * jnp.sum(jnp.square(push))  # squared, in norms of the gradient of L1
     playing = factor * (state.step >= options.warmup)
-    held = jnp.minimum(1, options.ceiling / jnp.maximum(strength, 1e-12)) if options.ceiling else 1.0
+    held = 1.0
+    if options.ceiling:
+      held = jnp.minimum(1, options.ceiling / jnp.maximum(jnp.sqrt(over(strength)), 1e-12))
     (towards,) = back((gradient + playing * held * push).astype(prediction.dtype))
-    updates, opt_state = tx.update(towards, state.opt_state, state.trainable)
-    trainable = optax.apply_updates(state.trainable, updates)
 
     def telling_apart(params):
       shown, moved = look(params, spectral, real)
       fake, moved = look(params, moved, sr)
-      return game.discriminator(shown, fake), (moved, jnp.mean(shown), jnp.mean(fake))
+      return game.discriminator(shown, fake, over), (moved, jnp.mean(shown), jnp.mean(fake))
 
-    (told, (spectral, shown, fake)), slope = jax.value_and_grad(telling_apart, has_aux=True)(state.discriminator)
-    updates, judge_opt_state = judge_tx.update(slope, state.discriminator_opt_state, state.discriminator)
-    judged = optax.apply_updates(state.discriminator, updates)
-
+    (told, (moved, shown, fake)), slope = jax.value_and_grad(telling_apart, has_aux=True)(state.discriminator)
     scalars = {
       'loss': value + playing * deceived,
       **logged,
       'loss/adversarial': deceived,
       'loss/discriminator': told,
-      'grad_norm': optax.tree.norm(towards),
       'gan/real': shown,
       'gan/fake': fake,
-      'gan/strength': strength,
-      **_health(sr, hr),
       **step_lib.wishes(batch),
+    }
+    return towards, slope, moved, scalars, {'strength': strength, **_moments(sr, hr)}
+
+  averaged = devices.mean(means) if devices else means
+
+  def step(state: GanState, frozen: Params, batch: Mapping[str, jax.Array], weights: Mapping[str, Any]):
+    towards, slope, spectral, scalars, moments = averaged((state, frozen, weights), batch)
+    updates, opt_state = tx.update(towards, state.opt_state, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    updates, judge_opt_state = judge_tx.update(slope, state.discriminator_opt_state, state.discriminator)
+    judged = optax.apply_updates(state.discriminator, updates)
+    scalars |= {
+      'grad_norm': optax.tree.norm(towards),
+      'gan/strength': jnp.sqrt(moments['strength']),
+      **_health(moments),
     }
     average = optim.averaged(state.ema, trainable, state.step, config.optim.ema)
     return GanState(state.step + 1, trainable, opt_state, average, judged, spectral, judge_opt_state), scalars
@@ -209,11 +229,30 @@ def make_step(
   return functools.partial(compiled, weights=criterion.weights)
 
 
-def _health(sr: jax.Array, hr: jax.Array) -> dict[str, jax.Array]:
+def _moments(sr: jax.Array, hr: jax.Array) -> dict[str, jax.Array]:
+  """Returns means over pixels, of which `_health` is made."""
+
+  def mean(x: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.mean(x, (1, 2)), 0)  # of each picture first, as long sums lose digits
+
+  centred = sr - 0.5, hr - 0.5  # squares of small deviations lose least
+  return {
+    'level': jnp.stack([mean(x) for x in centred]),
+    'square': jnp.stack([mean(jnp.square(x)) for x in centred]),
+    'drift': mean(sr - hr),
+    'clipped': jnp.mean(jnp.abs(centred[0]) > 0.5 + _CLIPPED),
+  }
+
+
+def _health(moments: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
   """Returns what tells of a collapse; see `make_check`."""
-  drift = jnp.max(jnp.abs(jnp.mean(sr - hr, (0, 1, 2))))
-  outside = jnp.mean(jnp.abs(sr - 0.5) > 0.5 + _CLIPPED)
-  return {'health/contrast': jnp.std(sr) / (jnp.std(hr) + 1e-3), 'health/drift': drift, 'health/clipped': outside}
+  level, square = (jnp.mean(moments[name], -1) for name in ('level', 'square'))
+  sr, hr = jnp.sqrt(jnp.maximum(square - jnp.square(level), 0))
+  return {
+    'health/contrast': sr / (hr + 1e-3),
+    'health/drift': jnp.max(jnp.abs(moments['drift'])),
+    'health/clipped': moments['clipped'],
+  }
 
 
 def make_check() -> Callable[[int, Mapping[str, float]], None]:

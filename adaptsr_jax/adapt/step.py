@@ -80,8 +80,8 @@ def plain(
 
 
 def wishes(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-  """Returns how many pictures came with the wish to stop: processes agree on it by their steps (see `train`)."""
-  return {'stop': jnp.sum(batch['stop'])} if 'stop' in batch else {}
+  """Returns what share of pictures came with the wish to stop: processes agree on it by their steps (see `train`)."""
+  return {'stop': jnp.mean(batch['stop'])} if 'stop' in batch else {}
 
 
 def placed(tree: Any, devices: Devices | None) -> Any:
@@ -112,12 +112,13 @@ def make_step(
     devices: that share the batch, whose loss is the mean of its pictures'; None: one device.
   """
 
-  def loss(trainable, frozen, arrays, pictures):
-    value = loss_fn(method.forward(apply_fn, frozen, trainable, pictures['lr']), pictures['hr'], **arrays)
-    return value if isinstance(value, tuple) else (value, {})
+  def loss(trainable, frozen, arrays, batch):
+    value = loss_fn(method.forward(apply_fn, frozen, trainable, batch['lr']), batch['hr'], **arrays)
+    value, logged = value if isinstance(value, tuple) else (value, {})
+    return value, {**logged, **wishes(batch)}
 
-  def gradients(whole, pictures):
-    return jax.value_and_grad(loss, has_aux=True)(*whole, pictures)
+  def gradients(whole, batch):
+    return jax.value_and_grad(loss, has_aux=True)(*whole, batch)
 
   averaged_gradient = devices.mean(gradients) if devices else gradients
 
@@ -128,12 +129,11 @@ def make_step(
     arrays: Mapping[str, Any] = {},
     rates: Mapping[str, jax.Array] = {},
   ):
-    pictures = {name: batch[name] for name in ('lr', 'hr')}
-    (value, logged), gradient = averaged_gradient((state.trainable, frozen, arrays), pictures)
+    (value, logged), gradient = averaged_gradient((state.trainable, frozen, arrays), batch)
     updates, opt_state = tx.update(gradient, state.opt_state, state.trainable, **rates)
     trainable = optax.apply_updates(state.trainable, updates)
     average = optim.averaged(state.ema, trainable, state.step, ema)
-    scalars = {'loss': value, **logged, 'grad_norm': optax.tree.norm(gradient), **wishes(batch)}
+    scalars = {'loss': value, **logged, 'grad_norm': optax.tree.norm(gradient)}
     return TrainState(state.step + 1, trainable, opt_state, average), scalars
 
   compiled = jax.jit(step, donate_argnums=0, compiler_options=compiler.options(kernels=not method.thin))
