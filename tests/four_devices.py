@@ -127,18 +127,25 @@ def same_but_for_order(single, divided):
 
 
 def runs(lr_hr, workdir):
-  """Returns the losses of a run on one device, and of one that begins on four and goes on on two."""
+  """Returns what a run on one device leads to, and one that begins on four and goes on on two; each with a short run
+  before that decides on ranks."""
 
   def run(name, steps, number):
     c = settings(steps=steps, devices=number, log_every=1, save_every=1)
-    c.optim.schedule, c.optim.accumulate, c.lora.rule = 'constant', 1, 'uniform'
+    c.optim.schedule, c.optim.accumulate, c.lora.rule = 'constant', 1, 'post_hoc'
     c.data.train.lr, c.data.train.hr = lr_hr
-    results = adapt.run(c, workdir / name)
-    rows = (workdir / name / 'metrics.jsonl').read_text().splitlines()
-    return {'devices': results['devices'], 'losses': [json.loads(row)['loss'] for row in rows]}
+    folder = workdir / name
+    with mock.patch.object(step, 'plain', wraps=step.plain) as plain:
+      results = adapt.run(c, folder)
+    return {
+      'devices': results['devices'],
+      'sharing': [call.args[-1].number if call.args[-1] else 1 for call in plain.call_args_list],
+      'ranks': json.loads((folder / 'ranks.json').read_text())['ranks'],
+      'losses': [json.loads(row)['loss'] for row in (folder / 'metrics.jsonl').read_text().splitlines()],
+      'short': [json.loads(row)['loss'] for row in (folder / 'warm_up' / 'metrics.jsonl').read_text().splitlines()],
+    }
 
-  run('four', 2, 4)
-  return {'one': run('one', 4, 1), 'four': run('four', 4, 2)}
+  return {'begun': run('four', 2, 4), 'one': run('one', 4, 1), 'four': run('four', 4, 2)}
 
 
 def inference():

@@ -69,6 +69,14 @@ def test_a_run_goes_on_with_another_number_of_devices(found):
   np.testing.assert_allclose(runs['four']['losses'], runs['one']['losses'], rtol=1e-6)
 
 
+def test_the_short_run_that_decides_on_ranks_is_shared_too(found):
+  runs = found['runs']
+  assert {name: run['sharing'] for name, run in runs.items()} == {'begun': [4, 4], 'one': [1, 1], 'four': [2]}
+  assert len(runs['one']['short']) == 1
+  np.testing.assert_allclose(runs['begun']['short'], runs['one']['short'], rtol=1e-6)
+  assert runs['begun']['ranks'] == runs['one']['ranks']
+
+
 def test_a_config_makes_as_many_devices_of_a_cpu(tmp_path):
   lr, hr = write_pairs(tmp_path / 'pictures', 2)
   flags = ['--config=configs/tiny.py', '--config.devices=2', '--config.steps=1', '--config.patch=16']
