@@ -16,19 +16,21 @@ from experiments import sweeping
 HERE = Path(__file__).parent
 DARK = 'P1160566_x1'  # nearly black: one grey level of its 49 dB is worth more than all that methods differ by
 DIGITS = {'psnr_y': 3, 'ssim_y': 4, 'lpips_alex': 4}
-MAIN = ('safmn_drealsr', 'edsr_drealsr', 'edsr_soft')
-RATES = ('safmn_rates', 'edsr_rates', 'level', 'level_edsr')
+MAIN = ('safmn_drealsr', 'edsr_drealsr', 'edsr_soft', 'swinir_drealsr')
+RATES = ('safmn_rates', 'edsr_rates', 'level', 'level_edsr', 'rules')
+LOWEST = -0.3  # no picture is to lose more than that, in dB
 
 
 def main() -> None:
-  for name in (*RATES, *MAIN, 'pairs'):
-    rows = read(name)
-    if not rows:
-      continue
-    made = protocol(rows) if name in MAIN else pairs(rows) if name == 'pairs' else rates(rows)
-    sweeping.fill(HERE / 'README.md', **{name: made})
-    if name in MAIN and any(len(row['curve']) > 1 and row['cpu_seconds'] for row in rows):
-      curves(rows, HERE / f'{name}.png')
+  of_folds = joined(read('folds'))
+  made = {name: (protocol, read(name)) for name in MAIN} | {name: (rates, read(name)) for name in RATES}
+  made |= {'folds': (protocol, of_folds), 'long': (on_the_way, read('long'))}
+  kept = {name: read(name) for name in (*MAIN, 'level_edsr')} | {'folds': of_folds}
+  filled = {name: make(rows) for name, (make, rows) in made.items() if rows}
+  sweeping.fill(HERE / 'README.md', **filled, losses=losses(kept))
+  for name, axis in (('edsr_drealsr', 'seconds'), ('long', 'seconds'), ('long', 'steps')):
+    if read(name):
+      curves(read(name), HERE / f'{name}_{axis}.png', axis)
 
 
 def read(name: str) -> list[dict]:
@@ -75,13 +77,14 @@ def protocol(rows: Sequence[Mapping]) -> str:
 def means(rows: Sequence[Mapping]) -> str:
   """Returns the mean of every metric over pictures, and over seeds with its deviation, by arm."""
   pictures = list(rows[0]['base'])
-  header = ['arm (seeds)', 'trained', *DIGITS, 'psnr_y without the dark picture', 'worst picture']
   base = rows[0]['base']
-  lines = [['base', '0', *(f'{np.mean([base[p][m] for p in pictures]):.{d}f}' for m, d in DIGITS.items())]]
+  metrics = {metric: digits for metric, digits in DIGITS.items() if metric in base[pictures[0]]}
+  header = ['arm (seeds)', 'trained', *metrics, 'psnr_y without the dark picture', 'worst picture']
+  lines = [['base', '0', *(f'{np.mean([base[p][m] for p in pictures]):.{d}f}' for m, d in metrics.items())]]
   lines[0] += [f'{np.mean([base[p]["psnr_y"] for p in pictures if p not in dark(rows)]):.3f}', '']
   for arm, same in by_arm(rows).items():
     line = [f'{arm} ({len(same)})', f'{same[0]["trainable_parameters"]:,}']
-    for metric, digits in DIGITS.items():
+    for metric, digits in metrics.items():
       line.append(sweeping.spread([np.mean([row['adapted'][p][metric] for p in pictures]) for row in same], digits))
     rest = [np.mean([row['adapted'][p]['psnr_y'] for p in pictures if p not in dark(rows)]) for row in same]
     worst = np.mean([gains(row) for row in same], axis=0)
@@ -98,19 +101,45 @@ def dark(rows: Sequence[Mapping]) -> list[str]:
   return [DARK] if DARK in rows[0]['base'] else []
 
 
-def pairs(rows: Sequence[Mapping]) -> str:
-  """Returns the gain by the number of pairs; that of all 79 is the mean of the seeds of the protocol."""
-  arms = list(dict.fromkeys(row['name'] for row in rows))
-  rows = [*rows, *({**row, 'data': '79 pairs'} for row in read('edsr_drealsr') if row['name'] in arms)]
+def joined(rows: Sequence[Mapping]) -> list[dict]:
+  """Returns the runs of the parts of all pairs as one of each arm, where all parts are measured."""
+  parts = len({row['data'] for row in rows})
+  return [
+    {**same[0], **{label: {p: v for row in same for p, v in row[label].items()} for label in ('base', 'adapted')}}
+    | {'weaker': {'0.8': {p: v for row in same for p, v in row['weaker']['0.8'].items()}}}
+    for same in by_arm(rows).values()
+    if len(same) == parts
+  ]
+
+
+def on_the_way(rows: Sequence[Mapping]) -> str:
+  """Returns PSNR against steps."""
+  steps = [step for step, _ in rows[0]['curve']]
+  lines = [
+    [
+      f'{row["name"]}, seed {row["seed"]}',
+      f'{row["cpu_seconds"] / row["steps"]:.3f}',
+      *(f'{value:.3f}' for _, value in row['curve']),
+    ]
+    for row in rows
+  ]
+  return tables.markdown([['arm', 'CPU s a step', *(f'{step} steps' for step in steps)], *lines])
+
+
+def losses(kept: Mapping[str, Sequence[Mapping]]) -> str:
+  """Returns how many pictures lost more than is promised, of all pictures of all seeds, and the largest loss."""
   lines = []
-  for number in sorted({int(row['data'].split()[0]) for row in rows}):
-    line = [f'{number}']
-    for arm in arms:
-      same = [gains(row) for row in rows if row['name'] == arm and row['data'] == f'{number} pairs']
-      gain = np.mean(same, axis=0) if same else None
-      line += ['', ''] if gain is None else [f'{gain.mean():+.3f}', f'{gain.min():+.2f}']
-    lines.append(line)
-  return tables.markdown([['pairs', *(title for arm in arms for title in (arm, 'worst picture'))], *lines])
+  for table, arms in ((table, by_arm(rows)) for table, rows in kept.items()):
+    for arm, same in arms.items():
+      line = [table, arm]
+      weaker = [
+        [row['weaker']['0.8'][p] - row['base'][p]['psnr_y'] for p in row['base']] for row in same if 'weaker' in row
+      ]
+      for gain in ([gains(row) for row in same], weaker):
+        gain = np.ravel(gain)
+        line += [f'{(gain < LOWEST).sum()} of {gain.size}', f'{gain.min():+.2f}'] if gain.size else ['', '']
+      lines.append(line)
+  return tables.markdown([['pictures', 'arm', f'lose {-LOWEST} dB', 'worst', 'at strength 0.8', 'worst'], *lines])
 
 
 PAIRS = (('rank-aware', 'uniform'), ('rank-aware', 'full'))
@@ -143,15 +172,17 @@ def compare(ours: Sequence[Mapping], theirs: Sequence[Mapping], without: Sequenc
   ]
 
 
-def curves(rows: Sequence[Mapping], path: Path) -> None:
-  """Draws the curve of every arm against the CPU seconds of its steps, of the seeds that were measured on the way."""
+def curves(rows: Sequence[Mapping], path: Path, axis: str = 'seconds') -> None:
+  """Draws the curve of every arm against steps or their CPU seconds, of the seeds that were measured on the way."""
   series = {}
   for row in rows:
     if len(row['curve']) > 1 and row['cpu_seconds']:
       steps, values = zip(*row['curve'], strict=True)
-      series[f'{row["name"]}, seed {row["seed"]}'] = np.array(steps) * row['cpu_seconds'] / steps[-1], values
+      a_step = row['cpu_seconds'] / row['steps'] if axis == 'seconds' else 1
+      series[f'{row["name"]}, seed {row["seed"]}'] = np.array(steps) * a_step, values
   base = np.mean([picture['psnr_y'] for picture in rows[0]['base'].values()])
-  figures.learning_curves(path, series, 'CPU seconds of steps', 'PSNR (Y) in dB', baselines={'base': base})
+  label = 'CPU seconds of steps' if axis == 'seconds' else axis
+  figures.learning_curves(path, series, label, 'PSNR (Y) in dB', baselines={'base': base})
 
 
 if __name__ == '__main__':

@@ -22,17 +22,19 @@ AGAINST = {
   'scores': 'gradient',
   'forms': '1x1_kxk',
   'kinds': 'all, LoRA',
+  'windows': 'all, LoRA',
   'options': 'one rate of 2e-3',
 }
+WITH_FULL = {'kinds': ('safmn_drealsr', True), 'windows': ('swinir_drealsr', True)}
 PAIRS = (3, 5, 10, 20, 40, 79)
 
 
 def main() -> None:
-  made = {'time': seconds, 'pairs': pairs, 'cameras': cameras}
+  made = {'time': promise.on_the_way, 'pairs': pairs, 'cameras': cameras}
   for name in (*AGAINST, *made):
     rows = read(name)
     if rows:
-      table = made[name](rows) if name in made else compared(rows, AGAINST[name], name == 'kinds')
+      table = made[name](rows) if name in made else compared(rows, AGAINST[name], *WITH_FULL.get(name, ()))
       sweeping.fill(HERE / 'README.md', **{name: table})
   draw()
 
@@ -42,18 +44,17 @@ def read(name: str) -> list[dict]:
   return sweeping.measured(HERE / f'{name}.jsonl')
 
 
-def protocol(arm: str) -> list[dict]:
+def protocol(arm: str, table: str = 'safmn_drealsr') -> list[dict]:
   """Returns the runs of an arm of 008 on the same pictures; where it was run here too, the runs of here."""
-  here = {row['seed']: row for row in read('time') if row['name'] == arm}
-  there = {row['seed']: row for row in promise.read('safmn_drealsr') if row['name'] == arm}
-  return list((there | here).values())
+  rows = [*promise.read(table), *(read('time') if table == 'safmn_drealsr' else [])]
+  return list({row['seed']: row for row in rows if row['name'] == arm}.values())
 
 
-def compared(rows: Sequence[Mapping], against: str, full: bool = False) -> str:
+def compared(rows: Sequence[Mapping], against: str, table: str = 'safmn_drealsr', full: bool = False) -> str:
   """Returns the metrics of every arm, and how its PSNR differs from that of the usual run with the same seeds."""
   seeds = {row['seed'] for row in rows}
-  usual = {against: protocol('rank-aware'), **({'all, full': protocol('full')} if full else {})}
-  usual = [{**row, 'name': name} for name, same in usual.items() for row in same if row['seed'] in seeds]
+  usual = {against: 'rank-aware', **({'all, full': 'full'} if full else {})}
+  usual = [{**row, 'name': name} for name, arm in usual.items() for row in protocol(arm, table) if row['seed'] in seeds]
   arms = promise.by_arm([*usual, *rows])
   differences = [
     [arm, *promise.compare(same, arms[against], promise.dark(rows))[:5]] for arm, same in arms.items() if arm != against
@@ -62,23 +63,9 @@ def compared(rows: Sequence[Mapping], against: str, full: bool = False) -> str:
   return f'{promise.means([*usual, *rows])}\n\n{tables.markdown([titles, *differences])}'
 
 
-def seconds(rows: Sequence[Mapping]) -> str:
-  """Returns PSNR against steps and CPU seconds."""
-  steps = [step for step, _ in rows[0]['curve']]
-  lines = [
-    [
-      f'{row["name"]}, seed {row["seed"]}',
-      f'{row["cpu_seconds"] / row["steps"]:.2f}',
-      *(f'{value:.3f}' for _, value in row['curve']),
-    ]
-    for row in rows
-  ]
-  return tables.markdown([['arm', 'CPU s a step', *(f'{step} steps' for step in steps)], *lines])
-
-
 def by_pairs() -> dict[str, dict[int, list[dict]]]:
-  """Returns arm -> number of pairs -> runs on EDSR, those of 008 too; all have the batches of their seed."""
-  rows = [*read('pairs'), *promise.read('pairs')]
+  """Returns arm -> number of pairs -> runs on EDSR, with all 79 those of 008; all have the batches of their seed."""
+  rows = read('pairs')
   rows += [{**row, 'data': '79 pairs'} for row in promise.read('edsr_drealsr')]
   return {
     arm: {n: same for n in PAIRS if (same := [r for r in rows if r['name'] == arm and r['data'] == f'{n} pairs'])}
@@ -168,14 +155,8 @@ def draw() -> None:
         {'base': mean(base)},
       )
   timed = [row for row in read('time') if row['seed'] == 0]
-  for name, axis in (('steps', 'steps'), ('seconds', 'CPU seconds of steps')):
-    series = {}
-    for row in timed:
-      steps, values = (np.array(column) for column in zip(*row['curve'], strict=True))
-      series[row['name']] = steps * (row['cpu_seconds'] / row['steps'] if name == 'seconds' else 1), values
-    if series:
-      base = {'base': base_of(timed[0])}
-      figures.learning_curves(HERE / f'quality_{name}.png', series, axis, 'PSNR (Y) in dB', baselines=base)
+  for axis in ('steps', 'seconds'):
+    promise.curves(timed, HERE / f'quality_{axis}.png', axis)
   mapped = next((row for row in timed if row['ranks']), None)
   if mapped:
     figures.rank_heatmap(HERE / 'ranks.png', mapped['ranks'], 'Ranks of SAFMN for DRealSR, budget of rank 8')

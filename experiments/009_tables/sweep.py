@@ -26,6 +26,7 @@ PARTS = {
   'channel mixers': ('safm', 'to_'),
   'modulations': ('ccm', 'to_'),
 }
+KINDS = {'convolutions': 'conv', 'MLP': 'mlp', 'attention': 'attn'}
 BUDGET = 61_656  # of rank 8 in form '1x1_kxk'
 
 
@@ -49,11 +50,19 @@ def ranks(seed: int) -> list:
 
 def kinds(seed: int) -> list:
   """Table 4: the parts of the network alone, by adapters and in full."""
-  fields = {}
-  for part, exclude in PARTS.items():
-    sites = {'sites.kinds': ('conv',), 'sites.exclude': exclude}
-    fields |= {f'{part}, LoRA': {**ADAPTERS, **sites}, f'{part}, full': {**FULL, **sites}}
-  return arms(fields, seed)
+  return arms(by_part({part: {'sites.kinds': ('conv',), 'sites.exclude': out} for part, out in PARTS.items()}), seed)
+
+
+def windows(seed: int) -> list:
+  """Table 4 on a network with attention in windows."""
+  fields = by_part({part: {'sites.kinds': (kind,)} for part, kind in KINDS.items()})
+  return [promise.Arm(name, {**MEASURED, **own}, 'SwinIR', seed=seed, steps=200) for name, own in fields.items()]
+
+
+def by_part(sites: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+  """Returns the fields of adapters and of full fine-tuning for every choice of sites."""
+  both = {'LoRA': ADAPTERS, 'full': FULL}
+  return {f'{part}, {how}': {**own, **chosen} for part, chosen in sites.items() for how, own in both.items()}
 
 
 def forms(seed: int) -> list:
@@ -68,14 +77,9 @@ def scores(seed: int) -> list:
 
 
 def pairs(seed: int) -> list:
-  """How many pairs it takes, on EDSR; see 008 for all 79, and for 3 and 10 with seed 0."""
-  numbers = (5, 20, 40) if seed == 0 else (5, 10, 20, 40, 3)
-  both = promise.at_best('rank-aware', 'full')
-  return [
-    promise.Arm(name, fields, 'EDSR', f'{number} pairs', seed, 200)
-    for number in numbers
-    for name, fields in both.items()
-  ]
+  """How many pairs it takes, on EDSR; see 008 for all 79."""
+  fields = promise.at_best('rank-aware', 'full')
+  return [arm for number in (3, 5, 10, 20, 40) for arm in promise.of_edsr(fields, seed, f'{number} pairs')]
 
 
 def cameras(seed: int) -> list:
@@ -95,6 +99,7 @@ TABLES = {
   'forms': forms,
   'pairs': pairs,
   'kinds': kinds,
+  'windows': windows,
   'options': options,
   'cameras': cameras,
 }
@@ -104,6 +109,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('tables', nargs='*', choices=[[], *TABLES], help='default: all')
   parser.add_argument('--safmn', required=True, help='SAFMN x4 of NTIRE 2023')
+  parser.add_argument('--swinir', default='bundled:swinir_x4', help='a small SwinIR x4')
   parser.add_argument('--data', required=True, type=Path)
   parser.add_argument('--weights', default='', help='folder with the weights of LPIPS')
   parser.add_argument('--runs', required=True, type=Path)
