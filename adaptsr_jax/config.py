@@ -301,19 +301,10 @@ def default() -> ConfigDict:
 
 def _camera() -> ConfigDict:
   """Returns the fields of `data.degrade.Options`, which tells what each means, without values."""
-  c = ConfigDict()
-  c.source_usm = config_dict.placeholder(bool)
-  c.kernel_sizes = config_dict.placeholder(tuple)
-  for stage in ('1', '2'):
-    for name in ('blur#_mix', 'blur#_sigma', 'blur#_betag', 'blur#_betap', 'resize#_prob', 'resize#_range'):
-      c[name.replace('#', stage)] = config_dict.placeholder(tuple)
-    for name in ('noise#_sigma', 'poisson#_scale', 'jpeg#_quality'):
-      c[name.replace('#', stage)] = config_dict.placeholder(tuple)
-    for name in ('blur#_sinc_prob', 'noise#_gaussian_prob', 'gray#_prob'):
-      c[name.replace('#', stage)] = config_dict.placeholder(float)
-  for name in ('blur2_prob', 'resize_first_prob', 'final_sinc_prob'):
-    c[name] = config_dict.placeholder(float)
-  return c
+  from adaptsr_jax.data.degrade import Options
+
+  defaults = {name: value for name, value in Options()._asdict().items() if name != 'kind'}
+  return ConfigDict({name: config_dict.placeholder(type(value)) for name, value in defaults.items()})
 
 
 def as_in_paper(c: ConfigDict) -> None:
@@ -478,31 +469,25 @@ _TYPES = {
   str: (str, 'text'),
   list: (list, 'a tuple'),
 }
+_NOT_NEGATIVE = (
+  *('steps', 'seed', 'data.workers', 'data.cache_gb', 'devices', *(f'loss.{term}' for term in LOSSES)),
+  *(
+    'gan.width',
+    'gan.lr',
+    'gan.warmup',
+    'gan.ceiling',
+    'optim.lr',
+    'optim.bias_lr_scale',
+    'optim.warmup',
+    'optim.clip',
+  ),
+  *('log_every', 'eval_every', 'save_every', 'patience'),
+)
 _LEAST = {
-  'steps': 0,
-  'batch_size': 1,
-  'patch': 1,
-  'seed': 0,
-  'data.workers': 0,
-  'devices': 0,
-  'data.cache_gb': 0,
-  'score.batches': 1,
-  **{f'loss.{term}': 0 for term in LOSSES},
-  'gan.width': 0,
-  'gan.lr': 0,
-  'gan.warmup': 0,
-  'gan.ceiling': 0,
-  'optim.lr': 0,
-  'optim.bias_lr_scale': 0,
+  **dict.fromkeys(_NOT_NEGATIVE, 0),
+  **dict.fromkeys(('batch_size', 'patch', 'score.batches', 'optim.accumulate'), 1),
   'optim.b_lr_scale': 0.01,  # at 0 adapters would stay what they are
-  'optim.warmup': 0,
-  'optim.clip': 0,
-  'optim.accumulate': 1,
-  'log_every': 0,
-  'eval_every': 0,
-  'save_every': 0,
   'eval_tile': -1,
-  'patience': 0,
 }
 
 
