@@ -158,7 +158,7 @@ def sweep(folder: str | os.PathLike) -> None:
   """Deletes what writers that were killed have left in `folder`; nothing is said where that cannot be done."""
   with contextlib.suppress(OSError):
     for path in Path(folder).glob(f'{_PREFIX}*{_SUFFIX}'):
-      with contextlib.suppress(OSError), _lock(path) as locked:
+      with contextlib.suppress(OSError), lock(path) as locked:
         if locked:
           _delete(path)
 
@@ -220,23 +220,25 @@ def _locked(path: Path, needs: int, create: Callable[[Path], None]) -> Iterator[
     temporary = _name(path)
     create(temporary)
     stack.callback(_delete, temporary)
-    stack.enter_context(_lock(temporary))
+    stack.enter_context(lock(temporary))
     yield temporary
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[bool]:
-  """Holds the lock of a file or folder and tells whether there are locks; OSError where another process holds it."""
-  descriptor = os.open(path, os.O_RDONLY | getattr(os, 'O_NOFOLLOW', 0))
+def lock(path: Path) -> Iterator[bool]:
+  """Holds the lock of a file or folder and tells whether there are locks; BlockingIOError where another has it."""
+  if fcntl is None:
+    yield False
+    return
+  descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
   try:
-    locked = fcntl is not None
-    if locked:
-      try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        raise
-      except OSError:  # not every file system knows locks
-        locked = False
+    locked = True
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise
+    except OSError:  # not every file system knows locks
+      locked = False
     yield locked
   finally:
     os.close(descriptor)

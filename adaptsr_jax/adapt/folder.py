@@ -29,11 +29,6 @@ from adaptsr_jax import files, log, methods, processes
 from adaptsr_jax.adapt import store
 from adaptsr_jax.errors import UserError, first_line, shown
 
-try:
-  import fcntl
-except ImportError:  # on Windows
-  fcntl = None
-
 # What may differ between two starts in one folder: how long, how often, and where things lie; not what is computed.
 _FREE_FIELDS = (
   *('steps', 'export', 'patience', 'strengths', 'log_every', 'eval_every', 'save_every', 'tensorboard'),
@@ -281,27 +276,12 @@ def alone(path: str | os.PathLike) -> Iterator[Folder]:
   path = Path(path).absolute()
   with contextlib.ExitStack() as stack:
     if processes.first():
-      stack.enter_context(_held(path))
+      path.mkdir(parents=True, exist_ok=True)
+      if not os.access(path, os.W_OK):
+        raise UserError(f'{path} cannot be written; give another --workdir.')
+      try:
+        stack.enter_context(files.lock(path.resolve()))
+      except BlockingIOError as error:
+        raise UserError(f'A run is going on in {path}; wait for its end, or give another --workdir.') from error
     processes.decide(lambda: None)
     yield Folder(path)
-
-
-@contextlib.contextmanager
-def _held(path: Path) -> Iterator[None]:
-  path.mkdir(parents=True, exist_ok=True)
-  if not os.access(path, os.W_OK):
-    raise UserError(f'{path} cannot be written; give another --workdir.')
-  if fcntl is None:
-    yield
-    return
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    try:
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise UserError(f'A run is going on in {path}; wait for its end, or give another --workdir.') from error
-    except OSError:
-      pass  # Not every file system knows locks.
-    yield
-  finally:
-    os.close(descriptor)

@@ -154,20 +154,12 @@ def _check_batches(config: ConfigDict, scale: int, number: int, what: str) -> No
   memory.check(12 * number * config.batch_size * pixels, what, 'lower config.batch_size or config.patch')
 
 
-class Cameras(NamedTuple):
-  """The simulated cameras of a run; see `data.pipeline.Degradation`."""
-
-  presets: dict[str, Callable]
-  canvas: int
-  digest: str
-
-
 def _presets(source: data.Source) -> list[str]:
   """Returns the simulated cameras that a source asks for."""
   return sorted({source.preset(index) for index in range(len(source))} - {''})
 
 
-def _cameras(config: ConfigDict, source: data.Source) -> Cameras | None:
+def _cameras(config: ConfigDict, source: data.Source) -> data.Cameras | None:
   names = _presets(source)
   changes = {name: value for name, value in config.data.degrade.items() if value is not None}
   if not names:
@@ -178,7 +170,7 @@ def _cameras(config: ConfigDict, source: data.Source) -> Cameras | None:
   options = {name: degrade.options(name, changes) for name in names}
   made = {name: degrade.make(o, source.scale, config.patch, config.data.usm) for name, o in options.items()}
   digest = hashlib.sha256(repr((options, config.data.usm)).encode()).hexdigest()[:16]
-  return Cameras(made, degrade.canvas(config.patch, source.scale), digest)
+  return data.Cameras(made, degrade.canvas(config.patch, source.scale), digest)
 
 
 def score_batches(config: ConfigDict, setup: Setup, number: int) -> list[dict[str, np.ndarray]]:

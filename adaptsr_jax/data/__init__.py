@@ -4,7 +4,7 @@ from typing import Any
 
 from adaptsr_jax.data.folders import scale_of
 from adaptsr_jax.data.opening import open_source
-from adaptsr_jax.data.sources import PairError, Source, check_pixels, check_task, pairs
+from adaptsr_jax.data.sources import Cameras, PairError, Source, check_pixels, check_task, pairs
 
 
 def __getattr__(name: str) -> Any:

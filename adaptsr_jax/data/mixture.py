@@ -11,13 +11,12 @@ import itertools
 import math
 import shlex
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from adaptsr_jax.data.sources import PLAIN, Size, Source
+from adaptsr_jax.data.sources import PLAIN, Source
 from adaptsr_jax.errors import UserError
 
 _FIELDS = ('lr', 'hr', 'root', 'track', 'tfds', 'packed', 'degrade', 'names', 'skip_names')
@@ -28,6 +27,16 @@ class Part(NamedTuple):
 
   config: SimpleNamespace  # the fields of `open_source`
   weight: int
+
+
+def _of_part(name: str) -> Callable[..., Any]:
+  """Returns the method of a mixture that asks the part which has the index for its own."""
+
+  def method(self: 'Mixture', index: int, *args: int) -> Any:
+    part, index = self._at(index)
+    return getattr(part, name)(index, *args)
+
+  return method
 
 
 class Mixture:
@@ -66,29 +75,9 @@ class Mixture:
     part, index = self._at(range(len(self))[index])
     return part[index]
 
-  def hr(self, index: int) -> np.ndarray:
-    part, index = self._at(index)
-    return part.hr(index)
-
-  def crop(self, index: int, top: int, left: int, size: int) -> dict[str, np.ndarray]:
-    part, index = self._at(index)
-    return part.crop(index, top, left, size)
-
-  def lr_size(self, index: int) -> Size:
-    part, index = self._at(index)
-    return part.lr_size(index)
-
-  def photograph(self, index: int) -> Path | None:
-    part, index = self._at(index)
-    return part.photograph(index)
-
-  def preset(self, index: int) -> str:
-    part, index = self._at(index)
-    return part.preset(index)
-
-  def origin(self, index: int) -> str:
-    part, index = self._at(index)
-    return part.origin(index)
+  hr, crop, lr_size, photograph, preset, origin = map(
+    _of_part, ('hr', 'crop', 'lr_size', 'photograph', 'preset', 'origin')
+  )
 
   def describe(self, canvas: int = 0) -> str:
     """Returns a line with the proportions, and one for each part; see `Source.describe`."""

@@ -14,14 +14,14 @@ import time
 import weakref
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 from absl import flags
 
 from adaptsr_jax import command
-from adaptsr_jax.data.sources import Source
+from adaptsr_jax.data.sources import Cameras, Source
 from adaptsr_jax.devices import Devices
 from adaptsr_jax.errors import UserError
 
@@ -31,15 +31,6 @@ _AHEAD = 4
 _AHEAD_IN_WORKER = 2
 
 
-class Degradation(Protocol):
-  """Simulated cameras, by name: HR crops in, training pairs out."""
-
-  # fn(key, (n, canvas, canvas, 3) float32) -> {'lr', 'hr'}, compiled; of the patch that batches are asked for.
-  presets: Mapping[str, Callable[[Any, Any], Mapping[str, Any]]]
-  canvas: int  # side of the crops in HR pixels, at least the patch
-  digest: str  # changes with the settings, so that a run does not go on under other ones
-
-
 def train_batches(
   source: Source,
   batch_size: int,
@@ -47,7 +38,7 @@ def train_batches(
   scale: int,
   seed: int,
   workers: int = 0,
-  degrade: Degradation | None = None,
+  degrade: Cameras | None = None,
   match_exposure: bool = False,
   devices: Devices | None = None,
 ) -> 'Batches':
@@ -327,7 +318,7 @@ def _check_patch(source: Source, patch: int) -> None:
     )
 
 
-def _check_presets(source: Source, patch: int, degrade: Degradation | None) -> bool:
+def _check_presets(source: Source, patch: int, degrade: Cameras | None) -> bool:
   """Returns whether any picture goes through a simulated camera, all of which must be there."""
   wanted = {source.preset(index) for index in range(len(source))} - {''}
   if not wanted:

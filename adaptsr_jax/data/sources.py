@@ -2,10 +2,10 @@
 
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -78,6 +78,21 @@ class Source(Protocol):
     Args:
       canvas: side of the HR crops that a simulated camera takes; tells how many pictures are smaller.
     """
+
+
+class Cameras(NamedTuple):
+  """Simulated cameras: HR crops in, training pairs out.
+
+  Attributes:
+    presets: name -> fn(key, (n, canvas, canvas, 3) float32) -> {'lr', 'hr'}, compiled; of the patch that batches are
+      asked for.
+    canvas: side of the crops in HR pixels, at least the patch.
+    digest: changes with the settings, so that a run does not go on under other ones.
+  """
+
+  presets: Mapping[str, Callable[[Any, Any], Mapping[str, Any]]]
+  canvas: int
+  digest: str
 
 
 class Stored:

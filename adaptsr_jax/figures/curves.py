@@ -5,21 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from adaptsr_jax.figures.style import (
-  BASELINE,
-  DASHES,
-  INK,
-  LARGE,
-  SMALL,
-  colour,
-  label_in_margin,
-  marker,
-  new_figure,
-  plot_axes,
-  save,
-  short_number,
-  text_width,
-)
+from adaptsr_jax.figures import style
 
 
 def learning_curves(
@@ -41,34 +27,34 @@ def learning_curves(
     baselines: label -> y of a horizontal reference line.
   """
   baselines = baselines or {}
-  room = max([text_width(label, SMALL) for label in (*series, *baselines)], default=0.0)
-  figure = new_figure(5 + room, 3.2)
-  axes = plot_axes(figure, xlabel, ylabel, title)
+  room = max([style.text_width(label, style.SMALL) for label in (*series, *baselines)], default=0.0)
+  figure = style.new_figure(5 + room, 3.2)
+  axes = style.plot_axes(figure, xlabel, ylabel, title)
   labels = []
   for i, (label, (x, y)) in enumerate(series.items()):
     x, y = np.asarray(x, float), np.asarray(y, float)
     axes.plot(
       x,
       y,
-      color=colour(i),
-      linestyle=DASHES[i % len(DASHES)],
+      color=style.colour(i),
+      linestyle=style.DASHES[i % len(style.DASHES)],
       linewidth=1.5,
-      marker=marker(i) if len(x) <= 25 else None,
+      marker=style.marker(i) if len(x) <= 25 else None,
       markersize=3.5,
     )
     if np.isfinite(y).any():
       last = np.flatnonzero(np.isfinite(y))[-1]
-      labels.append((label, (x[last], y[last]), colour(i)))
+      labels.append((label, (x[last], y[last]), style.colour(i)))
   for y in baselines.values():
-    axes.axhline(y, color=BASELINE, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
+    axes.axhline(y, color=style.BASELINE, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
   axes.margins(x=0.02, y=0.08)
   axes.autoscale_view()
   if axes.get_xlim()[1] > 1e4:
-    axes.xaxis.set_major_formatter(short_number)
+    axes.xaxis.set_major_formatter(style.short_number)
   axes.ticklabel_format(axis='y', style='plain', useOffset=False)
   right = axes.get_xlim()[1]
-  label_in_margin(axes, labels + [(label, (right, y), BASELINE) for label, y in baselines.items()])
-  save(figure, path)
+  style.label_in_margin(axes, labels + [(label, (right, y), style.BASELINE) for label, y in baselines.items()])
+  style.save(figure, path)
 
 
 def spreads(
@@ -92,16 +78,16 @@ def spreads(
   names = sorted(samples, key=lambda name: (-np.median(samples[name]), name))
   groups = groups or {}
   labelled = len(names) <= 90
-  room = max(text_width(name, 6) for name in names) if labelled else 0.0
-  figure = new_figure(float(np.clip(1.0 + 0.13 * len(names), 4.5, 12.0)), 3.0 + room)
-  axes = plot_axes(figure, '' if labelled else f'{len(names)} modules, by median', ylabel, title)
+  room = max(style.text_width(name, 6) for name in names) if labelled else 0.0
+  figure = style.new_figure(float(np.clip(1.0 + 0.13 * len(names), 4.5, 12.0)), 3.0 + room)
+  axes = style.plot_axes(figure, '' if labelled else f'{len(names)} modules, by median', ylabel, title)
   for i, group in enumerate(dict.fromkeys(groups.get(name, '') for name in samples)):
     at = [j for j, name in enumerate(names) if groups.get(name, '') == group]
     low, first, middle, third, high = np.percentile([samples[names[j]] for j in at], (0, 25, 50, 75, 100), axis=1)
-    hue = colour(i)
+    hue = style.colour(i)
     axes.vlines(at, low, high, color=hue, linewidth=0.7, alpha=0.7)
     axes.vlines(at, first, third, color=hue, linewidth=2.6, alpha=0.55)
-    axes.plot(at, middle, marker(i), color=hue, markersize=3.2, label=group)
+    axes.plot(at, middle, style.marker(i), color=hue, markersize=3.2, label=group)
   axes.set_xlim(-0.8, len(names) - 0.2)
   axes.grid(axis='x', visible=False)
   if labelled:
@@ -109,6 +95,8 @@ def spreads(
   else:
     axes.set_xticks([])
   if len(set(groups.values())) > 1:
-    axes.legend(frameon=False, fontsize=SMALL, ncols=4, loc='lower left', bbox_to_anchor=(0, 1), borderaxespad=0.1)
-    axes.set_title(title, size=LARGE, color=INK, loc='left', pad=18)
-  save(figure, path)
+    axes.legend(
+      frameon=False, fontsize=style.SMALL, ncols=4, loc='lower left', bbox_to_anchor=(0, 1), borderaxespad=0.1
+    )
+    axes.set_title(title, size=style.LARGE, color=style.INK, loc='left', pad=18)
+  style.save(figure, path)

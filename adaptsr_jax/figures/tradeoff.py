@@ -12,27 +12,13 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from adaptsr_jax.errors import escaped
-from adaptsr_jax.figures.style import (
-  BASELINE,
-  DPI,
-  PAPER,
-  SMALL,
-  colour,
-  ink_of,
-  label_in_margin,
-  marker,
-  new_figure,
-  plot_axes,
-  save,
-  short_number,
-  text_width,
-)
+from adaptsr_jax.figures import style
 
 _MARK = 6.5  # points: size of the marks
 # Where a label may stand: directions in the order of preference, and distances from the mark in points.
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 _DISTANCES = (3, 9, 16, 26, 38, 52)
-_UNIT = DPI / 72  # pixels in a point
+_UNIT = style.DPI / 72  # pixels in a point
 _LEADER = 9  # points: from this distance on a line leads from the label to its mark
 
 
@@ -66,34 +52,34 @@ def tradeoff(
   """
   points, baselines = [Point(*point) for point in points], baselines or {}
   _check(points, better)
-  room = max([text_width(label, SMALL) for label in baselines], default=0.0)
-  figure = new_figure(4.8 + room, 3.4)
-  axes = plot_axes(figure, 'trained parameters', f'{ylabel}, {better} is better', title)
+  room = max([style.text_width(label, style.SMALL) for label in baselines], default=0.0)
+  figure = style.new_figure(4.8 + room, 3.4)
+  axes = style.plot_axes(figure, 'trained parameters', f'{ylabel}, {better} is better', title)
   axes.set_xscale('log')
   for i, point in enumerate(points):
     low, high = _range(point)
-    axes.vlines(point.parameters, low, high, color=colour(i), linewidth=1, zorder=2)
+    axes.vlines(point.parameters, low, high, color=style.colour(i), linewidth=1, zorder=2)
     axes.plot(
       point.parameters,
       point.value,
-      marker(i),
-      color=colour(i),
+      style.marker(i),
+      color=style.colour(i),
       markersize=_MARK,
-      markeredgecolor=PAPER,
+      markeredgecolor=style.PAPER,
       markeredgewidth=0.5,
       zorder=3,
     )
   for y in baselines.values():
-    axes.axhline(y, color=BASELINE, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
+    axes.axhline(y, color=style.BASELINE, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
   axes.margins(x=0.12, y=0.14)
   _widen(axes, points)
   axes.ticklabel_format(axis='y', style='plain', useOffset=False)
   right = axes.get_xlim()[1]
-  label_in_margin(axes, [(label, (right, y), BASELINE) for label, y in baselines.items()])
+  style.label_in_margin(axes, [(label, (right, y), style.BASELINE) for label, y in baselines.items()])
   figure.draw_without_rendering()
   figure.set_layout_engine('none')  # labels are fitted into the axes as they are now
   _label_points(axes, points, list(baselines.values()))
-  save(figure, path)
+  style.save(figure, path)
 
 
 def slider(
@@ -112,18 +98,18 @@ def slider(
     ylabel: as `xlabel`.
     title: above the plot.
   """
-  figure = new_figure(4.8, 3.4)
-  axes = plot_axes(figure, xlabel, ylabel, title)
+  figure = style.new_figure(4.8, 3.4)
+  axes = style.plot_axes(figure, xlabel, ylabel, title)
   axes.plot(
-    [x for _, x, _ in points], [y for *_, y in points], color=colour(0), linewidth=1.2, marker='o', markersize=4
+    [x for _, x, _ in points], [y for *_, y in points], color=style.colour(0), linewidth=1.2, marker='o', markersize=4
   )
   for label, x, y in points:
-    style = {'size': SMALL, 'color': ink_of(colour(0)), 'parse_math': False}
-    axes.annotate(escaped(label), (x, y), (5, 5), textcoords='offset points', **style)
+    letters = {'size': style.SMALL, 'color': style.ink_of(style.colour(0)), 'parse_math': False}
+    axes.annotate(escaped(label), (x, y), (5, 5), textcoords='offset points', **letters)
   axes.margins(x=0.12, y=0.12)
   for axis in (axes.xaxis, axes.yaxis):
     axis.get_major_formatter().set_useOffset(False)
-  save(figure, path)
+  style.save(figure, path)
 
 
 def _check(points: Sequence[Point], better: str) -> None:
@@ -151,7 +137,7 @@ def _widen(axes: Axes, points: Sequence[Point]) -> None:
   low, high = min(low, middle / math.sqrt(10)), max(high, middle * math.sqrt(10))
   axes.set_xlim(low, high)
   axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high / low > 1e3 else (1, 3) if high / low > 30 else (1, 2, 5)))
-  axes.xaxis.set_major_formatter(short_number)
+  axes.xaxis.set_major_formatter(style.short_number)
   axes.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -174,12 +160,12 @@ def _label_points(axes: Axes, points: Sequence[Point], lines: Sequence[float]) -
       (point.parameters, point.value),
       (centre - mark) / _UNIT,
       textcoords='offset points',
-      size=SMALL,
-      color=ink_of(colour(i)),
+      size=style.SMALL,
+      color=style.ink_of(style.colour(i)),
       ha='center',
       va='center',
       parse_math=False,
-      arrowprops={'arrowstyle': '-', 'color': colour(i), 'linewidth': 0.6, 'shrinkA': 0, 'shrinkB': _MARK / 2}
+      arrowprops={'arrowstyle': '-', 'color': style.colour(i), 'linewidth': 0.6, 'shrinkA': 0, 'shrinkB': _MARK / 2}
       if distance >= _LEADER
       else None,
     )
@@ -206,7 +192,7 @@ def _obstacles(axes: Axes, points: Sequence[Point], lines: Sequence[float]) -> l
 
 def _size(axes: Axes, label: str) -> np.ndarray:
   """Returns (width, height) of a label in pixels, with a little space around."""
-  text = axes.text(0.5, 0.5, escaped(label), transform=axes.transAxes, size=SMALL, parse_math=False)
+  text = axes.text(0.5, 0.5, escaped(label), transform=axes.transAxes, size=style.SMALL, parse_math=False)
   box = text.get_window_extent()
   text.remove()
   return np.array([box.width, box.height]) + 2 * _UNIT

@@ -101,7 +101,7 @@ def tiff_pages(path: str | os.PathLike) -> list[int]:
   with open(path, 'rb') as file:
     data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
   with data:
-    kinds = [tags for _, tags in _directories(data)]
+    kinds = [{tag: number for tag, (number, _) in tags.items()} for _, tags in _directories(data)]
   # NewSubfileType: 1 is a smaller copy, 4 a mask; SubfileType: 2 is a smaller copy.
   return [n for n, tags in enumerate(kinds) if not tags.get(254, 0) & 5 and tags.get(255, 1) != 2]
 
@@ -113,8 +113,8 @@ def set_first(block: Any, page: int) -> None:
   struct.pack_into(order + ('Q' if big else 'L'), block, 8 if big else 4, offset)
 
 
-def _directories(block: Any) -> Iterator[tuple[int, dict[int, int]]]:
-  """Yields (offset, {tag: number that stands in its entry}) of the directories of a TIFF file."""
+def _directories(block: Any) -> Iterator[tuple[int, dict[int, tuple[int, int]]]]:
+  """Yields (offset, {tag: (number that stands in its entry, and where)}) of the directories of a TIFF file."""
   order, big = BYTE_ORDERS[bytes(block[:4])]
   word, head, form = (order + x for x in (('Q', 'Q', 'HHQ') if big else ('L', 'H', 'HHL')))
   length, seen = (20, set()) if big else (12, set())
@@ -125,22 +125,18 @@ def _directories(block: Any) -> Iterator[tuple[int, dict[int, int]]]:
     tags = {}
     for entry in range(start, start + length * count, length):
       tag, kind, _ = struct.unpack_from(form, block, entry)
-      tags[tag] = struct.unpack_from(
-        order + ('H' if kind == 3 else 'L'), block, entry + length - struct.calcsize(word)
-      )[0]
+      place = entry + length - struct.calcsize(word)
+      tags[tag] = struct.unpack_from(order + ('H' if kind == 3 else 'L'), block, place)[0], place
     yield offset, tags
     offset = struct.unpack_from(word, block, start + length * count)[0]
 
 
 def set_upright(block: Any) -> None:
   """Sets the orientation in a TIFF-structured block (mutable bytes) to upright, in place; no other byte changes."""
-  order, big = BYTE_ORDERS[bytes(block[:4])]
-  offset = struct.unpack_from(order + ('Q' if big else 'L'), block, 8 if big else 4)[0]
-  entries, start = struct.unpack_from(order + ('Q' if big else 'H'), block, offset)[0], offset + (8 if big else 2)
-  length, value = (20, 12) if big else (12, 8)  # of an entry, and where its value stands in it
-  for entry in range(start, start + length * entries, length):
-    if struct.unpack_from(order + 'H', block, entry)[0] == _ORIENTATION:
-      struct.pack_into(order + 'H', block, entry + value, 1)
+  order, _ = BYTE_ORDERS[bytes(block[:4])]
+  _, tags = next(_directories(block), (0, {}))
+  if _ORIENTATION in tags:
+    struct.pack_into(order + 'H', block, tags[_ORIENTATION][1], 1)
 
 
 def upright(exif: bytes | None) -> bytes | None:
