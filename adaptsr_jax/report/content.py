@@ -120,9 +120,8 @@ def compose(
     out: folder of the report.
   """
   systems = [_with_more(system, look) for system in systems]
-  by_label = {system.label: system for system in systems}
-  adapted = [system for system in systems if system.kind == 'adapted']
-  verdicts = [(s.label, verdict.judge(s, by_label[s.base], look)) for s in adapted]
+  adapted = gather.adapted(systems)
+  verdicts = [(system.label, verdict.judge(system, look)) for system in adapted]
   lead, why = _lead(look, verdicts[0][1])
   blocks = [
     *_remarks_and_advice(verdicts),
@@ -149,7 +148,8 @@ def compose(
 def _with_more(system: System, look: Look | None) -> System:
   """Adds the metrics that only the report has measured."""
   more = look.scores.get(system.label, {}) if look else {}
-  return system._replace(scores={name: row | more.get(name, {}) for name, row in system.scores.items()})
+  scores = {name: row | more.get(name, {}) for name, row in system.scores.items()}
+  return system._replace(scores=scores, base=system.base and _with_more(system.base, look))
 
 
 def _remarks_and_advice(verdicts: Sequence[tuple[str, Verdict]]) -> list:
@@ -170,13 +170,12 @@ def _numbers(systems: Sequence[System], asked: Asked) -> list:
   keys = _keys(systems)
   heads = [_metric(key) for key in keys]
   means = [['', *heads], *([s.label, *(_mean_cell(s, key) for key in keys)] for s in systems)]
-  by_label = {system.label: system for system in systems}
-  first = next(system for system in systems if system.kind == 'adapted')
+  first, *others = gather.adapted(systems)
+  pairs = [(first, first.base)] + [(system, reference) for system in others for reference in (system.base, first)]
   differences = [['', *heads]]
-  for system in (s for s in systems if s.kind == 'adapted'):
-    for reference in dict.fromkeys([system.base, *([first.label] if system is not first else [])]):
-      label = f'{system.label} against {reference}'
-      differences.append([label, *(_gain_cell(system, by_label[reference], key) for key in keys)])
+  for system, reference in pairs:
+    label = f'{system.label} against {reference.label}'
+    differences.append([label, *(_gain_cell(system, reference, key) for key in keys)])
   return [
     Heading('Numbers'),
     Table('Means over the pictures', means, 'In brackets the 95 % interval of the mean, mostly the spread of scenes.'),
@@ -221,21 +220,19 @@ def _minus(text: str) -> str:
 
 
 def _each_picture(systems: Sequence[System], out: Path) -> list:
-  by_label = {system.label: system for system in systems}
-  adapted = [system for system in systems if system.kind == 'adapted']
+  adapted = gather.adapted(systems)
   blocks = [Heading('Gain of each picture')]
   for place, system in enumerate(adapted, 1):
-    base = by_label[system.base]
-    gains = gather.gains(system, base, verdict.METRIC)
+    gains = gather.gains(system, system.base, verdict.METRIC)
     if gains:
       file = out / f'gains{place}.svg'
-      write(file, drawings.gains_svg(gains, gather.gain(system, base, verdict.METRIC), 'dB PSNR (Y)'))
-      caption = f'{system.label} against {system.base}, dB PSNR (Y). Dashed: the mean; shaded: its 95 % interval.'
+      write(file, drawings.gains_svg(gains, gather.gain(system, system.base, verdict.METRIC), 'dB PSNR (Y)'))
+      caption = f'{system.label} against {system.base.label}, dB PSNR (Y). Dashed: the mean; shaded: its 95 % interval.'
       blocks.append(Figure(file, f'Bars: gain of each picture, {caption}', caption, inline=True))
   rows = [['', *(system.label for system in systems), *(f'gain of {system.label}' for system in adapted)]]
   for name in adapted[0].scores:
     values = [number(verdict.METRIC, system.scores[name][verdict.METRIC]) for system in systems]
-    differences = [s.scores[name][verdict.METRIC] - by_label[s.base].scores[name][verdict.METRIC] for s in adapted]
+    differences = [s.scores[name][verdict.METRIC] - s.base.scores[name][verdict.METRIC] for s in adapted]
     rows.append([name, *values, *(_minus(number(verdict.METRIC, value, '+')) for value in differences)])
   return [*blocks, Folded('PSNR (Y) of every picture, in dB', [Table('', rows)])]
 
@@ -307,12 +304,10 @@ def _viewer(picture: Shown, systems: Sequence[System], shown_first: Sequence[str
   keys = _keys(systems)
   values = [['', *map(_metric, keys)]]
   values += [[s.label, *(number(key, s.scores[picture.name].get(key)) for key in keys)] for s in systems]
-  first = next(system for system in systems if system.kind == 'adapted')
-  left, right = (
-    label if label in picture.files else other for label, other in ((first.base, 'LR'), (first.label, 'HR'))
-  )
-  base = next(system for system in systems if system.label == first.base)
-  after, before = (system.scores[picture.name] for system in (first, base))
+  first = gather.adapted(systems)[0]
+  pairs = ((first.base, 'LR'), (first, 'HR'))
+  left, right = (system.label if system.label in picture.files else other for system, other in pairs)
+  after, before = (system.scores[picture.name] for system in (first, first.base))
   gains = [f'{_metric(key)} {_minus(number(key, after[key] - before[key], "+"))}' for key in dict.fromkeys(shown_first)]
   return Viewer(picture.name, why + ', '.join(gains), picture.files, picture.size, values, left, right)
 
@@ -349,7 +344,7 @@ def _cost(systems: Sequence[System], look: Look | None) -> list:
   programs = look.programs if look else {}
   head = ['', 'method', 'trained parameters', 'share', 'steps', 'training time', 'peak memory', 'energy']
   rows = [head]
-  for system in (s for s in systems if s.kind == 'adapted'):
+  for system in gather.adapted(systems):
     r = system.run.results
     trained, total = r['trainable_parameters'], r['total_parameters']
     share = f'{100 * trained / total:.1f} %'
@@ -374,11 +369,11 @@ def _cost(systems: Sequence[System], look: Look | None) -> list:
 
 def _same_program(systems: Sequence[System], look: Look) -> str:
   sentences = []
-  for system in systems:
-    if system.kind == 'adapted' and {system.label, system.base} <= look.programs.keys():
-      same = look.programs[system.label].text == look.programs[system.base].text
-      what = 'the same program as' if same else 'NOT the same program as'
-      sentences.append(f'{system.label} is {what} {system.base}')
+  for system in gather.adapted(systems):
+    own, of_base = (look.programs.get(each.label) for each in (system, system.base))
+    if own and of_base:
+      what = 'the same program as' if own.text == of_base.text else 'NOT the same program as'
+      sentences.append(f'{system.label} is {what} {system.base.label}')
   counted = 'Counted by XLA before it optimises'
   return f'{counted}. {"; ".join(sentences)}: the operations are compared one by one.' if sentences else f'{counted}.'
 

@@ -44,7 +44,7 @@ class System(NamedTuple):
   kind: str  # 'bicubic', 'base' or 'adapted'
   run: Run  # the (first) run that measured it
   scores: Scores
-  base: str | None = None  # label of the base of an adapted network
+  base: 'System | None' = None  # that of an adapted network
 
 
 class Interval(NamedTuple):
@@ -79,14 +79,20 @@ def systems(runs: Sequence[Run]) -> list[System]:
   found = [System('bicubic', 'bicubic', runs[0], scores_of(runs[0].results['bicubic']))]
   # A base that is read in another precision or with other fields measures differently: another one.
   several = len({(run.results['base_fingerprint'], str(run.results['base']['mean'])) for run in runs}) > 1
-  bases: dict[tuple[str, str], str] = {}
+  bases: dict[tuple[str, str], System] = {}
   for run in runs:
     key = run.results['base_fingerprint'], str(run.results['base']['mean'])
     if key not in bases:
-      bases[key] = f'base of {run.label}' if several else 'base'
-      found.append(System(bases[key], 'base', run, scores_of(run.results['base'])))
+      label = f'base of {run.label}' if several else 'base'
+      bases[key] = System(label, 'base', run, scores_of(run.results['base']))
+      found.append(bases[key])
     found.append(System(run.label, 'adapted', run, scores_of(run.results['adapted']), bases[key]))
   return found
+
+
+def adapted(systems: Sequence[System]) -> list[System]:
+  """Returns the adapted networks, the first being what others are compared with."""
+  return [system for system in systems if system.kind == 'adapted']
 
 
 def scores_of(measured: Mapping[str, Any]) -> Scores:

@@ -20,6 +20,7 @@ from adaptsr_jax.evaluate import asked as measures
 from adaptsr_jax.evaluate import statistics, tables
 from adaptsr_jax.log import say, watched
 from adaptsr_jax.metrics.table import names_of
+from adaptsr_jax.report import gather
 from adaptsr_jax.report.gather import Run, Scores, System, metrics_of
 
 FOLDER = 'pictures'  # below the folder of the report
@@ -256,8 +257,8 @@ def _colour(tones: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Colour
 
 
 def _colours(systems: Sequence[System], tones: Mapping[str, list[np.ndarray]]) -> dict[tuple[str, str], Colour]:
-  adapted = [system for system in systems if system.kind == 'adapted']
-  wanted = [(s.base, 'HR') for s in adapted] + [(s.label, other) for s in adapted for other in (s.base, 'HR')]
+  adapted = gather.adapted(systems)
+  wanted = [(s.base.label, 'HR') for s in adapted] + [(s.label, x) for s in adapted for x in (s.base.label, 'HR')]
   return {(a, b): _colour(tones[a], tones[b]) for a, b in dict.fromkeys(wanted) if a in tones and b in tones}
 
 
@@ -297,11 +298,11 @@ def _chosen(
   systems: Sequence[System], scores: Mapping[str, Scores], order: str, number: int
 ) -> tuple[list[str], list[str]]:
   """Returns the names of the pictures that gained most, and of those that gained least, no name twice."""
-  adapted = next(system for system in systems if system.kind == 'adapted')
-  base = next(system for system in systems if system.label == adapted.base)
+  adapted = gather.adapted(systems)[0]
 
   def gain(name: str) -> float:
-    after, before = ((scores.get(s.label, {}).get(name, {}) | s.scores[name])[order] for s in (adapted, base))
+    both = adapted, adapted.base
+    after, before = ((scores.get(s.label, {}).get(name, {}) | s.scores[name])[order] for s in both)
     return float(np.nan_to_num(before - after if tables.lower_is_better(order) else after - before))
 
   ordered = sorted(adapted.scores, key=gain, reverse=True)
@@ -348,12 +349,10 @@ def _dials(
   shown = [*best, *worst[::-1]]
   names = list(dict.fromkeys(shown[i] for i in (0, len(shown) // 2, -1))) if shown else []
   dials: dict[str, Dial] = {}
-  for system in systems:
-    if (
-      system.kind != 'adapted' or not system.run.results['steps'] or not {system.label, system.base} <= networks.keys()
-    ):
+  for system in gather.adapted(systems):
+    ends = [networks.get(each.label) for each in (system.base, system)]
+    if None in ends or not system.run.results['steps']:
       continue
-    ends = [networks[label] for label in (system.base, system.label)]
     strengths = _FEWER if any(dial.crops for dial in dials.values()) else _STRENGTHS
     try:
       between = {f'{t:g}': ends[0]._replace(params=_between(system.run, ends, t)) for t in strengths}

@@ -34,13 +34,13 @@ class Verdict(NamedTuple):
   facts: dict[str, str]  # the gain in figures, and what it took
 
 
-def judge(system: System, base: System, look: Look | None) -> Verdict:
+def judge(system: System, look: Look | None) -> Verdict:
   """Judges an adapted network against its base by PSNR (Y)."""
-  run = system.run
+  run, base = system.run, system.base
   gain = gather.gain(system, base, METRIC)
   each = gather.gains(system, base, METRIC)
   spread, kind = pictures.spread(each), _kind(run, gain)
-  remarks = _remarks(run, system, base, len(each), look)
+  remarks = _remarks(system, len(each), look)
   advice = _advice(run, kind, spread) if kind in ('hurt', 'unclear') else []
   if kind == 'untrained':
     says, detail = f'Measured on {plural(len(each), "picture")}.', ''
@@ -126,8 +126,8 @@ def _facts(run: Run, gain: Interval, spread: pictures.Spread) -> dict[str, str]:
   }
 
 
-def _remarks(run: Run, system: System, base: System, number: int, look: Look | None) -> list[str]:
-  remarks = []
+def _remarks(system: System, number: int, look: Look | None) -> list[str]:
+  run, remarks = system.run, []
   left_out = len(system.scores) - number
   if 1 < number < _ROUGH:
     remarks.append(
@@ -141,8 +141,8 @@ def _remarks(run: Run, system: System, base: System, number: int, look: Look | N
     remarks.append(
       'The state was chosen as the best on the same pictures that measure it, so the gain flatters itself.'
     )
-  remarks += _disagreements(system, base)
-  remarks += _colour_remark(system, base, look)
+  remarks += _disagreements(system, system.base)
+  remarks += _colour_remark(system, system.base, look)
   if look and look.drift > 0.01:
     remarks.append(
       f'Made again for this page, the pictures differ from the recorded measurements by up to {look.drift:.2f} dB: '
