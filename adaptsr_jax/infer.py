@@ -53,7 +53,6 @@ class Network(NamedTuple):
 
   def __call__(self, lr: np.ndarray, scale: int = 0, on_tile: Callable[[int, int], None] | None = None) -> np.ndarray:
     """Enlarges (h, w, 3) as `upscale` does; `scale` is there for callers that have kernels in the place of networks."""
-    del scale
     return upscale(self.apply_fn, self.params, lr, self.model.upscale, on_tile=on_tile, **self.options)
 
 

@@ -50,7 +50,6 @@ def _scaled(config: ConfigDict, scale: float) -> optax.GradientTransformationExt
   """Returns `optax.scale_by_schedule` of `scale` times the rate, which may depend on an argument of the update."""
 
   def update(updates, state, params=None, *, peak=None, **_):
-    del params
     factor = scale * schedule(config, peak)(state.count)
     updates = jax.tree.map(lambda leaf: jnp.asarray(factor, leaf.dtype) * leaf, updates)
     return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))

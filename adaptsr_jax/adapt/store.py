@@ -70,7 +70,6 @@ class RunStore:
 
     What orbax itself knows of measurements is forgotten at the end of the process.
     """
-    del context
     steps = [checkpoint.step for checkpoint in checkpoints]
     best = max(filter(self._scores.__contains__, steps), key=lambda step: (self._scores[step], step), default=None)
     return [place >= len(steps) - 2 or step == best for place, step in enumerate(steps)]

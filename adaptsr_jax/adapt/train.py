@@ -175,7 +175,6 @@ class _Interrupts:
     return self
 
   def _ask(self, number, frame):
-    del frame
     self.asked = True
     signal.signal(number, self._old[number] or signal.SIG_DFL)
     command.at_once(b'Stopping after this step; once more stops at once.\n')

@@ -293,7 +293,6 @@ def _read(dataset: grain.MapDataset, workers: int) -> grain.DatasetIterator:
 
 def _begin_worker(worker: int, workers: int) -> None:
   """Binds a worker process to its parent, and keeps it off the accelerator, as grain has imported jax there already."""
-  del worker, workers
   command.follow_parent()
   os.environ['JAX_PLATFORMS'] = 'cpu'
   if 'jax' in sys.modules:

@@ -171,11 +171,9 @@ class Stored:
     return self._sizes[index][1]
 
   def photograph(self, index: int) -> Path | None:
-    del index
     return None
 
   def preset(self, index: int) -> str:
-    del index
     return self._degrade
 
   def origin(self, index: int) -> str:

@@ -111,12 +111,10 @@ def _with_gradient(update: Callable, adapters: Mapping, x: jax.Array, y: jax.Arr
 
   That with respect to what the layer is given comes with `y` already.
   """
-  del update, adapters, x
   return y
 
 
 def _keep(update, adapters, x, y):
-  del update
   return y, (adapters, x)
 
 

@@ -60,7 +60,6 @@ def fields() -> ConfigDict:
 
 def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Plan:
   """Returns the first layers of the residual branches, and which of them share a projection."""
-  del scores
   c = config.arc
   firsts = branches_of('arc', sites, c.branches)
   if c.form == 'swin' and not any(path.endswith('mlp/fc1') for path in firsts):
@@ -78,7 +77,6 @@ def _shared(path: str) -> str:
 
 def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Method:
   """Returns the method of `spec`."""
-  del constants
   branches, widths, rank = spec['branches'], spec['widths'], spec['rank']
   swin = spec['form'] == 'swin'
   in_stream = {path: tuple(path.split('/')[:-2]) for path in branches if swin and path.endswith('mlp/fc1')}
@@ -158,7 +156,6 @@ def _matmul(a, b):
 
 def table(spec: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
   """Returns the projections, and how many branches share each."""
-  del tensors
   shares = list(spec['branches'].values())
   return '\n'.join(
     f'{name}  {width} x {spec["rank"]}, {shares.count(name)} branches' for name, width in spec['widths'].items()
@@ -167,13 +164,11 @@ def table(spec: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
 
 def scale(spec: Mapping[str, Any], tensors: Tensors, base: Tensors, strength: float) -> Tensors:
   """Returns adapters with `strength` times the change: c and e in proportion."""
-  del spec, base
   return {name: x if name.startswith('p/') else strength * x for name, x in tensors.items()}
 
 
 def mix(specs, states: Sequence[Tensors], weights, names, base: Tensors) -> tuple[dict[str, Any], Tensors]:
   """Returns adapters with the columns of all P side by side, so that the sum is exact."""
-  del base
   for spec, name in zip(specs, names, strict=True):
     if any(spec[field] != specs[0][field] for field in ('form', 'branches')):
       raise UserError(f'{name} has another form or other branches than {names[0]}; ARC adapters mix where both agree.')

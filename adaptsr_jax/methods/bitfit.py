@@ -29,16 +29,13 @@ def fields() -> ConfigDict:
 
 def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Plan:
   """Returns what is trained, whatever the sites."""
-  del sites, scores
   return Plan({'method': 'bitfit', 'norms': bool(config.bitfit.norms)})
 
 
 def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Method:
   """Returns the method of `spec`."""
-  del constants
 
   def init(key, base: Params) -> tuple[Params, Params]:
-    del key
     flat = tree.flatten(base)
     # Copies, because a training step may overwrite its buffers in place.
     return base, {name: leaf.copy() for name, leaf in flat.items() if trained(name, flat)}

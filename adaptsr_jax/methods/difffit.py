@@ -45,7 +45,6 @@ def fields() -> ConfigDict:
 
 def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Plan:
   """Returns the last layers of the residual branches."""
-  del scores
   c = config.difffit
   branches = {path: site.shape[-1] for path, site in branches_of('difffit', sites, c.branches).items()}
   return Plan({'method': 'difffit', 'scope': c.scope, 'branches': branches})
@@ -53,10 +52,8 @@ def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Pl
 
 def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Method:
   """Returns the method of `spec`."""
-  del constants
 
   def init(key, base: Params) -> tuple[Params, Params]:
-    del key
     trained = SCOPES[spec['scope']]
     gains = {path: jnp.ones(width, jnp.float32) for path, width in spec['branches'].items()}
     # Copies, because a training step may overwrite its buffers in place.
@@ -80,7 +77,6 @@ def scale(spec: Mapping[str, Any], tensors: Tensors, base: Tensors, strength: fl
 
 def mix(specs, states: Sequence[Tensors], weights, names, base: Tensors) -> tuple[dict[str, Any], Tensors]:
   """Returns gains whose distance from 1 is the weighted sum of the distances of all."""
-  del names, base
   if any(spec['scope'] != 'gains' for spec in specs):
     raise UserError(
       "DiffFit's recipe cannot be scaled or mixed exactly: gains multiply trained biases, and a product does not "

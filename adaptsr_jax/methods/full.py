@@ -22,7 +22,6 @@ DEFAULTS = {'lr': 2e-4, 'schedule': 'halvings'}
 
 def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Plan:
   """Returns {'method', 'modules'}: names of the modules that are trained, or None for every parameter."""
-  del scores
   kinds = tuple(config.sites.kinds)
   modules = None
   if kinds:
@@ -32,11 +31,9 @@ def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Pl
 
 def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Method:
   """Returns the method of `spec`. Trainable: flat {'path/of/module/kernel': array}, or the whole tree."""
-  del constants
   modules = spec['modules']
 
   def init(key, base: Params) -> tuple[Params, Params]:
-    del key
     # Copies, because a training step may overwrite its buffers in place.
     if modules is None:
       return {}, jax.tree.map(lambda leaf: leaf.copy(), base)
@@ -53,7 +50,6 @@ def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Metho
 
 def scale(spec: Mapping[str, Any], tensors: Tensors, base: Tensors, strength: float) -> Tensors:
   """Returns parameters on the line from those of the base to the trained ones."""
-  del spec
   return {name: between(base[name], leaf, strength) for name, leaf in tensors.items()}
 
 

@@ -230,7 +230,6 @@ def _faster(config: ConfigDict, sites: Sequence[Site], rank_map: Mapping[str, in
 
 def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Method:
   """Returns the method of `spec`. Trainable: {'adapters': {site: {'a', 'b'}}, 'biases': {'path/bias': array}}."""
-  del constants
   form, alpha, rslora = spec['form'], spec['alpha'], spec['rslora']
   sites, rank_map = lora.from_json(spec['sites'])
   adapted = dict.fromkeys('/'.join(site.path) for site in sites if rank_map[site.name])
@@ -290,7 +289,6 @@ def table(spec: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
 
 def scale(spec: Mapping[str, Any], tensors: Tensors, base: Tensors, strength: float) -> Tensors:
   """Returns adapters with `strength` times the update, and biases on the line from the base's to the trained ones."""
-  del spec
   adapters, biases = _parted(tensors)
   starts = {name: base[name] for name in biases if name in base}
   moved = {name: between(starts.get(name, leaf), leaf, strength) for name, leaf in biases.items()}

@@ -74,7 +74,6 @@ def check(config: ConfigDict) -> None:
 
 def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Plan:
   """Returns the groups; every site has the same rank."""
-  del scores
   c = config.rasa
   groups: dict[str, list[str]] = {}
   for site in sites:
@@ -95,7 +94,6 @@ def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Pl
 
 def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Method:
   """Returns the method of `spec`."""
-  del constants
   rank, shared, alpha, form, groups = (spec[field] for field in ('rank', 'shared', 'alpha', 'form', 'groups'))
   sites, _ = lora.from_json(spec['sites'])
   by_name = {site.name: site for site in sites}
@@ -137,7 +135,6 @@ def _plain(spec: Mapping[str, Any], sites: Sequence[Site], trained: Mapping[str,
 
 def table(spec: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
   """Returns the groups, with members and the ranks that each member uses."""
-  del tensors
   private, shared = spec['rank'] - spec['shared'], spec['shared']
   return '\n'.join(
     f'{name}  {len(members)} members, rank {private} + {len(members) * shared} shared'
@@ -147,7 +144,6 @@ def table(spec: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
 
 def scale(spec: Mapping[str, Any], tensors: Tensors, base: Tensors, strength: float) -> Tensors:
   """Returns adapters with `strength` times the update: by the weights, outside of the groups by b."""
-  del base
   linear = {f'adapters/{site["name"]}/b' for site in spec['sites'] if site['name'] not in _group_of(spec)}
   return {name: strength * x if name.endswith('/m') or name in linear else x for name, x in tensors.items()}
 

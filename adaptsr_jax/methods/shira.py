@@ -104,7 +104,6 @@ def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Metho
   sites, _ = lora.from_json(spec['sites'])
 
   def init(key, base: Params) -> tuple[Params, Params]:
-    del key
     for site in sites:
       indices = constants[site.name]
       if indices.dtype.kind != 'i' or not ((indices >= 0) & (indices < math.prod(site.shape))).all():
@@ -143,13 +142,11 @@ def table(spec: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
 
 def scale(spec: Mapping[str, Any], tensors: Tensors, base: Tensors, strength: float) -> Tensors:
   """Returns `strength` times the values."""
-  del spec, base
   return {name: strength * values for name, values in tensors.items()}
 
 
 def mix(specs, states: Sequence[Tensors], weights, names, base: Tensors) -> tuple[dict[str, Any], Tensors]:
   """Returns the weighted sum of the values at all entries that any of them trains."""
-  del names, base
   rows = {row['name']: row for spec in specs for row in spec['sites']}
   mixed: Tensors = {}
   for site in rows:

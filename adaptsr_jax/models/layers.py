@@ -57,7 +57,6 @@ def _normalised(epsilon, x, scale, bias):
 
 
 def _normalised_gradient(epsilon, kept, gradient):
-  del epsilon
   x, mean, inverse, scale = kept
   unit = (x - mean) * inverse
   scaled = gradient * scale

@@ -19,12 +19,10 @@ class _Style(NamedTuple):
 
 
 def _basicsr(blocks: int, stages: int) -> _Style:
-  del blocks, stages
   return _Style('conv_first', 'body.{}.rdb{}.conv{}', 'conv_body', 'conv_up{}', 'conv_hr', 'conv_last')
 
 
 def _bsrgan(blocks: int, stages: int) -> _Style:
-  del blocks, stages
   return _Style('conv_first', 'RRDB_trunk.{}.RDB{}.conv{}', 'trunk_conv', 'upconv{}', 'HRconv', 'conv_last')
 
 
