@@ -354,22 +354,6 @@ def _elementwise(kind: str) -> Handler:
   return lambda builder, equation, given: builder.elementwise(kind, equation, given)
 
 
-def _unchanged(builder: _Builder, equation: Any, given: list[Any]) -> Any:
-  return given[0]
-
-
-def _not_equal(builder, equation, given):
-  return builder.node('Not', builder.elementwise('Equal', equation, given))
-
-
-def _rsqrt(builder, equation, given):
-  return builder.node('Reciprocal', builder.node('Sqrt', given[0]))
-
-
-def _square(builder, equation, given):
-  return builder.node('Mul', given[0], given[0])
-
-
 def _integer_power(builder, equation, given):
   dtype = equation.invars[0].aval.dtype
   return builder.node('Pow', given[0], np.asarray(equation.params['y'], dtype))
@@ -385,11 +369,6 @@ def _select(builder, equation, given):
   if len(cases) != 2 or equation.invars[0].aval.dtype != np.bool_:
     raise _Unknown('a choice among more than two has no counterpart there.')
   return builder.node('Where', *(builder.full(value) for value in (which, cases[1], cases[0])))
-
-
-def _clamp(builder, equation, given):
-  low, x, high = given
-  return builder.node('Min', builder.node('Max', x, low), high)
 
 
 def _converted(builder, equation, given):
@@ -428,18 +407,6 @@ def _reshaped(builder, equation, given):
   if len(free) == 1 and 0 not in sizes:
     sizes[free[0]] = -1
   return builder.node('Reshape', x, builder.shape(sizes))
-
-
-def _transposed(builder, equation, given):
-  return builder.node('Transpose', given[0], perm=list(equation.params['permutation']))
-
-
-def _squeezed(builder, equation, given):
-  return builder.node('Squeeze', given[0], np.array(equation.params['dimensions']))
-
-
-def _concatenated(builder, equation, given):
-  return builder.node('Concat', *given, axis=equation.params['dimension'])
 
 
 def _sliced(builder, equation, given):
@@ -486,9 +453,7 @@ def _reversed(builder, equation, given):
 
 
 def _reduced(kind: str) -> Handler:
-  return lambda builder, equation, given: builder.node(
-    kind, given[0], np.array(equation.params['axes'], np.int64), keepdims=0
-  )
+  return lambda builder, equation, given: builder.node(kind, *given, np.array(equation.params['axes']), keepdims=0)
 
 
 def _counted(builder, equation, given):
@@ -581,10 +546,10 @@ _HANDLERS: dict[str, Handler] = {
     }.items()
   },
   **{name: _reduced(kind) for name, kind in (('reduce_sum', 'ReduceSum'), ('reduce_max', 'ReduceMax'))},
-  **dict.fromkeys(('stop_gradient', 'copy', 'copy_p', 'reduce_precision'), _unchanged),
+  **dict.fromkeys(('stop_gradient', 'copy', 'copy_p', 'reduce_precision'), lambda builder, equation, given: given[0]),
   'broadcast_in_dim': _expanded,
-  'clamp': _clamp,
-  'concatenate': _concatenated,
+  'clamp': lambda builder, _, given: builder.node('Min', builder.node('Max', given[1], given[0]), given[2]),
+  'concatenate': lambda builder, equation, given: builder.node('Concat', *given, axis=equation.params['dimension']),
   'conv_general_dilated': _convolved,
   'convert_element_type': _converted,
   'dim_as_value': _size_as_value,
@@ -592,17 +557,19 @@ _HANDLERS: dict[str, Handler] = {
   'gather': _taken,
   'integer_pow': _integer_power,
   'iota': _counted,
-  'ne': _not_equal,
+  'ne': lambda builder, *rest: builder.node('Not', builder.elementwise('Equal', *rest)),
   'pad': _padded,
   'rem': _remainder,
   'reshape': _reshaped,
   'rev': _reversed,
-  'rsqrt': _rsqrt,
+  'rsqrt': lambda builder, _, given: builder.node('Reciprocal', builder.node('Sqrt', *given)),
   'scan': _scanned,
   'select_n': _select,
   'slice': _sliced,
   'split': _split,
-  'square': _square,
-  'squeeze': _squeezed,
-  'transpose': _transposed,
+  'square': lambda builder, _, given: builder.node('Mul', *given, *given),
+  'squeeze': lambda builder, equation, given: builder.node('Squeeze', *given, np.array(equation.params['dimensions'])),
+  'transpose': lambda builder, equation, given: builder.node(
+    'Transpose', *given, perm=list(equation.params['permutation'])
+  ),
 }
