@@ -20,13 +20,11 @@ from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from adaptsr_jax import command, files, processes, video
+from adaptsr_jax import command, files, image, log, processes, video
 from adaptsr_jax.errors import UserError, escaped, lacks_memory, shown
 
 if TYPE_CHECKING:
   from adaptsr_jax import base as base_lib
-  from adaptsr_jax.image import Picture
-  from adaptsr_jax.log import Work
   from adaptsr_jax.tree import Params
 
 
@@ -45,7 +43,7 @@ class Job(NamedTuple):
 class Enlarged(NamedTuple):
   """What came of a picture."""
 
-  picture: 'Picture'
+  picture: image.Picture
   said: str = ''  # which adapter was chosen, and why
   warning: str = ''  # how it departs from the base; '' where it does not, or nobody asked
 
@@ -159,8 +157,6 @@ def _jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
   Returns:
     What is to be done, and how many pictures are left out because their results exist.
   """
-  from adaptsr_jax import image
-
   sources = _sources(args.inputs, args.watch)
   output = Path(args.output)
   if video.is_video(output) and not output.is_dir():
@@ -185,8 +181,6 @@ def _jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
 
 
 def _sources(inputs: list[str], watched: bool) -> list[Path]:
-  from adaptsr_jax import image
-
   sources = []
   for path in map(Path, inputs):
     if not path.exists():
@@ -203,8 +197,6 @@ def _sources(inputs: list[str], watched: bool) -> list[Path]:
 
 
 def _name(source: Path, args: argparse.Namespace) -> str:
-  from adaptsr_jax import image
-
   if video.is_video(source):
     return f'{source.stem}{args.suffix}{source.suffix}'
   kept = source.suffix if source.suffix.lower() in image.WRITABLE else '.png'
@@ -258,7 +250,7 @@ def _enlarger(args: argparse.Namespace) -> tuple[Callable[..., Enlarged], int]:
   def network(adapter: Any) -> infer.Network:
     return infer.network(model, params_of(adapter), tile, args.overlap, args.ensemble)
 
-  def enlarge(picture: 'Picture', on_tile: Any, compared: bool = True) -> Enlarged:
+  def enlarge(picture: image.Picture, on_tile: Any, compared: bool = True) -> Enlarged:
     adapter, said = choose(picture)
     lr = infer.bled(picture.rgb, picture.alpha)
     rgb = network(adapter)(lr, on_tile=on_tile)
@@ -284,7 +276,6 @@ def _reference(args: argparse.Namespace, model: Any, tile: int) -> Any:
 
 def _adapters(args: argparse.Namespace, loaded: 'base_lib.Base') -> tuple[Callable[..., Any], Callable[..., 'Params']]:
   """Returns what chooses an adapter, picture -> (name, what to say), and name -> parameters; None is no choice."""
-  from adaptsr_jax import image
   from adaptsr_jax.adapters import cameras, operations
 
   if not args.adapters:
@@ -303,7 +294,6 @@ def _run(jobs: list[Job], enlarge: Callable[..., Enlarged], scale: int, done: Do
 
   While a picture is computed, the next one is read and the one before is written: in memory are at most these three.
   """
-  from adaptsr_jax import log
 
   def ended(number: int, job: Job, outcome: Callable[[], str]) -> None:
     try:
@@ -341,9 +331,8 @@ def _run(jobs: list[Job], enlarge: Callable[..., Enlarged], scale: int, done: Do
 
 def _begun(reader: futures.Executor, jobs: list[Job]) -> futures.Future | None:
   """Begins to read the picture of the first job; None where there is none, or a video."""
-  from adaptsr_jax import image
 
-  def read(job: Job) -> 'Picture':
+  def read(job: Job) -> image.Picture:
     picture = image.read(job.source)
     image.check_format(job.target, picture)  # before the work, not after it
     return picture
@@ -356,7 +345,7 @@ def _computed(
   job: Job,
   enlarge: Callable[..., Enlarged],
   scale: int,
-  work: 'Work',
+  work: log.Work,
   done: Done,
   writer: futures.Executor,
   before: contextlib.ExitStack,
@@ -365,9 +354,9 @@ def _computed(
 
   `before` is closed, which waits for the picture before, where the memory does not suffice for both.
   """
-  from adaptsr_jax import image, infer
+  from adaptsr_jax import infer
 
-  def write(large: 'Picture') -> None:
+  def write(large: image.Picture) -> None:
     job.target.parent.mkdir(parents=True, exist_ok=True)
     image.write(job.target, large.rgb, large)
 
@@ -397,9 +386,9 @@ def _raise(error: Exception) -> NoReturn:
   raise error
 
 
-def _do_video(job: Job, enlarge: Callable[..., Enlarged], scale: int, work: 'Work', done: Done) -> str:
+def _do_video(job: Job, enlarge: Callable[..., Enlarged], scale: int, work: log.Work, done: Done) -> str:
   """Enlarges the frames of a video as they come, the sound beside them."""
-  from adaptsr_jax import image, infer
+  from adaptsr_jax import infer
 
   clip = video.probe(job.source)
   infer.check_memory(clip.size, scale)
@@ -476,8 +465,6 @@ def _watch(args: argparse.Namespace, known: dict[Path, Any], enlarge: Callable[.
 
 def _watched(folder: str | Path) -> list[Path]:
   """Returns the pictures and videos of a folder that is watched: who puts a video there wants it enlarged."""
-  from adaptsr_jax import image
-
   return [*image.list_images(folder), *_videos(folder)]
 
 
