@@ -38,8 +38,8 @@ FLOORS = [
   ['adapt'],
   ['report'],
   [
-    *('main', 'evaluate.__main__', 'upscale', 'stability', 'degrade', 'pack', 'doctor', 'lam'),
-    *('api', '__main__', 'convert.__main__', 'adapters.__main__', 'adapters.sweep', 'zoo.__main__'),
+    *('main', 'api', '__main__', 'evaluate.__main__', 'upscale', 'stability', 'degrade', 'pack', 'doctor', 'lam'),
+    *('convert.__main__', 'convert.conversion', 'adapters.__main__', 'adapters.sweep', 'zoo.__main__'),
   ],
 ]
 OF_THE_PACKAGE = ('adaptsr_jax.__version__', 'adaptsr_jax.is_function')  # no modules
