@@ -15,17 +15,11 @@ from adaptsr_jax.errors import UserError
 
 if TYPE_CHECKING:
   import numpy as np
-  from flax import linen as nn
 
   from adaptsr_jax import figures
-  from adaptsr_jax.tree import Params
+  from adaptsr_jax.base import Base
 
 _LONGEST = 28  # characters of a label that fit below a map
-
-
-class _Network(NamedTuple):
-  model: 'nn.Module'
-  params: 'Params'
 
 
 class _Scene(NamedTuple):
@@ -83,7 +77,7 @@ def _run(args: argparse.Namespace) -> None:
   figures.check_path(args.out)
   specs = _specs(args.params)
   networks = _load(specs, config.parse_fields(args.fields), args.key)
-  scale = next(iter(networks.values())).model.upscale
+  scale = next(iter(networks.values())).model().upscale
   lr, hr = _read(args.picture, args.hr, scale)
   box = _box(args, lr, hr, scale)
   scene = _cut(lr, hr, box, scale, args.context)
@@ -122,19 +116,16 @@ def _specs(texts: list[str]) -> dict[str, str]:
   return specs
 
 
-def _load(specs: Mapping[str, str], fields: dict[str, Any], key: str | None) -> dict[str, _Network]:
+def _load(specs: Mapping[str, str], fields: dict[str, Any], key: str | None) -> dict[str, 'Base']:
   from adaptsr_jax import base, log
 
-  networks, models = {}, {}
-  for label, where in specs.items():
-    loaded = base.load(where, fields, key)
+  networks = {label: base.load(where, fields, key) for label, where in specs.items()}
+  for label, loaded in networks.items():
     for remark in base.remarks(loaded, '--fields='):
       log.say(f'{label}: {remark}')
-    model = loaded.model()
-    # One object for equal models: the gradient is compiled once.
-    networks[label] = _Network(models.setdefault(model, model), loaded.params)
-  if len({model.upscale for model in models}) > 1:
-    listed = ', '.join(f'{label} x{network.model.upscale}' for label, network in networks.items())
+  scales = {label: loaded.model().upscale for label, loaded in networks.items()}
+  if len(set(scales.values())) > 1:
+    listed = ', '.join(f'{label} x{scale}' for label, scale in scales.items())
     raise UserError(f'The networks enlarge by different factors, so their maps do not compare: {listed}.')
   return networks
 
@@ -230,21 +221,21 @@ def _words(scene: _Scene) -> str:
   return f'{width} x {height} LR pixels from {scene.corner[0]},{scene.corner[1]}'
 
 
-def _attribute(network: _Network, scene: _Scene, label: str, picture: str) -> 'np.ndarray':
+def _attribute(network: 'Base', scene: _Scene, label: str, picture: str) -> 'np.ndarray':
   """Returns the map of `scene.lr`."""
   import numpy as np
 
   from adaptsr_jax.errors import enough_memory
   from adaptsr_jax.metrics import lam
 
-  model, params = network
+  model = network.model()  # one object for equal networks: the gradient is compiled once
   if min(scene.lr.shape[:2]) < model.minimum:
     raise UserError(
       f'{label}: the network needs {model.minimum} LR pixels on each side, and gets {_words(scene)}: '
       'give a larger picture or --context.'
     )
   with enough_memory(f'for {label}: choose a --context below {max(scene.lr.shape[:2])}'):
-    saliency = lam.attribute(model.apply, params, scene.lr[None], scene.patch[:3])
+    saliency = lam.attribute(model.apply, network.params, scene.lr[None], scene.patch[:3])
   if not np.isfinite(saliency).all():
     raise UserError(f'{label}: the network gives numbers that are not finite; its weights are damaged.')
   if not saliency.any():

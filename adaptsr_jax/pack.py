@@ -8,7 +8,6 @@ python -m adaptsr_jax.main --config=... --config.data.train.packed=packed/div2k
 import argparse
 import contextlib
 from pathlib import Path
-from types import SimpleNamespace
 
 from adaptsr_jax import command
 from adaptsr_jax.errors import UserError, shown
@@ -45,9 +44,7 @@ def _run(args: argparse.Namespace) -> None:
   check_folder(args.out)
   if args.scale < 1:
     raise UserError(f'--scale is {args.scale}; it must be at least 1.')
-  fields = ('hr', 'lr', 'root', 'track', 'names', 'skip_names')
-  config = SimpleNamespace(**{field: getattr(args, field) for field in fields})
-  source = data.open_source(config, args.scale, cache_gb=0, split=args.split)
+  source = data.open_source(args, args.scale, cache_gb=0, split=args.split)
   print(source.describe(), flush=True)
   out = Path(args.out).absolute()
   with contextlib.closing(packed.write(out, source, args.crop, args.stride, args.force)) as written:

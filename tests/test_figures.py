@@ -73,8 +73,7 @@ DRAWINGS = {
   'heat map': lambda path: figures.rank_heatmap(path, swinir_like(), 'Ranks'),
   'heat map of singles': lambda path: figures.rank_heatmap(path, {'fc1': 0, 'fc2': 0.5}),
   'heat map of blocks': lambda path: figures.rank_heatmap(path, {'body_0/conv1': 3, 'body_1/conv2': 8}),
-  'heat map of zeros': lambda path: figures.rank_heatmap(path, swinir_like(lambda i: 0), log=True),
-  'heat map of scores': lambda path: figures.rank_heatmap(path, swinir_like(lambda i: 0.1**i), label='score', log=True),
+  'heat map of zeros': lambda path: figures.rank_heatmap(path, swinir_like(lambda i: 0)),
   'curves': lambda path: figures.learning_curves(
     path, {'a': ([0, 1, 2], [27.0, np.nan, 27.5]), 'b': (range(90), range(90))}, 'step', 'dB', 'Title', {'base': 27.1}
   ),

@@ -257,15 +257,12 @@ def _extract(options: argparse.Namespace) -> None:
 
 def _print_loss(options: argparse.Namespace, base, tuned, adapter) -> None:
   """Measures base, fine-tuned network and base with the adapter on the pictures that are given."""
-  from types import SimpleNamespace
-
   from adaptsr_jax import data, infer
   from adaptsr_jax.adapters import operations
   from adaptsr_jax.evaluate import measure, tables
 
   model = base.model()
-  where = SimpleNamespace(lr=options.lr, hr=options.hr, names=options.names, root='', track='')
-  source = data.open_source(where, model.upscale, cache_gb=2, split='test')
+  source = data.open_source(options, model.upscale, cache_gb=2, split='test')
   data.check_task(source)
   networks = {
     'fine-tuned': tuned.params,

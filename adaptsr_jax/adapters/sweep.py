@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,8 +42,7 @@ def run(options: argparse.Namespace) -> None:
   for sentence in asked.missing.values():
     log.say(sentence)
   model = base.model()
-  where = SimpleNamespace(lr=options.lr, hr=options.hr, root='', track='', names=options.names)
-  source = data.open_source(where, model.upscale, cache_gb=2, split='test')
+  source = data.open_source(options, model.upscale, cache_gb=2, split='test')
   data.check_task(source)
   log.say(f'Pictures: {source.describe()}')
 

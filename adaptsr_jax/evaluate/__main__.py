@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from adaptsr_jax import command, processes
@@ -157,8 +156,7 @@ def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, An
   if not chosen.functions:
     raise UserError(f'No metric is left: {" ".join(chosen.missing.values()) or "--metrics is empty."}')
   loaded = _load(args, specs)
-  pictures = SimpleNamespace(lr=args.lr, hr=args.hr, root=args.root, track=args.track, names=args.names)
-  source = data.open_source(pictures, _scale(args, loaded), cache_gb=0, split='test')
+  source = data.open_source(args, _scale(args, loaded), cache_gb=0, split='test')
   data.check_task(source)
   folders = _save_folders(args, specs)
   beside = [path.stem for path in image.list_images(args.hr)] if args.hr else source.names

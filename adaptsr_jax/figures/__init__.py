@@ -1,4 +1,4 @@
-"""Figures as files: heat maps of numbers per module, curves, spreads, trade-offs, pictures.
+"""Figures as files: maps of ranks, curves, spreads, trade-offs, pictures.
 
 Drawn with matplotlib's own objects instead of pyplot: no window and no global figure. The suffix of the path chooses
 the format, .png or .svg. Colours stay apart for colour-blind readers and in grey print.

@@ -1,4 +1,4 @@
-"""A number for every module of a network, such as its rank, as a heat map of modules by blocks."""
+"""The rank of every module of a network as a heat map of modules by blocks."""
 
 import os
 import re
@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from adaptsr_jax.figures.style import FAINT, INK, LARGE, LEAST, LUMA, PAPER, SMALL, new_figure, save, text_width
 
@@ -63,25 +63,22 @@ def _block(name: str) -> str:
   return '/'.join(parents)
 
 
-def rank_heatmap(
-  path: str | os.PathLike, values: Mapping[str, float], title: str = '', label: str = 'rank', log: bool = False
-) -> None:
-  """Draws one number per module: blocks from left to right, the modules of a block from top to bottom.
+def rank_heatmap(path: str | os.PathLike, ranks: Mapping[str, float], title: str = '') -> None:
+  """Draws the rank of every module: blocks from left to right, the modules of a block from top to bottom.
 
   Modules outside all blocks stand in a strip below; a place without a module is hatched. Numbers are printed where they
   fit. The figure grows with the model: about 8 inches wide for 36 blocks.
 
   Args:
     path: .png or .svg file.
-    values: module name ('a/b/c') -> finite number >= 0.
+    ranks: module name ('a/b/c') -> finite number >= 0.
     title: above the map.
-    label: what the numbers are, beside the colour scale.
-    log: colours by the logarithm; for scores that span decades.
   """
-  if not values:
+  if not ranks:
     raise ValueError('a heat map needs at least one value')
-  grid = module_grid(list(values))
-  scale = _ColourScale(list(values.values()), log)
+  grid = module_grid(list(ranks))
+  scale = ScalarMappable(Normalize(0, max(ranks.values()) or 1), colormaps['viridis_r'])  # from light to dark
+  whole = all(float(rank).is_integer() for rank in ranks.values())
   # One coordinate system for everything: inches from the upper left corner.
   cell = float(np.clip(6.4 / max(len(grid.columns), 1), 0.2, 0.42))
   left = max([text_width(row, SMALL) for row in grid.rows], default=0.0) + 0.16
@@ -100,11 +97,11 @@ def rank_heatmap(
   axes = _inch_axes(figure)
 
   axes.text(left, 0.1, title, size=LARGE, va='top', color=INK)
-  _draw_grid(axes, grid, values, scale, left, top, cell)
+  _draw_grid(axes, grid, ranks, scale, left, top, cell)
   for name, (x, y) in places.items():
-    _draw_cell(axes, x, y, _STRIP_CELL, values[name], scale)
+    _draw_cell(axes, x, y, _STRIP_CELL, ranks[name], scale)
     axes.text(x + _STRIP_CELL + 0.05, y + _ROW / 2, name, size=SMALL, va='center_baseline', color=INK)
-  _draw_colour_bar(figure, scale, label, right + 0.14, top, bar_bottom)
+  _draw_colour_bar(figure, scale, whole, right + 0.14, top, bar_bottom)
   save(figure, path)
 
 
@@ -134,25 +131,8 @@ def _strip_width(name: str) -> float:
   return _STRIP_CELL + 0.05 + text_width(name, SMALL)
 
 
-class _ColourScale:
-  """Colours from light (low) to dark (high), from 0 upwards or over the decades of the positive values."""
-
-  def __init__(self, values: Sequence[float], log: bool):
-    positive = [value for value in values if value > 0]
-    self.log = log and bool(positive)
-    if self.log:
-      self.normalise = LogNorm(min(positive), max(max(positive), 1.01 * min(positive)), clip=True)
-    else:
-      self.normalise = Normalize(0, max(positive, default=1))
-    self.map = colormaps['viridis_r']
-    self.whole = all(float(value).is_integer() for value in values)
-
-  def __call__(self, value: float) -> tuple[float, ...]:
-    return self.map(self.normalise(max(value, self.normalise.vmin)))
-
-
 def _draw_grid(
-  axes: Axes, grid: Grid, values: Mapping[str, float], scale: _ColourScale, left: float, top: float, cell: float
+  axes: Axes, grid: Grid, values: Mapping[str, float], scale: ScalarMappable, left: float, top: float, cell: float
 ) -> None:
   if not grid.rows:
     return
@@ -165,8 +145,8 @@ def _draw_grid(
   _label_blocks(axes, grid.columns, left, top + size[1], cell)
 
 
-def _draw_cell(axes: Axes, x: float, y: float, width: float, value: float, scale: _ColourScale) -> None:
-  colour = scale(value)
+def _draw_cell(axes: Axes, x: float, y: float, width: float, value: float, scale: ScalarMappable) -> None:
+  colour = scale.to_rgba(value)
   axes.add_patch(Rectangle((x, y), width, _ROW, facecolor=colour, edgecolor=PAPER, linewidth=0.8))
   text = _number(value)
   size = min(SMALL, SMALL * (width - 0.03) / text_width(text, SMALL))
@@ -193,23 +173,16 @@ def _label_blocks(axes: Axes, columns: Sequence[str], left: float, top: float, c
     axes.text((first + last) / 2, top + 0.31, name, size=SMALL, ha='center', va='baseline', color=INK)
 
 
-def _draw_colour_bar(figure: Figure, scale: _ColourScale, label: str, x: float, top: float, bottom: float) -> None:
+def _draw_colour_bar(figure: Figure, scale: ScalarMappable, whole: bool, x: float, top: float, bottom: float) -> None:
   width, height = figure.get_size_inches()
   axes = figure.add_axes((x / width, 1 - bottom / height, 0.09 / width, (bottom - top) / height))
-  bar = figure.colorbar(ScalarMappable(scale.normalise, scale.map), cax=axes)
+  bar = figure.colorbar(scale, cax=axes)
   bar.outline.set_visible(False)
-  if scale.log:
-    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=5))
-    bar.ax.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
-  else:
-    bar.ax.yaxis.set_major_locator(MaxNLocator(4, integer=scale.whole))
+  bar.ax.yaxis.set_major_locator(MaxNLocator(4, integer=whole))
   bar.ax.minorticks_off()
   bar.ax.tick_params(labelsize=SMALL, length=2, color=FAINT, labelcolor=INK)
-  bar.set_label(label, size=SMALL, color=INK)
+  bar.set_label('rank', size=SMALL, color=INK)
 
 
 def _number(value: float) -> str:
-  if float(value).is_integer() and abs(value) < 1e5:
-    return str(int(value))
-  text = f'{value:.1e}' if value < 1e-3 else f'{value:.2g}'
-  return text.replace('e-0', 'e-').replace('e+0', 'e')
+  return str(int(value)) if float(value).is_integer() else f'{value:.2g}'

@@ -51,20 +51,21 @@ def lpips(weights: Mapping[str, Any], a: np.ndarray, b: np.ndarray) -> np.ndarra
   return np.array([_contributions(weights, pair).sum() for pair in _pairs(a, b)])
 
 
-def dists(weights: Mapping[str, Any], a: np.ndarray, b: np.ndarray, resize: bool = True) -> np.ndarray:
+def dists(weights: Mapping[str, Any], a: np.ndarray, b: np.ndarray) -> np.ndarray:
   """Deep image structure and texture similarity (Ding et al. 2020); 0 for identical pictures.
+
+  Pictures whose short side exceeds 256 pixels are shrunk to that, in 8 bit, as the authors' command does.
 
   Args:
     weights: 'trunk' of VGG16 (`metrics.weights.trunk`), 'alpha' and 'beta' (`metrics.weights.dists_channels`).
     a: RGB pictures (B, H, W, 3), uint8, or floats in [0, 1].
     b: as `a`.
-    resize: shrink pictures whose short side exceeds 256 pixels to that, in 8 bit, as the authors' command does.
 
   Returns:
     Float64 array (B,).
   """
   _check_shapes(a, b)
-  return np.array([_dissimilarity(weights, _shrunk(pair) if resize else pair) for pair in _pairs(a, b)])
+  return np.array([_dissimilarity(weights, _shrunk(pair)) for pair in _pairs(a, b)])
 
 
 def _check_shapes(a: np.ndarray, b: np.ndarray) -> None:

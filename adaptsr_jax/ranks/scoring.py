@@ -85,7 +85,6 @@ def score_table(
   sites: Sequence[lora.Site],
   normalise: str = 'none',
   form: str = '1x1_kxk',
-  side: str = 'output',
 ) -> np.ndarray:
   """Returns the scores of every batch on its own, float64 (batches, sites); compiled once for all of them.
 
@@ -93,7 +92,7 @@ def score_table(
   """
   check_option('score kind', kind, tuple(k for k in KINDS if k != 'random'))
   check_option('score normalisation', normalise, NORMALISATIONS)
-  rows = [row for _, row in _batch_scores(kind, loss_fn, params, batches, sites, side)]
+  rows = [row for _, row in _batch_scores(kind, loss_fn, params, batches, sites)]
   return np.array([[_normalised(s, site, normalise, form) for s, site in zip(row, sites, strict=True)] for row in rows])
 
 
@@ -136,7 +135,12 @@ def spectral_gains(gradients: Mapping[str, np.ndarray], form: str = '1x1_kxk') -
 
 
 def _batch_scores(
-  kind: str, loss_fn: LossFn, params: tree.Params, batches: Iterable[Batch], sites: Sequence[lora.Site], side: str
+  kind: str,
+  loss_fn: LossFn,
+  params: tree.Params,
+  batches: Iterable[Batch],
+  sites: Sequence[lora.Site],
+  side: str = 'output',
 ) -> Iterator[tuple[int, np.ndarray]]:
   """Yields for every batch its number of examples and its scores, float64 (sites,)."""
   check_option('activation side', side, SIDES)
