@@ -79,6 +79,12 @@ def json_digest(content: Any) -> str:
   return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def sha256(path: str | os.PathLike) -> str:
+  """Returns the SHA-256 of a file, in hexadecimal digits."""
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
 def read_json(path: str | os.PathLike) -> Any:
   """Reads what `write_json` wrote; UserError where it is no JSON, or no file: a pipe would be waited for for ever."""
   path = Path(path)

@@ -1,7 +1,6 @@
 """One run, straight down: a config and a folder in, a merged checkpoint, an adapter, a table and a picture out."""
 
 import functools
-import hashlib
 import json
 import os
 import platform
@@ -352,7 +351,7 @@ def _material(config: ConfigDict, setup: prepare.Setup) -> dict[str, str]:
     'base': tree.fingerprint(setup.base.params),
     **{name: repr(source) for name, source in sources.items()},
     # A run that goes on needs them no more, wherever they are.
-    **{name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in there.items()},
+    **{name: files.sha256(path) for name, path in there.items()},
   }
 
 

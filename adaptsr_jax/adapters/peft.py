@@ -23,6 +23,7 @@ from adaptsr_jax.adapters.file import Adapter
 from adaptsr_jax.convert import architectures
 from adaptsr_jax.errors import UserError, first_line, shown
 from adaptsr_jax.lora.adapters import scaling
+from adaptsr_jax.methods import lora as method
 
 CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
 _PREFIX = 'base_model.model.'
@@ -62,7 +63,7 @@ def exported(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
       '--config.lora.form=kxk_1x1, or extract an adapter of the merged network by `adapters extract --form=kxk_1x1`.'
     )
   modules = _modules(meta['model'], meta['fields'])
-  pairs = {name: {leaf: adapter.tensors[f'adapters/{name}/{leaf}'] for leaf in 'ab'} for name in adapted}
+  pairs, biases = method.parted(adapter.tensors)
   alpha, rslora = float(meta['alpha']), bool(meta['rslora'])
   tensors, found = {}, {}
   for path, group in lora.adapters.by_kernel(pairs, sites).items():
@@ -81,7 +82,6 @@ def exported(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if kind == 'conv':
       down, up = a.transpose(3, 2, 0, 1), b.T[..., None, None]
     tensors |= {f'{module}.lora_A.weight': down, f'{module}.lora_B.weight': up}
-  biases = {name.removeprefix('biases/'): leaf for name, leaf in adapter.tensors.items() if name.startswith('biases/')}
   for name, leaf in biases.items():
     tensors[f'{modules[name.rpartition("/")[0]][0]}.base_layer.bias'] = leaf
   usual = max(found.values())
@@ -149,7 +149,7 @@ def load(
     if site is None or ('lora_A' in part) != ('lora_B' in part):
       raise UserError(f'{folder} has one half of an adapter at {module}, or one where none can be.')
     if 'bias' in part:
-      biases[f'biases/{paths[module]}/bias'] = part['bias']
+      biases[f'{paths[module]}/bias'] = part['bias']
     if 'lora_A' not in part:
       continue
     rank = ranks[site.name] = part['lora_A'].shape[0]
@@ -158,7 +158,7 @@ def load(
     adapters[site.name] = _factors(folder, site, part, factor)
     if 'lora_B.bias' in part:
       change = part['lora_B.bias'] * np.float32(scaling(own, rank, rslora))
-      biases[f'biases/{paths[module]}/bias'] = np.asarray(tree.flatten(params)[f'{paths[module]}/bias']) + change
+      biases[f'{paths[module]}/bias'] = np.asarray(tree.flatten(params)[f'{paths[module]}/bias']) + change
   spec = {'method': 'lora', 'form': 'kxk_1x1', 'alpha': alpha, 'rslora': rslora, 'biases': bool(biases)}
   meta = {
     'model': name,
@@ -168,9 +168,9 @@ def load(
   }
   flat = tree.flatten(params)
   for path, leaf in biases.items():
-    if flat.get(path.removeprefix('biases/'), np.zeros(0)).shape != leaf.shape:
-      raise UserError(f'{folder} has a bias of shape {leaf.shape} at {path.removeprefix("biases/")}; the base has not.')
-  return Adapter(meta, {**tree.flatten({'adapters': adapters}), **biases})
+    if flat.get(path, np.zeros(0)).shape != leaf.shape:
+      raise UserError(f'{folder} has a bias of shape {leaf.shape} at {path}; the base has not.')
+  return Adapter(meta, method.joined(adapters, biases))
 
 
 def _factors(folder: Path, site: lora.Site, part: Mapping[str, np.ndarray], factor: np.float32) -> dict[str, Any]:

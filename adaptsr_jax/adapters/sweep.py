@@ -14,7 +14,6 @@ from adaptsr_jax.adapters.file import Adapter
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.evaluate import asked as measures
 from adaptsr_jax.evaluate import measure, tables
-from adaptsr_jax.files import check_folder
 from adaptsr_jax.tree import Params
 
 _SHOWN = 3  # pictures in the strip
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
   log.say(f'Pictures: {source.describe()}')
 
   out = Path(options.out)
-  check_folder(out)
+  files.check_folder(out)
   at = [float(round(t, 6)) for t in np.linspace(0, 1, options.points)]
   mixed = {t: _mixed(base.params, adapters, options.files, t) for t in at}
   kept = out / 'sweep.json'
@@ -72,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
       log.say(f'{label}  ' + '  '.join(f'{key} {tables.number(key, value)}' for key, value in result['mean'].items()))
   files.write_json(kept, {'runs': runs})
   log.say(tables.text(tables.means(runs)))
-  tables.write(out / 'sweep.md', tables.markdown(tables.means(runs)) + '\n')
+  files.write(out / 'sweep.md', tables.markdown(tables.means(runs)) + '\n')
   _draw(out / 'sweep.png', at, list(runs.values()), len(adapters))
   _draw_strip(out / 'strip.png', source, model, mixed, options.files)
 
@@ -86,8 +85,8 @@ def _mixed(params: Params, adapters: Sequence[Adapter], names: Sequence[str], t:
   return operations.combined(params, adapters, (1 - t, t), names)
 
 
-def _label(t: float, files: Sequence[str]) -> str:
-  return f'{t:.4g}' if len(files) == 1 else f'{1 - t:.4g} : {t:.4g}'
+def _label(t: float, names: Sequence[str]) -> str:
+  return f'{t:.4g}' if len(names) == 1 else f'{1 - t:.4g} : {t:.4g}'
 
 
 def _draw(path: Path, at: Sequence[float], runs: Sequence[dict[str, Any]], adapters: int) -> None:
@@ -103,7 +102,7 @@ def _draw(path: Path, at: Sequence[float], runs: Sequence[dict[str, Any]], adapt
   figures.slider(path, points, 'PSNR (Y) in dB, higher is better', f'{key}, lower is better', title)
 
 
-def _draw_strip(path: Path, source: data.Source, model: Any, mixed: dict[float, Params], files: Sequence[str]) -> None:
+def _draw_strip(path: Path, source: data.Source, model: Any, mixed: dict[float, Params], names: Sequence[str]) -> None:
   """Draws LR | up to six of the mixtures | HR of a few pictures, where HR has most detail."""
   at = list(mixed)
   shown = [at[i] for i in np.unique(np.linspace(0, len(at) - 1, min(6, len(at))).round().astype(int))]
@@ -114,7 +113,7 @@ def _draw_strip(path: Path, source: data.Source, model: Any, mixed: dict[float, 
     lr, hr = image.to_float(pair['lr']), image.to_float(pair['hr'])
     x, y, width, height = figures.busiest_box(hr, _CROP, scale)
     window = np.s_[y : y + height, x : x + width]
-    large = {_label(t, files): infer.network(model, mixed[t], infer.WHOLE)(lr) for t in shown}
+    large = {_label(t, names): infer.network(model, mixed[t], infer.WHOLE)(lr) for t in shown}
     panels = {'LR': lr.repeat(scale, 0).repeat(scale, 1), **large, 'HR': hr}
     rows.append([(title, np.clip(np.asarray(picture)[window], 0, 1)) for title, picture in panels.items()])
   figures.compare_strip(path, rows, [source.names[i] for i in chosen])

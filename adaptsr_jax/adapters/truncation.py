@@ -10,6 +10,7 @@ from adaptsr_jax.adapters import card
 from adaptsr_jax.adapters.file import Adapter
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.lora import truncation
+from adaptsr_jax.methods import lora as method
 from adaptsr_jax.tree import Params
 
 
@@ -68,13 +69,13 @@ def extract(
       raise UserError(f'{site.name} mixes several kernels, each with a change of its own, which no one adapter holds.')
   cut = _cut(sites, updates, rank, budget, form, 1.0, True)
   adapted = ['/'.join(site.path) for site in sites if site.name in cut.adapters]
-  biases = {f'biases/{path}/bias': changed[f'{path}/bias'] for path in adapted if f'{path}/bias' in changed}
+  biases = {f'{path}/bias': changed[f'{path}/bias'] for path in adapted if f'{path}/bias' in changed}
   spec = {'method': 'lora', 'form': form, 'alpha': 1.0, 'rslora': True, 'biases': bool(biases), 'path': 'merged'}
   adapter = Adapter(
     {**meta, **spec, 'sites': lora.to_json(sites, cut.ranks), 'metrics': {}, 'date': card.today()},
-    {**tree.flatten({'adapters': cut.adapters}), **biases},
+    method.joined(cut.adapters, biases),
   )
-  held = {f'{path}/kernel' for path in adapted} | {name.removeprefix('biases/') for name in biases}
+  held = {f'{path}/kernel' for path in adapted} | biases.keys()
   left_out = {name: square for name, square in squares.items() if square and name not in held}
   lost = sum(left_out.values()) + sum((1 - cut.kept[name]) * cut.energy[name] for name in cut.adapters)
   return Truncated(adapter, cut.kept, left_out, 1 - lost / total)
@@ -99,27 +100,23 @@ def resize(adapter: Adapter, rank: int = 0, budget: int = 0) -> Truncated:
     raise UserError(f'What method {meta["method"]} trained has no ranks to cut; only adapters of lora can be resized.')
   sites, had = lora.from_json(meta['sites'])
   form, alpha, rslora = meta['form'], meta['alpha'], meta['rslora']
-  pairs = {
-    site.name: {leaf: adapter.tensors[f'adapters/{site.name}/{leaf}'] for leaf in ('a', 'b')}
-    for site in sites
-    if had[site.name]
-  }
-  sites = tuple(site for site in sites if site.name in pairs)
+  pairs, biases = method.parted(adapter.tensors)
+  sites = tuple(site for site in sites if had[site.name])
   updates = {site.name: lora.delta(site, pairs[site.name], alpha, form, rslora) for site in sites}
   cut = _cut(sites, updates, rank, budget, form, alpha, rslora, had)
   modules = {'/'.join(site.path) for site in sites if site.name in cut.adapters}
-  biases = {name: leaf for name, leaf in adapter.tensors.items() if name.startswith('biases/')}
-  kept = {name: leaf for name, leaf in biases.items() if name.split('/', 1)[1].rpartition('/')[0] in modules}
+  kept = {name: leaf for name, leaf in biases.items() if name.rpartition('/')[0] in modules}
   measured = ('metrics', 'gains', 'pictures', 'thumbnail')
   everything = lora.to_json(lora.from_json(meta['sites'])[0], cut.ranks)
   resized = {
     **{name: value for name, value in meta.items() if name not in measured},
     **{'sites': everything, 'metrics': {}, 'resized_from': tree.count(adapter.tensors), 'date': card.today()},
   }
-  small = Adapter(resized, {**tree.flatten({'adapters': cut.adapters}), **kept})
+  small = Adapter(resized, method.joined(cut.adapters, kept))
   total = sum(cut.energy.values())
   share = sum(cut.kept[name] * cut.energy[name] for name in cut.kept) / total if total else 1.0
-  return Truncated(small, cut.kept, dict.fromkeys(biases.keys() - kept.keys(), 0.0), share)
+  left_out = {f'biases/{name}': 0.0 for name in biases if name not in kept}
+  return Truncated(small, cut.kept, left_out, share)
 
 
 class _Cut(NamedTuple):

@@ -1,7 +1,6 @@
 """Weight files from and to disk: .pth, .pt and .safetensors, with what is wrapped around the weights."""
 
 import contextlib
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -54,8 +53,7 @@ def read_source(path: str | Path, key: str | None = None) -> Source:
   """
   path = Path(path)
   with torchfile.faults(path), open(path, 'rb') as file:
-    digest = hashlib.file_digest(file, 'sha256').hexdigest()
-    file.seek(0)
+    digest = files.sha256(path)
     is_safe = torchfile.sniff(file.read(512)) == 'safetensors'
   if is_safe:
     tree, metadata = safefile.load(path)

@@ -278,13 +278,12 @@ def _write(path: Path, runs: dict[str, dict[str, Any]]) -> None:
   from adaptsr_jax import files
   from adaptsr_jax.evaluate import tables
 
+  path.parent.mkdir(parents=True, exist_ok=True)
   suffix = path.suffix.lower()
   if suffix == '.json':
     files.write_json(path, {'runs': runs} if len(runs) > 1 else next(iter(runs.values())))
-  elif suffix == '.csv':
-    tables.write(path, tables.csv_text(tables.pictures(runs)))
   else:
-    tables.write(path, tables.document(runs))
+    files.write(path, tables.csv_text(tables.pictures(runs)) if suffix == '.csv' else tables.document(runs))
 
 
 if __name__ == '__main__':

@@ -8,13 +8,10 @@ import csv
 import io
 import itertools
 import math
-import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from adaptsr_jax import files
 from adaptsr_jax.errors import escaped
 from adaptsr_jax.evaluate import statistics
 from adaptsr_jax.metrics.table import VALUES
@@ -140,12 +137,6 @@ def csv_text(rows: Rows) -> str:
   buffer = io.StringIO()
   csv.writer(buffer, lineterminator='\n').writerows(rows)
   return buffer.getvalue()
-
-
-def write(path: str | os.PathLike, content: str) -> None:
-  """Writes a text file in UTF-8, aside first, so that a reader never sees half of it."""
-  Path(path).parent.mkdir(parents=True, exist_ok=True)
-  files.write(path, content)
 
 
 def _listed(protocol: Mapping[str, Any]) -> str:

@@ -144,7 +144,7 @@ def _begun(config: ConfigDict, sites: Sequence[Site], scores: Scores, budget: in
   wide.lora.rule, wide.lora.budget = 'uniform', 2 * budget
   planned = plan(wide, sites, None)
   trained, seconds = scores.warmed_up(planned)
-  adapters, biases = _parted(trained)
+  adapters, biases = parted(trained)
   scale = planned.spec['alpha'], planned.spec['form'], planned.spec['rslora']
   still = {site.name: np.zeros(site.shape, np.float32) for site in sites}
   moved = {site.name: lora.delta(site, adapters[site.name], *scale) for site in sites if site.name in adapters}
@@ -163,7 +163,7 @@ def _cut(config: ConfigDict, sites: Sequence[Site], rank_map: Mapping[str, int],
     # What did not move starts as adapters do: with both factors 0 it never would.
     if len(lora.energies(begun.updates[site.name], c.form)) >= rank_map[site.name]
   }
-  return _flat(cut, biases)
+  return joined(cut, biases)
 
 
 def with_ranks(config: ConfigDict, sites: Sequence[Site], rank_map: Mapping[str, int]) -> Plan:
@@ -206,11 +206,11 @@ def grow(config: ConfigDict, sites: Sequence[Site], spec: Mapping[str, Any], ten
       raise UserError(
         f'The adapter has rank {rank} at {name}, where config.lora leaves {after.get(name, 0)}; ranks can only grow.'
       )
-  adapters, biases = _parted(tensors)
+  adapters, biases = parted(tensors)
   more = {name: rank - before.get(name, 0) for name, rank in after.items()}
   fresh = lora.init(jax.random.key(config.seed), own, more, spec['form'])
   grown = lora.combine([adapters, fresh], [1, 1], own, spec['form'], spec['rslora'])
-  return planned, _flat(grown, biases)
+  return planned, joined(grown, biases)
 
 
 def _faster(config: ConfigDict, sites: Sequence[Site], rank_map: Mapping[str, int]) -> str:
@@ -289,10 +289,10 @@ def table(spec: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
 
 def scale(spec: Mapping[str, Any], tensors: Tensors, base: Tensors, strength: float) -> Tensors:
   """Returns adapters with `strength` times the update, and biases on the line from the base's to the trained ones."""
-  adapters, biases = _parted(tensors)
+  adapters, biases = parted(tensors)
   starts = {name: base[name] for name in biases if name in base}
   moved = {name: between(starts.get(name, leaf), leaf, strength) for name, leaf in biases.items()}
-  return _flat(lora.scale(adapters, strength), moved)
+  return joined(lora.scale(adapters, strength), moved)
 
 
 def mix(
@@ -320,19 +320,19 @@ def mix(
     for site in lora.from_json(spec['sites'])[0]:
       if sites.setdefault(site.name, site) != site:
         raise UserError(f'{name} describes site {site.name} otherwise than {names[0]}; they are not of one base.')
-  parted = [_parted(state) for state in states]
+  parts = [parted(state) for state in states]
   # All come under the alpha of the first.
   factors = [weight * spec['alpha'] / first['alpha'] for spec, weight in zip(specs, weights, strict=True)]
   union, form = tuple(sites.values()), first['form']
-  combined = lora.combine([adapters for adapters, _ in parted], factors, union, form, first['rslora'])
+  combined = lora.combine([adapters for adapters, _ in parts], factors, union, form, first['rslora'])
   rank_map = {name: lora.rank_of(sites[name], ab, form) for name, ab in combined.items()}
-  biases = mixed_leaves([biases for _, biases in parted], weights, names, base)
+  biases = mixed_leaves([biases for _, biases in parts], weights, names, base)
   spec = {key: first[key] for key in ('method', 'form', 'alpha', 'rslora')}
   spec |= {'biases': bool(biases), 'path': first.get('path', 'merged'), 'sites': lora.to_json(union, rank_map)}
-  return spec, _flat(combined, biases)
+  return spec, joined(combined, biases)
 
 
-def _parted(tensors: Tensors) -> tuple[lora.Adapters, Tensors]:
+def parted(tensors: Tensors) -> tuple[lora.Adapters, Tensors]:
   """Returns the adapters and the biases of the flat `tensors`."""
   adapters: lora.Adapters = {}
   biases = {}
@@ -346,5 +346,6 @@ def _parted(tensors: Tensors) -> tuple[lora.Adapters, Tensors]:
   return adapters, biases
 
 
-def _flat(adapters: Mapping, biases: Tensors) -> Tensors:
+def joined(adapters: Mapping, biases: Tensors) -> Tensors:
+  """Inverse of `parted`."""
   return tree.flatten({'adapters': adapters, 'biases': biases})

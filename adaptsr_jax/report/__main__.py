@@ -9,9 +9,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from adaptsr_jax import command
+from adaptsr_jax import command, files
 from adaptsr_jax.errors import UserError, shown
-from adaptsr_jax.files import check_folder
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,7 +48,6 @@ def _run(args: argparse.Namespace) -> str:
   from absl import logging
 
   from adaptsr_jax import page
-  from adaptsr_jax.evaluate import tables
   from adaptsr_jax.report import content, gather, markdown, pictures
 
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file it reads
@@ -60,7 +58,7 @@ def _run(args: argparse.Namespace) -> str:
     systems = gather.systems(runs)
   asked = pictures.ask([name.strip() for name in args.metrics.split(',') if name.strip()], args.metric_weights, systems)
   out = Path(args.out).absolute()
-  check_folder(out)
+  files.check_folder(out)
   out.mkdir(parents=True, exist_ok=True)
   try:
     look, why_not = pictures.look(runs, systems, asked, args.pictures, out), ''
@@ -69,11 +67,9 @@ def _run(args: argparse.Namespace) -> str:
     print(f'Without pictures: {error}')
   with _readable():
     report = content.compose(runs, systems, look, why_not, asked, out)
-    tables.write(out / 'report.md', markdown.render(report, out))
-    tables.write(
-      out / 'report.html',
-      page.render('report/report.html', script='report/report.js', title=report.title, report=report),
-    )
+    files.write(out / 'report.md', markdown.render(report, out))
+    html = page.render('report/report.html', script='report/report.js', title=report.title, report=report)
+    files.write(out / 'report.html', html)
   said = [f'{judged.headline} {judged.says} {judged.detail}'.rstrip() for _, judged in report.verdicts]
   return '\n'.join([*said, f'{out / "report.html"}'])
 

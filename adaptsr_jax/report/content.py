@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from adaptsr_jax import config as config_lib
+from adaptsr_jax import files
 from adaptsr_jax.evaluate import statistics
-from adaptsr_jax.evaluate.tables import number, write
+from adaptsr_jax.evaluate.tables import number
 from adaptsr_jax.log import clock
 from adaptsr_jax.report import drawings, gather, verdict
 from adaptsr_jax.report.gather import Interval, Run, System
@@ -226,7 +227,7 @@ def _each_picture(systems: Sequence[System], out: Path) -> list:
     gains = gather.gains(system, system.base, verdict.METRIC)
     if gains:
       file = out / f'gains{place}.svg'
-      write(file, drawings.gains_svg(gains, gather.gain(system, system.base, verdict.METRIC), 'dB PSNR (Y)'))
+      files.write(file, drawings.gains_svg(gains, gather.gain(system, system.base, verdict.METRIC), 'dB PSNR (Y)'))
       caption = f'{system.label} against {system.base.label}, dB PSNR (Y). Dashed: the mean; shaded: its 95 % interval.'
       blocks.append(Figure(file, f'Bars: gain of each picture, {caption}', caption, inline=True))
   rows = [['', *(system.label for system in systems), *(f'gain of {system.label}' for system in adapted)]]

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -79,13 +78,13 @@ def _cache_faults(path: Path) -> Iterator[None]:
 def _check_cached(entry: Entry, path: Path, use: Use) -> None:
   """Compares a file of the cache with its record; one without a record, put there by hand perhaps, gets it."""
   record = _read_record(path)
-  digest = _sha256(path)
+  digest = files.sha256(path)
   fault = _hash_fault(digest, entry, record)
   if fault:
     raise UserError(f'{path} {fault}: it is damaged or another file; delete it to get it anew{_and_record(path)}.')
   if not record:
     use.check(path)
-    _write_record(path, {
+    files.write_json(_record(path), {
       'url': entry.url or entry.page,
       'sha256': digest,
       'bytes': path.stat().st_size,
@@ -110,15 +109,6 @@ def _read_record(path: Path) -> dict[str, Any]:
     return {**content, 'sha256': str(content['sha256'])}
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f'{record} is damaged; delete it, and the SHA-256 of {path.name} is recorded anew.') from error
-
-
-def _write_record(path: Path, content: dict[str, Any]) -> None:
-  files.write(_record(path), json.dumps(content, indent=1) + '\n')
-
-
-def _sha256(path: str | Path) -> str:
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _hash_fault(digest: str, entry: Entry, record: dict[str, Any]) -> str:
@@ -154,7 +144,7 @@ def _download(name: str, entry: Entry, path: Path, use: Use) -> None:
 
 
 def _check_download(entry: Entry, target: Path, record: dict[str, Any], use: Use) -> None:
-  fault = _hash_fault(_sha256(target), entry, record)
+  fault = _hash_fault(files.sha256(target), entry, record)
   if fault:
     beside = f', or delete {_record(files.cache_folder() / entry.file)} if the change is meant' if record else ''
     raise UserError(f'What {entry.url} sent {fault}; it was not kept: try again, {use.instead}{beside}.')

@@ -6,7 +6,6 @@ a tenth of what the published files are.
 """
 
 import functools
-import hashlib
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from adaptsr_jax import files
 from adaptsr_jax.convert import tensors, torchfile
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.metrics import features, weights
@@ -140,8 +140,8 @@ def _check_name(path: Path) -> None:
   digits = re.search(r'-([0-9a-f]{8})\.pth$', path.name)
   if not digits:
     return
-  with torchfile.faults(path), open(path, 'rb') as content:
-    digest = hashlib.file_digest(content, 'sha256').hexdigest()
+  with torchfile.faults(path):
+    digest = files.sha256(path)
   if not digest.startswith(digits[1]):
     raise UserError(f'{path} has SHA-256 {digest[:8]}..., not {digits[1]}... as its name says: it is damaged.')
 
