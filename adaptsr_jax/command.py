@@ -1,6 +1,7 @@
 """How every command begins and ends: what is written to the terminal never stops the work, Ctrl-C ends in one line and
 code 130, and what a user can mend in one sentence and code 2."""
 
+import argparse
 import contextlib
 import ctypes
 import errno
@@ -28,6 +29,31 @@ STOPPED = 'Stopped; what was saved is whole.'
 _PROGRAMS = 2**30  # bytes of compiled programs that are kept
 # Where a path may begin in an argument: --lr=~/LR, --params=ours=~/runs/a, ~/photo.jpg.
 _HOME = re.compile(r'(?:^|(?<==))~[^/=]*(?=/|$)')
+
+
+# Flags that several commands have, and mean the same by.
+_FLAGS: dict[str, dict[str, Any]] = {
+  'lr': {'default': '', 'metavar': 'DIR', 'help': 'LR pictures; without: HR shrunk by the bicubic kernel'},
+  'hr': {'default': '', 'metavar': 'DIR', 'help': 'HR pictures'},
+  'root': {'default': '', 'metavar': 'DIR', 'help': 'instead of --lr and --hr: a data set as it is distributed'},
+  'track': {'default': '', 'help': "of --root where it has several, e.g. 'unknown' of DIV2K"},
+  'names': {'default': '', 'help': "only these pictures: 'a,b,c' or a text file with one name a line"},
+  'skip_names': {'default': '', 'metavar': 'NAMES', 'help': 'leave these out'},
+  'key': {'metavar': 'NAME', 'help': 'which network of a file with several; as FILE::NAME (default: the averaged one)'},
+  'fields': {'default': '', 'help': "what a checkpoint does not tell, e.g. 'res_scale=0.1'"},
+  'metrics': {'default': 'psnr,ssim', 'help': 'of psnr, ssim, lpips, dists, niqe (default %(default)s)'},
+  'metric_weights': {
+    'default': '',
+    'metavar': 'DIR',
+    'help': 'weights of lpips, dists, niqe; default: downloaded once',
+  },
+}
+
+
+def add_flags(parser: argparse.ArgumentParser, *names: str, **changes: Any) -> None:
+  """Adds flags that several commands have; `changes` of what argparse is told hold for each of them."""
+  for name in names:
+    parser.add_argument(f'--{name}', **{**_FLAGS[name], **changes})
 
 
 class _Once:

@@ -55,10 +55,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--context', type=int, default=64, help='side of what is cut out around the patch, in LR pixels (default 64)'
   )
-  parser.add_argument(
-    '--key', metavar='NAME', help='which network of a file with several; as X::NAME (default: the averaged one)'
-  )
-  parser.add_argument('--fields', default='', help="what a checkpoint does not tell, e.g. 'res_scale=0.1'")
+  command.add_flags(parser, 'key', 'fields')
   parser.add_argument('--out', required=True, metavar='FILE', help='.png or .svg; numbers go into a .json beside it')
   return parser
 

@@ -16,13 +16,8 @@ from adaptsr_jax.files import check_folder
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(prog='python -m adaptsr_jax.pack', description=__doc__.split('\n')[0])
-  parser.add_argument('--hr', default='', metavar='DIR', help='HR pictures')
-  parser.add_argument('--lr', default='', metavar='DIR', help='LR pictures; without: HR shrunk by the bicubic kernel')
-  parser.add_argument('--root', default='', metavar='DIR', help='instead: a data set as it is distributed')
-  parser.add_argument('--track', default='', help="of --root where it has several, e.g. 'unknown'")
+  command.add_flags(parser, 'hr', 'lr', 'root', 'track', 'names', 'skip_names')
   parser.add_argument('--split', choices=('train', 'test'), default='train', help='part of --root (default train)')
-  parser.add_argument('--names', default='', help="only these pictures: 'a,b,c' or a text file with one name a line")
-  parser.add_argument('--skip_names', default='', metavar='NAMES', help='leave these out')
   parser.add_argument('--scale', type=int, required=True, help='HR pixels per LR pixel')
   parser.add_argument('--crop', type=int, default=480, help='side of the crops in HR pixels (default 480)')
   parser.add_argument('--stride', type=int, default=240, help='from crop to crop in HR pixels (default 240)')

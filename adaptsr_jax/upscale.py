@@ -78,10 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     metavar='DIR',
     help='folder of adapter files of these params: of each picture that of its camera, by EXIF; else none',
   )
-  parser.add_argument(
-    '--key', metavar='NAME', help='which network of a file with several; as X::NAME (default: the averaged one)'
-  )
-  parser.add_argument('--fields', default='', help="what a checkpoint does not tell, e.g. 'res_scale=0.1'")
+  command.add_flags(parser, 'key', 'fields')
   parser.add_argument('--format', choices=('png', 'jpg', 'webp', 'tif'), help='of the results; default: as each input')
   parser.add_argument('--suffix', default='', help="added to the names in a folder, e.g. '_x4'")
   parser.add_argument('--tile', type=int, default=0, help='side of tiles in input pixels; 0: automatic; -1: no tiles')

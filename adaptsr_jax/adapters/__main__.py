@@ -25,9 +25,6 @@ from adaptsr_jax.errors import UserError
 # What needs jax is imported where it is used: help and usage errors come at once.
 
 
-_KEY = 'which network of a BASE with several; as BASE::NAME (default: the averaged one)'
-
-
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line `argv`; returns the exit code: 0, or 2 after one sentence on what the user can mend."""
   options = _parser().parse_args(command.arguments(argv))
@@ -60,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
   merge.add_argument(
     'out', metavar='OUT', help='.pth or .safetensors with key names of PyTorch, .onnx, else a params folder'
   )
-  merge.add_argument('--key', metavar='NAME', help=_KEY)
+  command.add_flags(merge, 'key')
   merge.add_argument('--like_source', action='store_true', help='OUT with the wrappers and prefixes of BASE')
   merge.add_argument('--strength', type=float, default=1.0, help='0: the base, 1: the adapted model (default)')
   merge.add_argument('--guard', metavar='PHOTOS', help='warn of those whose level, ends or grid depart from the base')
@@ -73,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     '--weights', required=True, help='one number per FILE, e.g. 0.5,0.5; --weights=-1,1 where one is negative'
   )
   mix.add_argument('--base', help='their base; needed where trained biases are mixed with weights that do not sum to 1')
-  mix.add_argument('--key', metavar='NAME', help=_KEY)
+  command.add_flags(mix, 'key')
   mix.set_defaults(run=_mix)
 
   sweep = commands.add_parser('sweep', help='measure a row of strengths of one adapter, or mixtures of two')
@@ -81,15 +78,10 @@ def _parser() -> argparse.ArgumentParser:
   sweep.add_argument(
     'files', metavar='FILE', nargs='+', help='one adapter: from BASE to it; two: from one to the other'
   )
-  sweep.add_argument('--lr', default='', metavar='DIR', help='LR pictures; without: HR shrunk by the bicubic kernel')
-  sweep.add_argument('--hr', required=True, metavar='DIR', help='HR pictures')
-  sweep.add_argument('--key', metavar='NAME', help=_KEY)
-  sweep.add_argument('--names', default='', help="only these pictures: 'a,b,c' or a text file with one name a line")
+  command.add_flags(sweep, 'lr', 'names', 'key', 'metric_weights')
+  command.add_flags(sweep, 'hr', required=True)
+  command.add_flags(sweep, 'metrics', default='psnr,ssim,lpips')
   sweep.add_argument('--points', type=int, default=11, help='mixtures, both ends among them (default 11)')
-  sweep.add_argument('--metrics', default='psnr,ssim,lpips', help='as of evaluate (default psnr,ssim,lpips)')
-  sweep.add_argument(
-    '--metric_weights', default='', metavar='DIR', help='weights of lpips, dists, niqe; default: downloaded once'
-  )
   sweep.add_argument('--out', required=True, metavar='DIR', help='for sweep.json, sweep.md, sweep.png and strip.png')
   sweep.set_defaults(run=_sweep)
 
@@ -101,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
   extract.add_argument('--form', choices=('1x1_kxk', 'kxk_1x1', 'loralib'), default='1x1_kxk', help='of convolutions')
   extract.add_argument('--lr', default='', metavar='DIR', help='measure what is lost on these LR pictures')
   extract.add_argument('--hr', default='', metavar='DIR', help='and these HR pictures; alone: HR shrunk')
-  extract.add_argument('--names', default='', help="only these pictures: 'a,b,c' or a text file with one name a line")
+  command.add_flags(extract, 'names')
   extract.set_defaults(run=_extract)
 
   resize = commands.add_parser('resize', help='cut an adapter to a budget, or to a rank, by singular values')
@@ -119,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
   imported.add_argument('base', metavar='BASE', help='what it was trained on: weights, or a params folder')
   imported.add_argument('folder', metavar='DIR', help='with adapter_config.json and adapter_model.safetensors')
   imported.add_argument('out', metavar='OUT', help='.safetensors file to write')
-  imported.add_argument('--key', metavar='NAME', help=_KEY)
+  command.add_flags(imported, 'key')
   imported.set_defaults(run=_import)
   return parser
 

@@ -63,9 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     help='one number per IN: their weighted sum is written, e.g. 0.5,0.5 (between two networks of one architecture, '
     'where one was trained on from the other); --weights=-1,2 where one is negative',
   )
-  parser.add_argument(
-    '--key', metavar='NAME', help='which network of a file with several; as IN::NAME (default: the averaged one)'
-  )
+  command.add_flags(parser, 'key')
   parser.add_argument(
     '--like_source',
     action='store_true',

@@ -62,24 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     metavar='FILE[:WEIGHT]',
     help='adapter file to fold into the network of the --params before it; repeatable',
   )
-  parser.add_argument('--lr', default='', metavar='DIR', help='LR pictures; without: HR shrunk by the bicubic kernel')
-  parser.add_argument('--hr', default='', metavar='DIR', help='HR pictures')
-  parser.add_argument('--root', default='', metavar='DIR', help='a data set as distributed, instead of --lr and --hr')
-  parser.add_argument('--track', default='', help="of a data set that has several, e.g. 'unknown' of DIV2K")
-  parser.add_argument('--names', default='', help="only these pictures: 'a,b,c' or a text file with one name a line")
-  parser.add_argument('--metrics', default='psnr,ssim', help='of psnr, ssim, lpips, dists, niqe (default psnr,ssim)')
-  parser.add_argument(
-    '--metric_weights', default='', metavar='DIR', help='weights of lpips, dists, niqe; default: downloaded once'
-  )
+  command.add_flags(parser, 'lr', 'hr', 'root', 'track', 'names', 'metrics', 'metric_weights', 'key', 'fields')
   parser.add_argument(
     '--out', action='append', default=[], metavar='FILE', help='.json, .csv or .md, by its ending; repeatable'
   )
   parser.add_argument('--save', metavar='DIR', help='where to keep the enlarged pictures, as PNG')
   parser.add_argument('--scale', type=int, help='without a network; by default told from --lr and --hr')
-  parser.add_argument(
-    '--key', metavar='NAME', help='which network of a file with several; as X::NAME (default: the averaged one)'
-  )
-  parser.add_argument('--fields', default='', help="what a checkpoint does not tell, e.g. 'res_scale=0.1'")
   parser.add_argument('--tile', type=int, default=-1, help='side of LR tiles, to save memory; default: whole pictures')
   parser.add_argument('--ensemble', action='store_true', help='average over the eight flips and turns')
   processes.add_arguments(parser)

@@ -21,12 +21,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--out', required=True, metavar='DIR', help='folder for report.html, report.md and their pictures'
   )
-  parser.add_argument(
-    '--metrics', default='psnr,ssim', metavar='NAMES', help='e.g. psnr,ssim,lpips (default: psnr,ssim)'
-  )
-  parser.add_argument(
-    '--metric_weights', default='', metavar='DIR', help='where the weights of learned metrics are (default: the cache)'
-  )
+  command.add_flags(parser, 'metrics', 'metric_weights')
   parser.add_argument(
     '--pictures',
     type=int,
