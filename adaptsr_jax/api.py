@@ -157,7 +157,7 @@ class Net:
     """
     if self.spec and Path(path).exists() and Path(self.spec).exists() and Path(path).samefile(self.spec):
       raise UserError(f'{path} is the base; choose another name.')
-    folded = [card.Folded(each.adapter.meta, each.strength, Path(each.name).name) for each in self.adapters]
+    folded = [(each.adapter.meta, each.strength, Path(each.name).name) for each in self.adapters]
     base = self.base.with_origin(card.origin(folded, self.base.licence)) if folded else self.base
     base_lib.save(path, base, self.params)
 

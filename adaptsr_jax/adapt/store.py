@@ -74,10 +74,6 @@ class RunStore:
     best = max(filter(self._scores.__contains__, steps), key=lambda step: (self._scores[step], step), default=None)
     return [place >= len(steps) - 2 or step == best for place, step in enumerate(steps)]
 
-  def latest(self) -> int | None:
-    """Returns the newest saved step, or None."""
-    return self._manager.latest_step()
-
   def save(self, step: int, state: Any, iterator: Any, notes: dict[str, Any]) -> None:
     """Saves `state` as of `step`, the position of `iterator`, and `notes` (JSON; its `metric` key decides the best)."""
     if not processes.first():

@@ -390,7 +390,7 @@ def _export(
   # One with more parameters than the network would be a second checkpoint.
   as_adapter = results['trainable_parameters'] < results['total_parameters'] or bool(method.unmergeable)
   name = 'adapter.safetensors' if as_adapter else f'all parameters, trained by {meta["method"]},'
-  base = base.with_origin(card.origin([card.Folded(meta, 1.0, name)], base.licence))
+  base = base.with_origin(card.origin([(meta, 1.0, name)], base.licence))
   if not method.unmergeable:
     params_folder.save_params(workdir / 'merged', params, {**base.info(), 'metrics': meta['metrics']})
   if as_adapter:

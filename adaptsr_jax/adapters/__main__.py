@@ -166,7 +166,7 @@ def _merge(options: argparse.Namespace) -> None:
   file.check_base(adapter.meta, base.params)
   merged = operations.apply(adapter, base.params, options.strength)
   change, name = _largest_change(base.params, merged)
-  origin = card.origin([card.Folded(adapter.meta, options.strength, Path(options.file).name)], base.licence)
+  origin = card.origin([(adapter.meta, options.strength, Path(options.file).name)], base.licence)
   base_lib.save(options.out, base.with_origin(origin), merged, options.like_source)
   for remark in base.notes:
     print(remark)

@@ -17,7 +17,7 @@ A merged network tells its `origin`: in model.json of a params folder, in the me
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from adaptsr_jax import __version__, files, tree
 from adaptsr_jax.adapters import cameras
@@ -32,14 +32,6 @@ _FORMS = {
 
 
 _LONGEST = 500  # characters of a row of a card
-
-
-class Folded(NamedTuple):
-  """An adapter in a network: its header, at what strength, and the file."""
-
-  meta: Mapping[str, Any]
-  strength: float
-  name: str
 
 
 def measured(results: Mapping[str, Any], data: Mapping[str, str]) -> dict[str, Any]:
@@ -64,14 +56,14 @@ def today() -> str:
   return time.strftime('%Y-%m-%d', time.gmtime())
 
 
-def origin(folded: Sequence[Folded], licence: str = '') -> dict[str, Any]:
+def origin(folded: Sequence[tuple[Mapping[str, Any], float, str]], licence: str = '') -> dict[str, Any]:
   """Returns what a network with `folded`, all of one base, tells of where it comes from.
 
   Args:
-    folded: what is in the network.
+    folded: (header, strength, file) of every adapter in the network.
     licence: of the base; by default what the adapters say.
   """
-  first = folded[0].meta
+  first, _, _ = folded[0]
   kept = ('method', 'steps', 'date', 'data', 'data_licence', 'pictures', 'gains')
   return {
     'made_by': f'adaptsr_jax {__version__}',

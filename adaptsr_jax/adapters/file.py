@@ -36,11 +36,10 @@ _OF_THE_FILE = (
   *('pictures', 'data', 'steps', 'date', 'versions', 'mixed_from', 'extracted_from', 'resized_from'),
   *('cameras', 'thumbnail', 'data_licence'),
 )
-_FIELDS = {
-  'model': (str, 'text'),
-  'fields': (dict, 'a table'),
-  'base_fingerprint': (str, 'text'),
-  'method': (str, 'text'),
+_FIELDS = {'model': str, 'fields': dict, 'base_fingerprint': str, 'method': str}
+_WORDS = {
+  **{str: 'text', int: 'a whole number', float: 'a number', bool: 'true or false'},
+  **{dict: 'a table', list: 'a list'},
 }
 
 
@@ -150,9 +149,9 @@ def _check(path: str | os.PathLike, meta: Any, tensors: Mapping[str, np.ndarray]
     )
   try:
     module = methods.module_of(meta)
-    for field, (kind, word) in {**_FIELDS, **getattr(module, 'SPEC', {})}.items():
-      if not isinstance(meta.get(field), kind):
-        raise UserError(f'{field} = {meta.get(field)!r} in its header, where {word} belongs.')
+    for field, kind in {**_FIELDS, **getattr(module, 'SPEC', {})}.items():
+      if not isinstance(meta.get(field), int | float if kind is float else kind):
+        raise UserError(f'{field} = {meta.get(field)!r} in its header, where {_WORDS[kind]} belongs.')
     if hasattr(module, 'check_tensors'):
       module.check_tensors(meta, tensors)
   except UserError as error:

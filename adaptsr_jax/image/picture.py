@@ -27,7 +27,6 @@ class Picture(NamedTuple):
   alpha: np.ndarray | None = None  # float32 (H, W) in [0, 1]; 0 is transparent
   bits: int = 8  # per channel: 8 or 16
   gray: bool = False
-  palette: bool = False  # the file held indices into a table of colours
   icc: bytes | None = None  # colour profile that `rgb` is meant in, as in the file
   exif: bytes | None = None  # TIFF-structured block, as in the file, whose orientation is already applied to `rgb`
 

@@ -104,7 +104,6 @@ def read(path: str | os.PathLike) -> Picture:
       alpha=to_float(pixels[..., -1]) if channels in (2, 4) else None,
       bits=8 * pixels.itemsize,
       gray=channels <= 2,
-      palette=image.mode in ('P', 'PA'),
       icc=None if image.mode == 'CMYK' else image.info.get('icc_profile') or None,
       exif=exif,
     )

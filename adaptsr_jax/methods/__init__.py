@@ -11,7 +11,7 @@ Such a module has
 and, where they apply,
 
   with_ranks(config, sites, ranks)   -> `Plan` by ranks that are given (site name -> rank)
-  SPEC                               entry of the spec -> (type, its name), checked when an adapter file is read
+  SPEC                               entry of the spec -> its type, checked when an adapter file is read
   check_tensors(spec, tensors)       raises UserError where an adapter file's tensors are not those of its spec
   grow(config, sites, spec, tensors)   -> (`Plan`, tensors) of a run that starts from an adapter, where it may become
                                      larger; by default the plan is the adapter's

@@ -34,12 +34,7 @@ DEFAULTS = {'lr': 1e-3, 'schedule': 'steps'}
 CHOICES = {'form': ('fold', 'swin')}
 LEAST = {'rank': 1}
 MOST = {'rank': 2**14}
-SPEC = {
-  'form': (str, 'text'),
-  'rank': (int, 'a whole number'),
-  'branches': (dict, 'a table'),
-  'widths': (dict, 'a table'),
-}
+SPEC = {'form': str, 'rank': int, 'branches': dict, 'widths': dict}
 UNMERGEABLE = (
   "ARC of form 'swin' cannot be merged: its MLP adapters act on the residual stream, which no kernel holds; "
   "config.arc.form='fold' can."

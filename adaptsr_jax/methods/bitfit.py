@@ -17,7 +17,7 @@ from adaptsr_jax.methods.base import Method, Plan, Scores, Tensors, mixed_leaves
 from adaptsr_jax.tree import Params
 
 DEFAULTS = {'lr': 1e-3, 'schedule': 'steps'}
-SPEC = {'norms': (bool, 'true or false')}
+SPEC = {'norms': bool}
 SHIFTS = ('bias', 'beta')
 
 

@@ -30,7 +30,7 @@ SCOPES = {
   'recipe_and_tables': lambda name, leaf: not name.endswith('kernel'),
 }
 CHOICES = {'scope': tuple(SCOPES)}
-SPEC = {'scope': (str, 'text'), 'branches': (dict, 'a table')}
+SPEC = {'scope': str, 'branches': dict}
 
 
 def fields() -> ConfigDict:

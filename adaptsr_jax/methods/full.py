@@ -53,13 +53,7 @@ def scale(spec: Mapping[str, Any], tensors: Tensors, base: Tensors, strength: fl
   return {name: between(base[name], leaf, strength) for name, leaf in tensors.items()}
 
 
-def mix(
-  specs: Sequence[Mapping[str, Any]],
-  states: Sequence[Tensors],
-  weights: Sequence[float],
-  names: Sequence[str],
-  base: Tensors,
-) -> tuple[dict[str, Any], Tensors]:
+def mix(specs, states: Sequence[Tensors], weights, names, base: Tensors) -> tuple[dict[str, Any], Tensors]:
   """Returns the weighted sum of the changes of all parameters that any of them trains."""
   modules = [name for spec in specs for name in spec['modules'] or ()]
   every = any(spec['modules'] is None for spec in specs)

@@ -27,12 +27,7 @@ CHOICES = {
 LEAST = {'rank': 1, 'budget': 0, 'r_min': 0}
 # Far above any kernel's width, where a rank adds no freedom.
 MOST = {'rank': 2**14, 'r_max': 2**14}
-SPEC = {
-  'form': (str, 'text'),
-  'alpha': ((int, float), 'a number'),
-  'rslora': (bool, 'true or false'),
-  'sites': (list, 'a list'),
-}
+SPEC = {'form': str, 'alpha': float, 'rslora': bool, 'sites': list}
 
 
 def fields() -> ConfigDict:
@@ -295,13 +290,7 @@ def scale(spec: Mapping[str, Any], tensors: Tensors, base: Tensors, strength: fl
   return joined(lora.scale(adapters, strength), moved)
 
 
-def mix(
-  specs: Sequence[Mapping[str, Any]],
-  states: Sequence[Tensors],
-  weights: Sequence[float],
-  names: Sequence[str],
-  base: Tensors,
-) -> tuple[dict[str, Any], Tensors]:
+def mix(specs, states: Sequence[Tensors], weights, names, base: Tensors) -> tuple[dict[str, Any], Tensors]:
   """Returns adapters with the ranks of all side by side, so that the sum of the updates is exact.
 
   Biases are stored as whole values: without `base`, their sum is defined only where the weights sum to 1 and all have

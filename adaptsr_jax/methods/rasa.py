@@ -33,14 +33,7 @@ DEFAULTS = {'lr': 5e-4, 'schedule': 'steps'}
 CHOICES = {'form': lora.FORMS, 'groups': ('stages', 'blocks', 'shapes')}
 LEAST = {'rank': 1, 'shared': 0}
 MOST = {'rank': 2**14}
-SPEC = {
-  'form': (str, 'text'),
-  'rank': (int, 'a whole number'),
-  'shared': (int, 'a whole number'),
-  'alpha': ((int, float), 'a number'),
-  'groups': (dict, 'a table'),
-  'sites': (list, 'a list'),
-}
+SPEC = {'form': str, 'rank': int, 'shared': int, 'alpha': float, 'groups': dict, 'sites': list}
 
 
 def fields() -> ConfigDict:

@@ -34,7 +34,7 @@ DEFAULTS = {'lr': 2e-4, 'schedule': 'steps'}
 CHOICES = {'mask': ('struct', 'random', 'magnitude', 'gradient', 'snip'), 'across': ('site', 'all')}
 LEAST = {'share': 0, 'rank': 0}
 MOST = {'share': 1, 'rank': 2**14}
-SPEC = {'scale': ((int, float), 'a number'), 'sites': (list, 'a list')}
+SPEC = {'scale': float, 'sites': list}
 
 
 def fields() -> ConfigDict:
