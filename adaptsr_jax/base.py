@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from adaptsr_jax import convert, models, params_folder, tree, zoo
 from adaptsr_jax.convert import graph
-from adaptsr_jax.errors import UserError, first_line, lacks_memory, shown
+from adaptsr_jax.errors import UserError, first_line, lacks_memory, naming, shown, some
 from adaptsr_jax.log import Work
 from adaptsr_jax.tree import Params
 
@@ -140,14 +140,11 @@ def _instead(path: Path) -> str:
 
 def _load_file(path: Path, key: str | None, as_stored: bool) -> Base:
   source = convert.parts.read(path, key)
-  try:
-    with convert.faults(path):
-      name, fields, assumed = convert.detect(source.weights)
-      learned = convert.learned(name, fields, source.weights)
-      layout = {**source.layout, **convert.types(name, fields, source.weights)}
-      params = convert.to_flax(name, source.weights)
-  except UserError as error:
-    raise error if str(path) in str(error) else UserError(f'{path}: {error}') from error
+  with naming(path), convert.faults(path):
+    name, fields, assumed = convert.detect(source.weights)
+    learned = convert.learned(name, fields, source.weights)
+    layout = {**source.layout, **convert.types(name, fields, source.weights)}
+    params = convert.to_flax(name, source.weights)
   _check_values(path, learned, as_stored)
   notes = source.notes
   if name == 'safmn' and 'purescale' in path.name.lower():
@@ -265,20 +262,17 @@ def _with_fields(base: Base, given: Mapping[str, Any], spec: str | os.PathLike, 
   _check_given(fields)
   params = base.params if as_stored else jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), base.params)
   try:
-    model = models.build(base.name, **fields)
-    _check_counts(fields, len(jax.tree.leaves(params)))
-    x = jax.ShapeDtypeStruct((1, model.minimum, model.minimum, 3), jnp.float32)
-    expected = jax.eval_shape(model.init, jax.random.key(0), x)['params']
-  except UserError as error:
-    raise error if str(spec) in str(error) else UserError(f'{spec}: {error}') from error
+    with naming(spec):
+      model = models.build(base.name, **fields)
+      _check_counts(fields, len(jax.tree.leaves(params)))
+      x = jax.ShapeDtypeStruct((1, model.minimum, model.minimum, 3), jnp.float32)
+      expected = jax.eval_shape(model.init, jax.random.key(0), x)['params']
+  except UserError:
+    raise
   except Exception as error:  # values that no network has: linen raises whatever they lead to
     raise UserError(f'{spec} is no {shown(base.name)} with {shown(fields)}: {shown(error)}.') from error
-  difference = tree.compare(expected, params)
-  if difference:
-    more = f' and {len(difference) - 4} more' if len(difference) > 4 else ''
-    raise UserError(
-      f'{spec} does not fit {base.name} with {fields}: ' + ';'.join(difference[:4]) + f'{more} (- expected, + found).'
-    )
+  if difference := tree.compare(expected, params):
+    raise UserError(f'{spec} does not fit {base.name} with {fields}: {some(difference, 4, ";")} (- expected, + found).')
   assumed = {name: why for name, why in base.assumed.items() if name not in given}
   return base._replace(fields=fields, params=params, assumed=assumed)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptsr_jax import command, memory
-from adaptsr_jax.errors import UserError, shown
+from adaptsr_jax.errors import UserError, naming, shown
 from adaptsr_jax.files import check_folder
 
 if TYPE_CHECKING:
@@ -115,10 +115,8 @@ def _write_pictures(args: argparse.Namespace) -> None:
   out.mkdir(parents=True, exist_ok=True)
   for number, path in enumerate(log.watched(files, 'Degrading', len(files)), 1):
     hr = _read(path, args.scale)
-    try:
+    with naming(path):
       lr = _degraded(hr, _key(args.seed, path), args.scale, options)
-    except UserError as error:
-      raise UserError(f'{path}: {error}') from error
     image.write(out / f'{path.stem}.png', lr)
     height, width = image.size(path)
     cut = f' (HR cut to {_size(hr)})' if (height, width) != hr.shape[:2] else ''

@@ -36,6 +36,23 @@ def shown(name: Any, longest: int = LONGEST) -> str:
   return escaped(text)
 
 
+def some(items: Sequence[Any], most: int, separator: str = ', ') -> str:
+  """Returns the first of `items` for a sentence, and how many more there are: 'a, b and 3 more'."""
+  more = f' and {len(items) - most} more' if len(items) > most else ''
+  return separator.join(map(str, items[:most])) + more
+
+
+@contextlib.contextmanager
+def naming(where: Any) -> Iterator[None]:
+  """Puts `where`, such as a file, before the sentence of a UserError that does not name it."""
+  try:
+    yield
+  except UserError as error:
+    if str(where) in str(error):
+      raise
+    raise type(error)(f'{where}: {error}') from error
+
+
 def check_option(what: str, value: str, options: Sequence[str]) -> None:
   """Raises UserError that lists `options` where `value` is none of them."""
   if value not in options:

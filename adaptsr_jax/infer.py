@@ -221,7 +221,7 @@ def _enlarged(
     np.stack([padded[y.start : y.start + height, x.start : x.start + width] for y, x in group]) for group in groups
   )
   computed = (apply._replace(device=devices[next(_turns) % len(devices)])(x) for x in inputs)
-  outputs = (output for group in _ahead(computed, len(devices)) for output in np.asarray(group, np.float32))
+  outputs = (output for group in ahead(computed, len(devices)) for output in np.asarray(group, np.float32))
   canvas = np.zeros((scale * padded.shape[0], scale * padded.shape[1], 3), np.float32)
   for done, ((y, x), output) in enumerate(zip(tiles, outputs, strict=False), 1):
     _paste(canvas, output, y, x, scale)
@@ -429,8 +429,8 @@ def _ensemble(run: Callable[[Any], jax.Array], x: np.ndarray) -> jax.Array:
   return total / 8
 
 
-def _ahead(items: Iterator[Any], number: int) -> Iterator[Any]:
-  """Asks for `number` more items before handing one out: devices compute while the host pastes."""
+def ahead(items: Iterator[Any], number: int) -> Iterator[Any]:
+  """Asks for `number` more items before handing one out: what computes them goes on while one is dealt with."""
   asked = collections.deque()
   for item in items:
     asked.append(item)

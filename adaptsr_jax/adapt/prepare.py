@@ -18,7 +18,7 @@ from adaptsr_jax import data, lora, memory, methods, ranks, tree, zoo
 from adaptsr_jax.adapt import effects, forecast, losses
 from adaptsr_jax.data import degrade, samples
 from adaptsr_jax.devices import Devices
-from adaptsr_jax.errors import UserError, enough_memory
+from adaptsr_jax.errors import UserError, enough_memory, naming
 from adaptsr_jax.log import Work, clock, say
 from adaptsr_jax.tree import Params
 
@@ -97,12 +97,10 @@ def open_pictures(config: ConfigDict, part: str, scale: int) -> data.Source | No
     lr, hr = samples.folders(pictures.hr, zoo.cache_folder())
     say(f'Sample pictures {pictures.hr} are in {hr.parent}.')
     pictures = ConfigDict({**pictures.to_dict(), 'lr': str(lr), 'hr': str(hr)})
-  try:
+  with naming(f'config.data.{part}'):
     source = data.open_source(pictures, scale, config.data.cache_gb, 'train' if part == 'train' else 'test')
     data.check_task(source)
     return source
-  except UserError as error:
-    raise type(error)(f'config.data.{part}: {error}') from error
 
 
 def check_pixels(setup: Setup) -> None:

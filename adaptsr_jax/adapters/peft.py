@@ -21,7 +21,7 @@ from adaptsr_jax import files, lora, tree
 from adaptsr_jax.adapters import card
 from adaptsr_jax.adapters.file import Adapter
 from adaptsr_jax.convert import architectures
-from adaptsr_jax.errors import UserError, first_line, shown
+from adaptsr_jax.errors import UserError, first_line, shown, some
 from adaptsr_jax.lora.adapters import scaling
 from adaptsr_jax.methods import lora as method
 
@@ -57,9 +57,8 @@ def exported(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   sites, ranks = lora.from_json(meta['sites'])
   adapted = {site.name: site for site in sites if ranks[site.name]}
   if odd := [site.name for site in adapted.values() if not _exact(site, meta['form'])]:
-    more = f' and {len(odd) - 1} more' if len(odd) > 1 else ''
     raise UserError(
-      f'PEFT knows convolutions of the form kxk_1x1 only, and {odd[0]}{more} is of {meta["form"]}: train by '
+      f'PEFT knows convolutions of the form kxk_1x1 only, and {some(odd, 1)} is of {meta["form"]}: train by '
       '--config.lora.form=kxk_1x1, or extract an adapter of the merged network by `adapters extract --form=kxk_1x1`.'
     )
   modules = _modules(meta['model'], meta['fields'])

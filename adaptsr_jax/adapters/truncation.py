@@ -8,7 +8,7 @@ import numpy as np
 from adaptsr_jax import lora, methods, ranks, tree
 from adaptsr_jax.adapters import card
 from adaptsr_jax.adapters.file import Adapter
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, some
 from adaptsr_jax.lora import truncation
 from adaptsr_jax.methods import lora as method
 from adaptsr_jax.tree import Params
@@ -175,8 +175,7 @@ def text(name: str, result: Truncated) -> str:
       lines.append(f'{site.name:{width}}  {chosen[site.name]:4}  {spent:10,}  {100 * result.kept[site.name]:9.1f} %')
   if result.left_out:
     shown = sorted(result.left_out, key=lambda leaf: -result.left_out[leaf])
-    more = f' and {len(shown) - 4} more' if len(shown) > 4 else ''
-    lines.append(f'Left out, for no adapter holds it: the change of {", ".join(shown[:4])}{more}.')
+    lines.append(f'Left out, for no adapter holds it: the change of {some(shown, 4)}.')
   count = tree.count(result.adapter.tensors)
   lines.append(f'{name}: {count:,} parameters, {100 * result.share:.1f} % of the squared change of all weights kept')
   return '\n'.join(lines)

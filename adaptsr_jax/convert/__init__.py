@@ -18,7 +18,7 @@ from adaptsr_jax.convert import architectures, names, parts
 from adaptsr_jax.convert.detect import detect
 from adaptsr_jax.convert.source import Source, read, read_source, write
 from adaptsr_jax.convert.torchfile import ORIGIN, faults
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, some
 
 # What needs jax (tree, models) is imported where it is used: the help of the command comes at once.
 
@@ -55,8 +55,7 @@ def to_torch(name: str, fields: Mapping[str, Any], params: Mapping[str, Any]) ->
   entries = architectures.entries(name, fields)
   expected = {entry.path: np.broadcast_to(np.float32(0), names.flax_shape(entry)) for entry in entries if entry.path}
   if difference := tree.compare(tree.unflatten(expected), params):
-    more = f' and {len(difference) - 5} more' if len(difference) > 5 else ''
-    raise UserError(f'The parameters are not those of {name}:{";".join(difference[:5])}{more}.')
+    raise UserError(f'The parameters are not those of {name}:{some(difference, 5, ";")}.')
   flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(params).items()}
   dtype = next(flat[entry.path].dtype for entry in entries if entry.path)
   return {

@@ -14,7 +14,7 @@ from adaptsr_jax import base, config, files, models, params_folder, tree
 from adaptsr_jax.adapters import card
 from adaptsr_jax.base import Base
 from adaptsr_jax.convert import graph
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, naming
 
 RELATED = 0.5  # correlation of kernels; 0.99 for the two realesr-general networks, about 0 for strangers
 
@@ -52,10 +52,8 @@ def _check_dtype(options: argparse.Namespace) -> None:
 
 def _load(source: str, settings: dict[str, Any], key: str | None) -> Base:
   """Returns the base; what is wrong with the weights themselves is said with the name of their file."""
-  try:
+  with naming(source):
     return base.load(source, settings, key, as_stored=True)
-  except UserError as error:
-    raise error if source in str(error) else UserError(f'{source}: {error}') from error
 
 
 def _interpolated(bases: list[Base], weights: list[float], names: list[str]) -> tuple[Base, list[str]]:

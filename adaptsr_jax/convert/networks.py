@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adaptsr_jax.convert import architectures, tensors
-from adaptsr_jax.errors import UserError, shown
+from adaptsr_jax.errors import UserError, shown, some
 
 MAX_DICTS, MAX_DEPTH = 10_000, 8  # that are looked into; a file may hold a dict that holds itself
 
@@ -118,8 +118,7 @@ def _same(one: Network, other: Network) -> bool:
 
 def listed(found: list[Network]) -> str:
   """Returns the names of networks for a sentence."""
-  more = f' and {len(found) - 10} more' if len(found) > 10 else ''
-  return ', '.join(shown(network.name) or 'bare weights' for network in found[:10]) + more
+  return some([shown(network.name) or 'bare weights' for network in found], 10)
 
 
 def address(path: Path, network: Network) -> str:

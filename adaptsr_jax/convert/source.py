@@ -10,7 +10,7 @@ import numpy as np
 
 from adaptsr_jax import files
 from adaptsr_jax.convert import architectures, networks, safefile, tensors, torchfile
-from adaptsr_jax.errors import UserError, shown
+from adaptsr_jax.errors import UserError, shown, some
 
 SUFFIXES = ('.pth', '.pt', '.safetensors')
 
@@ -101,8 +101,7 @@ def _notes(
     )
   if beside:
     roots = [shown(root) for root in dict.fromkeys(key.split('.')[0] for key in beside)]
-    more = f' and {len(roots) - 5} more' if len(roots) > 5 else ''
-    yield f'Left aside in {path.name}: {", ".join(roots[:5])}{more} ({len(beside)} tensors)'
+    yield f'Left aside in {path.name}: {some(roots, 5)} ({len(beside)} tensors)'
 
 
 def _refuse_quantised(path: Path, weights: Mapping[str, np.ndarray]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from adaptsr_jax import image
 from adaptsr_jax.data.sources import SHOWN, PairError, Size, Stored, show, shrink, shrink_window
-from adaptsr_jax.errors import UserError, escaped
+from adaptsr_jax.errors import UserError, escaped, some
 
 # What published data sets append to the common part of a name: RealSR Canon_001_HR / Canon_001_LR4, DRealSR P1_x1 /
 # P1_x4, Set5 and DIV2K baby / babyx4.
@@ -305,8 +305,7 @@ def choose(forms: Sequence[tuple[str, ...]], names: str, skip_names: str, where:
     known = {form for index in hits for form in forms[index]}
     unknown = [name for form, name in listed.items() if form not in known]
     if unknown:
-      more = f' and {len(unknown) - 1} more' if len(unknown) > 1 else ''
-      raise UserError(f'{field}={value} lists {unknown[0]!r}{more}, which {where} does not contain.')
+      raise UserError(f'{field}={value} lists {some([*map(repr, unknown)], 1)}, which {where} does not contain.')
     chosen = chosen & hits if field == 'names' else chosen - hits
   if not chosen:
     raise UserError(f'names and skip_names leave no picture of {where}.')

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from adaptsr_jax import image
 from adaptsr_jax.data.folders import Folders, FolderSource, find_pairs, is_lr_name, restriction
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, some
 
 _CAMERAS = ('Canon', 'Nikon')
 # Canon_001_HR; Canon_001 in copies with folders of their own for HR and LR.
@@ -397,8 +397,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _content(folder: Path) -> str:
   inside = [path.name for path in _folders(folder)]
-  more = f' and {len(inside) - 5} more' if len(inside) > 5 else ''
-  folders = f'folders {", ".join(inside[:5])}{more}' if inside else 'no folders'
+  folders = f'folders {some(inside, 5)}' if inside else 'no folders'
   return f'it contains {folders}, {len(_pictures(folder))} pictures'
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adaptsr_jax.data.sources import PLAIN, Source
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, naming
 
 _FIELDS = ('lr', 'hr', 'root', 'track', 'tfds', 'packed', 'degrade', 'names', 'skip_names')
 
@@ -97,10 +97,8 @@ def open_mix(
       raise UserError(f'{field} is given beside mix; write it into the part of mix that it is meant for.')
   sources, parts = [], parse(config.mix)
   for number, part in enumerate(parts, 1):
-    try:
+    with naming(f'mix, part {number}'):
       sources.append(open_part(part.config, scale, cache_bytes / 2**30, split))
-    except UserError as error:
-      raise type(error)(f'mix, part {number}: {error}') from error
     cache_bytes -= sources[-1].cache_bytes
   return Mixture(sources, [part.weight for part in parts])
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from adaptsr_jax import data, image, infer, metrics, processes
 from adaptsr_jax.data.folders import MARKS
-from adaptsr_jax.errors import UserError, lacks_memory
+from adaptsr_jax.errors import UserError, lacks_memory, some
 from adaptsr_jax.evaluate import statistics
 
 Pairs = Iterable[tuple[str, np.ndarray, np.ndarray]]
@@ -78,12 +78,8 @@ def restored(restore: Callable[[np.ndarray, int], np.ndarray], pairs: Pairs, at_
     yield from (result(*pair) for pair in _ahead(pairs))
     return
   with futures.ThreadPoolExecutor(at_once) as threads:
-    in_hand = collections.deque()
-    for pair in _ahead(pairs):
-      in_hand.append(threads.submit(result, *pair))
-      if len(in_hand) > at_once:
-        yield in_hand.popleft().result()
-    yield from (each.result() for each in in_hand)
+    begun = (threads.submit(result, *pair) for pair in _ahead(pairs))
+    yield from (each.result() for each in infer.ahead(begun, at_once))
 
 
 def score(items: Iterable[Restored], functions: Functions = (metrics.quality,)) -> dict[str, Any]:
@@ -102,14 +98,9 @@ def score(items: Iterable[Restored], functions: Functions = (metrics.quality,)) 
   """
   functions = tuple(functions)
   with futures.ThreadPoolExecutor(_SCORERS) as threads:
-    rows = {}
-    in_hand = collections.deque()
-    for item in items:
-      if len(in_hand) == _SCORERS:
-        in_hand.popleft().result()
-      rows[item.name] = threads.submit(_row, functions, item)
-      in_hand.append(rows[item.name])
-    shares = processes.gathered([[name, *row.result()] for name, row in rows.items()])
+    begun = ((item.name, threads.submit(_row, functions, item)) for item in items)
+    rows = [[name, *row.result()] for name, row in infer.ahead(begun, _SCORERS)]
+  shares = processes.gathered(rows)
   # They took turns.
   everything = [row for turn in itertools.zip_longest(*shares) for row in turn if row]
   images = {name: values for name, values, _ in everything}
@@ -173,13 +164,13 @@ def find_finished(folder: str, source: data.Source, beside: Iterable[str] = ()) 
   image.tell_unread(folder)
   groups = _by_owner(image.list_images(folder), source.names, beside)
   missing = [name for name in source.names if name not in groups]
-  faults = [f'no picture for {_some(missing, ", ")}'] if missing else []
+  faults = [f'no picture for {some(missing, _SHOWN)}'] if missing else []
   unfit = [
     fault
     for index, name in enumerate(source.names)
     if name in groups and (fault := _fault(name, groups[name], source.lr_size(index), source.scale))
   ]
-  faults += [_some(unfit, '; ')] if unfit else []
+  faults += [some(unfit, _SHOWN, '; ')] if unfit else []
   if faults:
     number = len(missing) + len(unfit)
     raise UserError(
@@ -187,11 +178,6 @@ def find_finished(folder: str, source: data.Source, beside: Iterable[str] = ()) 
       '--names restricts what is measured.'
     )
   return {name: groups[name][0] for name in source.names}
-
-
-def _some(items: list[str], separator: str) -> str:
-  more = f' and {len(items) - _SHOWN} more' if len(items) > _SHOWN else ''
-  return separator.join(items[:_SHOWN]) + more
 
 
 def _row(functions: tuple[Callable, ...], item: Restored) -> tuple[dict[str, float], float]:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptsr_jax import tree
-from adaptsr_jax.errors import UserError
+from adaptsr_jax.errors import UserError, some
 from adaptsr_jax.lora.sites import Site, check_form, is_loralib, square
 
 Adapters = dict[str, dict[str, jax.Array]]
@@ -219,8 +219,7 @@ def in_columns(x: jax.Array, part: tuple[int, int] | None, width: int) -> jax.Ar
 def _check_names(names: Mapping, sites: Sequence[Site]) -> None:
   unknown = sorted(set(names) - {site.name for site in sites})
   if unknown:
-    more = f' and {len(unknown) - 3} more' if len(unknown) > 3 else ''
     raise UserError(
-      f'{", ".join(unknown[:3])}{more} is not among the {len(sites)} sites of this model; '
+      f'{some(unknown, 3)} is not among the {len(sites)} sites of this model; '
       'ranks and adapters belong to one model and one choice of sites.'
     )
