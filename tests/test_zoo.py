@@ -148,7 +148,7 @@ def test_the_command_lists_at_once():
   """No library that is slow to import is needed for the list."""
   code = (
     'import sys; from adaptsr_jax.zoo import __main__ as m; m.main([]);'
-    'print({"jax", "numpy", "requests", "pooch"} & set(sys.modules))'
+    'print({"jax", "numpy", "requests"} & set(sys.modules))'
   )
   printed = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
   assert printed.rstrip().endswith('set()')

@@ -118,14 +118,6 @@ def _rebuild_typed_tensor(storage, offset, size, stride, _grad, _hooks, dtype, *
   return _rebuild_tensor(storage, offset, size, stride)._replace(dtype=dtype)
 
 
-def _rebuild_parameter(data, *_) -> Tensor:
-  return data
-
-
-def _rebuild_from_type(function, _type, arguments, _state) -> Any:
-  return call(function, arguments)
-
-
 _PLAIN = str | bytes | int | float | complex | None | Name | Opaque | np.dtype
 
 
@@ -142,22 +134,18 @@ def plain_dict(pairs: Any = ()) -> dict:
   return dict(pairs)
 
 
-def _default_dict(_factory: Any = None, pairs: Any = ()) -> dict:
-  return plain_dict(pairs)
-
-
 _FUNCTIONS: dict[str, Callable] = {
   'collections.OrderedDict': plain_dict,
   'collections.Counter': plain_dict,
-  'collections.defaultdict': _default_dict,
+  'collections.defaultdict': lambda _factory=None, pairs=(): plain_dict(pairs),
   'torch.Size': tuple,
   'torch._utils._rebuild_tensor': _rebuild_tensor,
   'torch._utils._rebuild_tensor_v2': _rebuild_tensor,
   'torch._utils._rebuild_tensor_v3': _rebuild_typed_tensor,
   'torch._utils._rebuild_qtensor': _rebuild_tensor,
-  'torch._utils._rebuild_parameter': _rebuild_parameter,
-  'torch._utils._rebuild_parameter_with_state': _rebuild_parameter,
-  'torch._tensor._rebuild_from_type_v2': _rebuild_from_type,
+  'torch._utils._rebuild_parameter': lambda data, *_: data,
+  'torch._utils._rebuild_parameter_with_state': lambda data, *_: data,
+  'torch._tensor._rebuild_from_type_v2': lambda function, _type, arguments, _state: call(function, arguments),
 }
 
 _DTYPES = {

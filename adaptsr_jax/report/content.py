@@ -353,8 +353,6 @@ def _cost(systems: Sequence[System], look: Look | None) -> list:
     rows.append([system.label, r['method'], *cells])
   note = (
     'Training time is that of the steps, without scoring and measuring. Peak memory is that of the device, or of the '
-  )
-  note += (
     'whole process on a CPU. Energy is that of processor and memory of the machine during the steps, where it tells.'
   )
   blocks = [Heading('Cost'), Table('Adapting', rows, note)]

@@ -68,9 +68,11 @@ def _by_hand(path: Path, use: Use) -> str:
 def _cache_faults(path: Path) -> Iterator[None]:
   try:
     yield
-  except OSError as error:
+  except (OSError, UserError) as error:
+    if isinstance(error, UserError) and not files.is_full(error):
+      raise
     raise Unavailable(
-      f'{path.parent} cannot be used as the cache ({error.strerror or error}); '
+      f'{path.parent} cannot be used as the cache ({getattr(error, "strerror", "") or error}); '
       'choose another folder by the environment variable ADAPTSR_JAX_CACHE.'
     ) from error
 
@@ -121,20 +123,14 @@ def _hash_fault(digest: str, entry: Entry, record: dict[str, Any]) -> str:
 
 def _download(name: str, entry: Entry, path: Path, use: Use) -> None:
   """Downloads the file of `entry`; it appears at `path` whole and checked, or not at all."""
-  import pooch
   import requests
 
-  def download(url: str, target: str, _pooch: Any) -> None:
-    # pooch made it readable for its owner alone, but a cache may be shared.
-    Path(target).unlink()
-    transfer(name, url, Path(target))
-    _check_download(entry, Path(target), _read_record(path), use)
-
-  # What it says is meant for programmers: where to put the hash that the record keeps here.
-  pooch.get_logger().setLevel('WARNING')
   print(f'Downloading {entry.url}', file=sys.stderr, flush=True)
+  path.parent.mkdir(parents=True, exist_ok=True)
   try:
-    pooch.retrieve(entry.url, known_hash=None, fname=path.name, path=path.parent, downloader=download)
+    with files.aside(path) as target:
+      transfer(name, entry.url, target)
+      _check_download(entry, target, _read_record(path), use)
   except (Broken, requests.RequestException) as error:
     elsewhere = f' (or from {entry.page})' if entry.page else ''
     raise Unavailable(

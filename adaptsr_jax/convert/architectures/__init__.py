@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from adaptsr_jax.convert import names
-from adaptsr_jax.convert.architectures import drct, edsr, msrresnet, others, rrdb, safmn, srvgg, swinir
+from adaptsr_jax.convert.architectures import drct, edsr, msrresnet, rrdb, safmn, srvgg, swinir
 
 _FAMILIES = (safmn, drct, swinir, edsr, rrdb, srvgg, msrresnet)
 
 # In the order of detection. What the models need (jax) is imported where it is used.
 ARCHITECTURES = {architecture.name: architecture for family in _FAMILIES for architecture in family.ARCHITECTURES}
-FOREIGN = (*others.FOREIGN, *safmn.FOREIGN, *rrdb.FOREIGN, *srvgg.FOREIGN, *msrresnet.FOREIGN)
+FOREIGN = (*safmn.FOREIGN, *rrdb.FOREIGN, *srvgg.FOREIGN, *msrresnet.FOREIGN)
 
 
 def entries(name: str, fields: Mapping[str, Any]) -> tuple[names.Entry, ...]:

@@ -105,6 +105,14 @@ ARCHITECTURES = (
 )
 FOREIGN = (
   names.Foreign(
+    'a discriminator (of Real-ESRGAN and its kin), which judges pictures and makes none; the generator is another file',
+    lambda weights: {'conv0.weight', 'conv1.weight_orig'} <= weights.keys(),
+  ),
+  names.Foreign(
+    'a discriminator (of ESRGAN), which judges pictures and makes none; the generator is another file',
+    lambda weights: {'conv0_0.weight', 'linear1.weight'} <= weights.keys(),
+  ),
+  names.Foreign(
     'ESRGAN+, a variant of ESRGAN with 1x1 convolutions in its dense blocks, which is not known here',
     lambda weights: 'model.1.sub.0.RDB1.conv1x1.weight' in weights,
   ),

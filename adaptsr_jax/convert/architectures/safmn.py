@@ -1,5 +1,6 @@
 """SAFMN of the paper and of the NTIRE 2023 challenge."""
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +23,7 @@ def _fields(weights: shapes.Weights) -> shapes.Found:
 def _entries(model: Any, ntire2023: bool = False) -> Iterator[names.Entry]:
   """SAFMN of the paper; that of NTIRE 2023 has one response norm instead of LayerNorms, and no biases in its blocks."""
   dim, bias = model.dim, not ntire2023
-  hidden = _hidden(model)
+  hidden = int(dim * model.ffn_scale + 1e-6)  # as the model rounds
   if ntire2023:
     yield names.Entry('norm.gamma', (1, dim, 1, 1), 'norm/gamma', 'channels')
     yield names.Entry('norm.beta', (1, dim, 1, 1), 'norm/beta', 'channels')
@@ -48,21 +49,10 @@ def takes_plain(weights: shapes.Weights) -> bool:
   return 'feats.0.norm1.weight' in weights and last is not None and last.shape[0] == 3 * 4**2
 
 
-def _hidden(model: Any) -> int:
-  return int(model.dim * model.ffn_scale + 1e-6)  # as the model rounds
-
-
-def _ntire2023_entries(model: Any) -> Iterator[names.Entry]:
-  return _entries(model, ntire2023=True)
-
-
+_COMMON = 'to_feat.weight', 'feats.0.safm.aggr.weight'
 ARCHITECTURES = (
-  names.Architecture(
-    'safmn_ntire2023', ('norm.gamma', 'to_feat.weight', 'feats.0.safm.aggr.weight'), _fields, _ntire2023_entries
-  ),
-  names.Architecture(
-    'safmn', ('feats.0.norm1.weight', 'to_feat.weight', 'feats.0.safm.aggr.weight'), _fields, _entries
-  ),
+  names.Architecture('safmn_ntire2023', ('norm.gamma', *_COMMON), _fields, functools.partial(_entries, ntire2023=True)),
+  names.Architecture('safmn', ('feats.0.norm1.weight', *_COMMON), _fields, _entries),
 )
 FOREIGN = (
   names.Foreign(
