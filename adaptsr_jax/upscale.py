@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adaptsr_jax import command, files, image, log, processes, video
 from adaptsr_jax.errors import UserError, escaped, lacks_memory, shown
@@ -368,8 +368,9 @@ def _computed(
     large = enlarge(picture, lambda _, tiles: work.advance(1 / tiles))
     writing = writer.submit(write, large.picture)
   except Exception as error:
-    raised = error  # told when the turn of this picture comes
-    return lambda: _raise(raised)
+    failed: futures.Future = futures.Future()  # which tells when the turn of this picture comes
+    failed.set_exception(error)
+    return failed.result
 
   def outcome() -> str:
     writing.result()
@@ -377,10 +378,6 @@ def _computed(
     return large.said
 
   return outcome
-
-
-def _raise(error: Exception) -> NoReturn:
-  raise error
 
 
 def _do_video(job: Job, enlarge: Callable[..., Enlarged], scale: int, work: log.Work, done: Done) -> str:

@@ -164,7 +164,7 @@ def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, An
     title = f'[{number}/{len(specs)}] {label}'
     share = len(processes.share(len(source)))
     result = measure.score(log.watched(items, title, share), chosen.functions)
-    runs[label] = {**result, 'protocol': {**chosen.protocol, **_protocol(args, source, result), **how}}
+    runs[label] = {**result, 'protocol': {**chosen.protocol, **_protocol(source, result), **how}}
     if label != first:
       runs[label]['difference'] = tables.differences(runs[label], runs[first])
       runs[label]['protocol']['difference'] = f'to {first}, picture by picture'
@@ -244,7 +244,7 @@ def _restored(args: argparse.Namespace, where: str, loaded: Any, source: Any) ->
   return measure.restored(network, pairs), how
 
 
-def _protocol(args: argparse.Namespace, source: Any, result: dict[str, Any]) -> dict[str, Any]:
+def _protocol(source: Any, result: dict[str, Any]) -> dict[str, Any]:
   """Returns what a table must say beside its numbers, as far as it does not depend on the run or the metric."""
   from adaptsr_jax.evaluate import measure, statistics
 

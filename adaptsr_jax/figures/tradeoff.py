@@ -72,7 +72,7 @@ def tradeoff(
   for y in baselines.values():
     axes.axhline(y, color=style.BASELINE, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
   axes.margins(x=0.12, y=0.14)
-  _widen(axes, points)
+  _widen(axes)
   axes.ticklabel_format(axis='y', style='plain', useOffset=False)
   right = axes.get_xlim()[1]
   style.label_in_margin(axes, [(label, (right, y), style.BASELINE) for label, y in baselines.items()])
@@ -130,7 +130,7 @@ def _range(point: Point) -> tuple[float, float]:
   )
 
 
-def _widen(axes: Axes, points: Sequence[Point]) -> None:
+def _widen(axes: Axes) -> None:
   """Gives the logarithmic axis at least a decade, and ticks that suit its length."""
   low, high = axes.get_xlim()
   middle = math.sqrt(low * high)
