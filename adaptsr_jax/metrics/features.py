@@ -63,34 +63,19 @@ ALEXNET = Layout(
   least=31,
 )
 
-VGG16 = Layout(
-  name='VGG16',
-  stages=(
-    (Conv(0, 3, 64), Conv(2, 64, 64)),
-    (Conv(5, 64, 128), Conv(7, 128, 128)),
-    (Conv(10, 128, 256), Conv(12, 256, 256), Conv(14, 256, 256)),
-    (Conv(17, 256, 512), Conv(19, 512, 512), Conv(21, 512, 512)),
-    (Conv(24, 512, 512), Conv(26, 512, 512), Conv(28, 512, 512)),
-  ),
-  pooled=(1, 2, 3, 4),
-  window=2,
-  least=16,
-)
+
+def _vgg(name: str, depths: tuple[int, ...]) -> Layout:
+  """Returns VGG with so many 3x3 convolutions in its stages, each followed by a ReLU, and the last by a pooling."""
+  index, inputs, stages = 0, 3, []
+  for outputs, depth in zip((64, 128, 256, 512, 512), depths, strict=True):
+    convs = [Conv(index + 2 * i, outputs if i else inputs, outputs) for i in range(depth)]
+    index, inputs = index + 2 * depth + 1, outputs
+    stages.append(tuple(convs))
+  return Layout(name, tuple(stages), pooled=(1, 2, 3, 4), window=2, least=16)
 
 
-VGG19 = Layout(
-  name='VGG19',
-  stages=(
-    (Conv(0, 3, 64), Conv(2, 64, 64)),
-    (Conv(5, 64, 128), Conv(7, 128, 128)),
-    (Conv(10, 128, 256), Conv(12, 256, 256), Conv(14, 256, 256), Conv(16, 256, 256)),
-    (Conv(19, 256, 512), Conv(21, 512, 512), Conv(23, 512, 512), Conv(25, 512, 512)),
-    (Conv(28, 512, 512), Conv(30, 512, 512), Conv(32, 512, 512), Conv(34, 512, 512)),
-  ),
-  pooled=(1, 2, 3, 4),
-  window=2,
-  least=16,
-)
+VGG16 = _vgg('VGG16', (2, 2, 3, 3, 3))
+VGG19 = _vgg('VGG19', (2, 2, 4, 4, 4))
 
 
 def layout_of(weights: Weights) -> Layout:
