@@ -25,28 +25,10 @@ import numpy as np
 
 from adaptsr_jax import tree
 from adaptsr_jax.errors import UserError, some
-from adaptsr_jax.lora.sites import Site, check_form, is_loralib, square
+from adaptsr_jax.lora.sites import Site, is_loralib, shapes, square
 
 Adapters = dict[str, dict[str, jax.Array]]
 RankMap = dict[str, int]
-
-
-def shapes(site: Site, rank: int, form: str) -> dict[str, tuple[int, ...]]:
-  """Returns the shapes of 'a' and 'b' at `site`.
-
-  Raises:
-    UserError: unknown form, or 'loralib' on a kernel that is not square.
-  """
-  check_form(form)
-  *window, cin, cout = site.shape
-  if not window:
-    return {'a': (cin, rank), 'b': (rank, cout)}
-  if form == 'loralib':
-    k = square(site)
-    return {'a': (rank * k, cin * k), 'b': (cout * k, rank * k)}
-  if form == '1x1_kxk':
-    return {'a': (cin, rank), 'b': (*window, rank, cout)}
-  return {'a': (*window, cin, rank), 'b': (rank, cout)}
 
 
 def init(key: jax.Array | None, sites: Sequence[Site], ranks: Mapping[str, int], form: str) -> Adapters:

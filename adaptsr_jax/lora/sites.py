@@ -1,5 +1,6 @@
 """Sites: the kernels of a model that can take a low-rank adapter, found by tracing, and what rank costs there."""
 
+import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -171,8 +172,8 @@ def square(site: Site) -> int:
   return kh
 
 
-def cost(site: Site, form: str) -> int:
-  """Returns the parameters that one unit of rank costs at `site`.
+def shapes(site: Site, rank: int, form: str) -> dict[str, tuple[int, ...]]:
+  """Returns the shapes of 'a' and 'b' at `site`.
 
   Raises:
     UserError: unknown form, or 'loralib' on a kernel that is not square.
@@ -180,11 +181,18 @@ def cost(site: Site, form: str) -> int:
   check_form(form)
   *window, cin, cout = site.shape
   if not window:
-    return cin + cout
+    return {'a': (cin, rank), 'b': (rank, cout)}
   if form == 'loralib':
-    return square(site) ** 2 * (cin + cout)
-  kh, kw = window
-  return cin + kh * kw * cout if form == '1x1_kxk' else kh * kw * cin + cout
+    k = square(site)
+    return {'a': (rank * k, cin * k), 'b': (cout * k, rank * k)}
+  if form == '1x1_kxk':
+    return {'a': (cin, rank), 'b': (*window, rank, cout)}
+  return {'a': (*window, cin, rank), 'b': (rank, cout)}
+
+
+def cost(site: Site, form: str) -> int:
+  """Returns the parameters that one unit of rank costs at `site`; errors as of `shapes`."""
+  return sum(map(math.prod, shapes(site, 1, form).values()))
 
 
 def kernel_width(site: Site) -> int:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from adaptsr_jax.lora.adapters import scaling, shapes
-from adaptsr_jax.lora.sites import Site, check_form, is_loralib, square
+from adaptsr_jax.lora.adapters import scaling
+from adaptsr_jax.lora.sites import Site, check_form, is_loralib, shapes, square
 
 
 def energies(update: np.ndarray, form: str) -> np.ndarray:

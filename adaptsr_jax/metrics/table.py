@@ -68,20 +68,10 @@ _LPIPS = 'whole picture with borders, no resizing'
 METRICS: dict[str, Metric] = {
   'psnr': Metric(('psnr_y', 'psnr_rgb'), _fidelity('psnr', psnr), _LUMA, digits=3),
   'ssim': Metric(('ssim_y', 'ssim_rgb'), _fidelity('ssim', ssim), PROTOCOL),
-  'lpips_alex': Metric(
-    ('lpips_alex',),
-    _lpips('lpips_alex'),
-    {**_LEVELS, 'lpips': f'v0.1, AlexNet, {_LPIPS}'},
-    ('lpips_alex', 'alexnet'),
-    lower=True,
-  ),
-  'lpips_vgg': Metric(
-    ('lpips_vgg',),
-    _lpips('lpips_vgg'),
-    {**_LEVELS, 'lpips': f'v0.1, VGG16, {_LPIPS}'},
-    ('lpips_vgg', 'vgg16'),
-    lower=True,
-  ),
+  **{
+    key: Metric((key,), _lpips(key), {**_LEVELS, 'lpips': f'v0.1, {name}, {_LPIPS}'}, (key, trunk), lower=True)
+    for key, trunk, name in (('lpips_alex', 'alexnet', 'AlexNet'), ('lpips_vgg', 'vgg16', 'VGG16'))
+  },
   'dists': Metric(
     ('dists',),
     _dists,
