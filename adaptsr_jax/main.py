@@ -11,6 +11,7 @@ if __name__ == '__mp_main__':  # imported by a reader, long before it reads, and
 import os
 import shlex
 import sys
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -84,10 +85,7 @@ def main(argv: list[str]) -> int:
 
 def _sweep(text: str, call: str, shared: bool) -> int:
   """Does all runs and draws their page; returns the exit code: 1 where some of them failed."""
-  from pathlib import Path
-
   from adaptsr_jax.adapt import sweep
-  from adaptsr_jax.errors import UserError
   from adaptsr_jax.report.__main__ import main as report
 
   if shared:

@@ -416,11 +416,9 @@ def _note(done: Done, where: object, name: str, lr: Any, large: Enlarged) -> Non
   if done.panels is not None and len(done.panels) < 2 * _ON_SHEET:
     rgb = large.picture.rgb
     scale = rgb.shape[0] // lr.shape[0]
-    x, y, width, height = figures.busiest_box(lr, _SIDE)
-    small = lr[y : y + height, x : x + width]
-    part = rgb[scale * y : scale * (y + height), scale * x : scale * (x + width)]
-    label = shown(name, 24)
-    done.panels.extend([(f'{label}\nbicubic', bicubic.imresize(small, scale)), (f'{label}\nenlarged', part)])
+    box, label = figures.busiest_box(lr, _SIDE), shown(name, 24)
+    small = bicubic.imresize(lr[box.window()], scale)
+    done.panels.extend([(f'{label}\nbicubic', small), (f'{label}\nenlarged', rgb[box.window(scale)])])
 
 
 def _check_watched(args: argparse.Namespace) -> None:

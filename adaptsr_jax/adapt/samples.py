@@ -21,8 +21,8 @@ def windows(valid: data.Source) -> Windows:
   """Returns the crops: from the first to the last picture in equal steps, each where HR has most detail."""
   found = {}
   for index in np.unique(np.linspace(0, len(valid) - 1, _PICTURES).round().astype(int)):
-    x, y, width, height = figures.busiest_box(image.to_float(valid.hr(int(index))), _CROP, valid.scale)
-    found[valid.names[index]] = np.s_[y : y + height, x : x + width]
+    box = figures.busiest_box(image.to_float(valid.hr(int(index))), _CROP, valid.scale)
+    found[valid.names[index]] = box.window()
   return found
 
 

@@ -64,8 +64,7 @@ def compared(
       **{title: network(lr) for title, network in shown.items()},
       'HR': hr,
     }
-    x, y, width, height = figures.busiest_box(hr, _CROP)
-    window = np.s_[y : y + height, x : x + width]
+    window = figures.busiest_box(hr, _CROP).window()
     rows[name] = [(title, np.clip(picture[window], 0, 1)) for title, picture in panels.items()]
   return {name: rows[name] for name in chosen}
 

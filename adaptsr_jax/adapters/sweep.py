@@ -111,8 +111,7 @@ def _draw_strip(path: Path, source: data.Source, model: Any, mixed: dict[float, 
   for index in chosen:
     pair = source[int(index)]
     lr, hr = image.to_float(pair['lr']), image.to_float(pair['hr'])
-    x, y, width, height = figures.busiest_box(hr, _CROP, scale)
-    window = np.s_[y : y + height, x : x + width]
+    window = figures.busiest_box(hr, _CROP, scale).window()
     large = {_label(t, names): infer.network(model, mixed[t], infer.WHOLE)(lr) for t in shown}
     panels = {'LR': lr.repeat(scale, 0).repeat(scale, 1), **large, 'HR': hr}
     rows.append([(title, np.clip(np.asarray(picture)[window], 0, 1)) for title, picture in panels.items()])

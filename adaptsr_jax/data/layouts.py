@@ -140,19 +140,19 @@ def _is_realsr_leaf(folder: Path) -> bool:
   """Tells whether a folder holds RealSR's pictures of one scale, side by side or in HR and LR."""
   is_scale = folder.name.lower().removeprefix('x') in map(str, _SCALES)
   apart = _both(folder, 'LR', 'HR') if is_scale else None
-  files = _pictures(apart[1] if apart else folder)
+  files = image.list_images(apart[1] if apart else folder)
   named = any(_REALSR_NAME.match(path.stem) for path in files[:1])
   return named and bool(apart or any(is_lr_name(path.stem) for path in files))
 
 
 def _realsr_pairs(leaf: Path) -> Folders:
   hr, lr = (str(_child(leaf, name) or leaf) for name in ('HR', 'LR'))
-  return Folders(hr, lr, _pictures(Path(hr))[0].stem.partition('_')[0])
+  return Folders(hr, lr, image.list_images(Path(hr))[0].stem.partition('_')[0])
 
 
 def _realsr_version(place: Folders, wish: _Wish) -> str:
   """Returns 'V3'; earlier versions, where both pictures have one size, are of use to a x1 model only."""
-  hr, lr = (_pictures(Path(folder)) for folder in (place.hr, place.lr))
+  hr, lr = (image.list_images(Path(folder)) for folder in (place.hr, place.lr))
   hr, lr = [path for path in hr if not is_lr_name(path.stem)], [path for path in lr if is_lr_name(path.stem)] or lr
   if image.size(hr[0]) != image.size(lr[0]):
     return 'V3'
@@ -249,17 +249,18 @@ def _div2k_lr(base: Path, part: str) -> dict[tuple[str, int], tuple[Path, str]]:
 
 def _scales_in(folder: Path, told: int) -> dict[int, str]:
   """Returns scale -> which names are of it, by their marks; without any, of the scale that the folders tell, or x4."""
-  marks = {int(match[1]) for path in _pictures(folder) if (match := _DIV2K_MARK.search(path.stem))}
+  marks = {int(match[1]) for path in image.list_images(folder) if (match := _DIV2K_MARK.search(path.stem))}
   if not marks:
-    return {told or 4: ''} if _pictures(folder) else {}
+    return {told or 4: ''} if image.list_images(folder) else {}
   return {scale: rf'x{scale}(?:[md]|w1?)?$' for scale in marks}
 
 
 def _unpacked(folder: Path) -> Path:
   """Returns the folder in which an archive was unpacked into one of its own name; otherwise `folder` itself."""
   inside = _folders(folder)
-  doubled = len(inside) == 1 and not _pictures(folder) and inside[0].name.lower()[:12] == folder.name.lower()[:12]
-  return inside[0] if doubled else folder
+  if len(inside) != 1 or image.list_images(folder):
+    return folder
+  return inside[0] if inside[0].name.lower()[:12] == folder.name.lower()[:12] else folder
 
 
 def _div2k_parts(folder: Path) -> list[str]:
@@ -335,7 +336,7 @@ def _parts(wish: _Wish) -> list[Path]:
 
 def _one_folder(wish: _Wish) -> Layout | None:
   for folder in (wish.root, *_parts(wish)):
-    kinds = {is_lr_name(path.stem) for path in _pictures(folder)}
+    kinds = {is_lr_name(path.stem) for path in image.list_images(folder)}
     if len(kinds) == 2:
       return Layout(folder.name, f'{folder.name}, x{wish.scale}', (Folders(str(folder), str(folder)),))
   return None
@@ -344,7 +345,7 @@ def _one_folder(wish: _Wish) -> Layout | None:
 def _spelled(folder: Path, scale: int) -> tuple[Path, Path] | None:
   """Returns the LR and the HR folder inside `folder`, by the first spelling that both have."""
   found = (_both(folder, lr.format(s=scale), hr) for lr, hr in _SPELLINGS)
-  return next((pair for pair in found if pair and all(map(_pictures, pair))), None)
+  return next((pair for pair in found if pair and all(map(image.list_images, pair))), None)
 
 
 def _both(folder: Path, lr: str, hr: str) -> tuple[Path, Path] | None:
@@ -391,14 +392,10 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(folder / entry.name for entry in entries if entry.is_dir())
 
 
-def _pictures(folder: Path) -> list[Path]:
-  return image.list_images(folder)
-
-
 def _content(folder: Path) -> str:
   inside = [path.name for path in _folders(folder)]
   folders = f'folders {some(inside, 5)}' if inside else 'no folders'
-  return f'it contains {folders}, {len(_pictures(folder))} pictures'
+  return f'it contains {folders}, {len(image.list_images(folder))} pictures'
 
 
 def _listed(names: Iterable[Any], before: str = '') -> str:

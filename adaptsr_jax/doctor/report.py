@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from adaptsr_jax import figures, image
@@ -128,22 +127,10 @@ def _panels(pair: Pair, scale: int) -> list[tuple[str, np.ndarray]]:
   lr, hr = image.read_array(pair.lr), image.read_array(pair.hr)
   small = to_levels(lr)
   difference = small - shrunk(hr, scale, lr.shape[:2])
-  top, left, side = _busiest(np.abs(difference).mean(-1))
-  inside = np.s_[top : top + side, left : left + side]
-  inside_hr = np.s_[scale * top : scale * (top + side), scale * left : scale * (left + side)]
+  box = figures.heaviest_box(np.abs(difference).mean(-1), min(_SIDE, *lr.shape[:2]))
+  inside = box.window()
   return [
     ('LR', small[inside] / 255),
-    ('HR', to_levels(hr[inside_hr]) / 255),
+    ('HR', to_levels(hr[box.window(scale)]) / 255),
     (f'LR - HR, x{_GAIN} on gray', 0.5 + _GAIN * difference[inside] / 255),
   ]
-
-
-def _busiest(difference: np.ndarray) -> tuple[int, int, int]:
-  """Returns (top, left, side) of the square that differs most."""
-  side = min(_SIDE, *difference.shape)
-  if difference.shape == (side, side):
-    return 0, 0, side
-  mean = cv2.boxFilter(difference.astype(np.float32), -1, (side, side), anchor=(0, 0), borderType=cv2.BORDER_REFLECT)
-  mean = mean[: difference.shape[0] - side + 1, : difference.shape[1] - side + 1]
-  top, left = np.unravel_index(mean.argmax(), mean.shape)
-  return int(top), int(left), side

@@ -23,6 +23,11 @@ class Box(NamedTuple):
   width: int
   height: int
 
+  def window(self, scale: int = 1) -> tuple[slice, slice]:
+    """Returns (rows, columns) of the box in the picture, or in one that is `scale` times as large."""
+    x, y, width, height = (scale * n for n in self)
+    return slice(y, y + height), slice(x, x + width)
+
 
 class Attribution(NamedTuple):
   """A row of `attribution`.
@@ -227,7 +232,12 @@ def busiest_box(reference: np.ndarray, size: int, step: int = 1) -> Box:
     step: corners lie on its multiples, and so do sides; the scale factor gives boxes on whole LR pixels.
   """
   luma = np.asarray(reference, np.float64) @ np.array(LUMA)
-  weight = np.abs(np.diff(luma, axis=0, append=luma[-1:])) + np.abs(np.diff(luma, axis=1, append=luma[:, -1:]))
+  edges = np.abs(np.diff(luma, axis=0, append=luma[-1:])) + np.abs(np.diff(luma, axis=1, append=luma[:, -1:]))
+  return heaviest_box(edges, size, step)
+
+
+def heaviest_box(weight: np.ndarray, size: int, step: int = 1) -> Box:
+  """Returns the square with the largest sum of `weight` (H, W); `size` and `step` as of `busiest_box`."""
   height, width = (min(size, side) // step * step for side in weight.shape)
   if min(height, width) < 1:
     raise ValueError(f'there is no box of {size} pixels on a grid of {step} in {weight.shape[1]} x {weight.shape[0]}')

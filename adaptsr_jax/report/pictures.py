@@ -377,12 +377,12 @@ def _dials(
 
 def _crop(folder: Path, stem: str, name: str, outputs: dict[str, np.ndarray], scale: int) -> Crop:
   hr = outputs.pop('HR')
-  x, y, width, height = figures.busiest_box(image.to_float(hr), _CROP)
+  box = figures.busiest_box(image.to_float(hr), _CROP)
   files = [folder / f'{stem}{i}.png' for i in range(len(outputs))]
   for path, output in zip(files, outputs.values(), strict=True):
-    image.write(path, output[y : y + height, x : x + width])
+    image.write(path, output[box.window()])
   values = [metrics.psnr(output[None], hr[None], scale, luma=True)[0] for output in outputs.values()]
-  return Crop(name, files, [f'{value:.2f} dB' for value in values], (height, width))
+  return Crop(name, files, [f'{value:.2f} dB' for value in values], (box.height, box.width))
 
 
 def _between(run: Run, ends: Sequence[infer.Network], strength: float) -> tree.Params:
