@@ -31,6 +31,10 @@ _PROGRAMS = 2**30  # bytes of compiled programs that are kept
 _HOME = re.compile(r'(?:^|(?<==))~[^/=]*(?=/|$)')
 
 
+def _words(text: str) -> list[str]:
+  return [word.strip() for word in text.split(',') if word.strip()]
+
+
 # Flags that several commands have, and mean the same by.
 _FLAGS: dict[str, dict[str, Any]] = {
   'lr': {'default': '', 'metavar': 'DIR', 'help': 'LR pictures; without: HR shrunk by the bicubic kernel'},
@@ -41,7 +45,11 @@ _FLAGS: dict[str, dict[str, Any]] = {
   'skip_names': {'default': '', 'metavar': 'NAMES', 'help': 'leave these out'},
   'key': {'metavar': 'NAME', 'help': 'which network of a file with several; as FILE::NAME (default: the averaged one)'},
   'fields': {'default': '', 'help': "what a checkpoint does not tell, e.g. 'res_scale=0.1'"},
-  'metrics': {'default': 'psnr,ssim', 'help': 'of psnr, ssim, lpips, dists, niqe (default %(default)s)'},
+  'metrics': {
+    'type': _words,
+    'default': 'psnr,ssim',
+    'help': 'of psnr, ssim, lpips, dists, niqe (default %(default)s)',
+  },
   'metric_weights': {
     'default': '',
     'metavar': 'DIR',

@@ -35,6 +35,13 @@ def _needs_weights(c: ConfigDict) -> bool:
   return bool(c.metrics) or any(c.loss[name] for name in ('perceptual', 'lpips', 'dists'))
 
 
+def _has_own_lr(c: ConfigDict) -> bool:
+  train = c.data.train
+  if train.degrade != 'none' and not train.mix:
+    return False
+  return not train.hr or train.lr or train.hr.startswith('samples:')
+
+
 _OF_RANKS = tuple(f'lora.{name}' for name in ('rank', 'budget', 'unit', 'r_min', 'r_max', 'cap_at_kernel_width'))
 
 RULES = (
@@ -109,16 +116,7 @@ RULES = (
     )
     for part in config_lib.PARTS
   ),
-  _Rule(
-    ('data.match_exposure',),
-    lambda c: c.data.train.mix or c.data.train.degrade == 'none',
-    'LR is made from HR, with its exposure',
-  ),
-  _Rule(
-    ('data.match_exposure',),
-    lambda c: not c.data.train.hr or c.data.train.lr or c.data.train.hr.startswith('samples:'),
-    'LR is made from HR, with its exposure',
-  ),
+  _Rule(('data.match_exposure',), _has_own_lr, 'LR is made from HR, with its exposure'),
   _Rule(
     ('data.licence', 'record_cameras', 'thumbnail'),
     lambda c: c.method != 'full' or c.sites.kinds,

@@ -20,8 +20,8 @@ Windows = dict[str, tuple[slice, slice]]  # of a picture, in HR pixels
 def windows(valid: data.Source) -> Windows:
   """Returns the crops: from the first to the last picture in equal steps, each where HR has most detail."""
   found = {}
-  for index in np.unique(np.linspace(0, len(valid) - 1, _PICTURES).round().astype(int)):
-    box = figures.busiest_box(image.to_float(valid.hr(int(index))), _CROP, valid.scale)
+  for index in figures.evenly(len(valid), _PICTURES):
+    box = figures.busiest_box(image.to_float(valid.hr(index)), _CROP, valid.scale)
     found[valid.names[index]] = box.window()
   return found
 
@@ -50,14 +50,13 @@ def draw(workdir: Path, valid: data.Source, crops: Windows, base: infer.Network)
   steps = [step for step in measured if all(sample_path(workdir, place, step).is_file() for place in places.values())]
   if not steps:
     return
-  steps = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, _SHOWN).round().astype(int))]
+  steps = [steps[i] for i in figures.evenly(len(steps), _SHOWN)]
   rows: dict[str, list[tuple[str, np.ndarray]]] = {}
-  for name, lr, hr in data.pairs(valid):
-    if name in crops:
-      lr = image.to_float(lr)
-      whole: Mapping[str, np.ndarray] = {'input': lr.repeat(valid.scale, 0).repeat(valid.scale, 1), 'base': base(lr)}
-      files = {n: sample_path(workdir, places[name], n) for n in steps}
-      shown = [(f'step {n}', image.to_float(image.read_array(path))) for n, path in files.items()]
-      before = [(title, picture[crops[name]]) for title, picture in whole.items()]
-      rows[name] = [*before, *shown, ('HR', image.to_float(hr)[crops[name]])]
+  for name, lr, hr in data.pairs(valid, map(valid.names.index, crops)):
+    lr = image.to_float(lr)
+    whole: Mapping[str, np.ndarray] = {'input': lr.repeat(valid.scale, 0).repeat(valid.scale, 1), 'base': base(lr)}
+    files = {n: sample_path(workdir, places[name], n) for n in steps}
+    shown = [(f'step {n}', image.to_float(image.read_array(path))) for n, path in files.items()]
+    before = [(title, picture[crops[name]]) for title, picture in whole.items()]
+    rows[name] = [*before, *shown, ('HR', image.to_float(hr)[crops[name]])]
   figures.compare_strip(workdir / 'samples.png', list(rows.values()), list(rows))

@@ -49,11 +49,9 @@ def compared(
     return {}
   before, after = results['base']['images'], results['adapted']['images']
   order = sorted(after, key=lambda name: _gain(before[name], after[name]))
-  chosen = list(dict.fromkeys([order[-1], order[len(order) // 2], order[0]]))
+  chosen = dict.fromkeys([order[-1], order[len(order) // 2], order[0]])
   rows = {}
-  for name, lr, hr in data.pairs(valid):
-    if name not in chosen:
-      continue
+  for name, lr, hr in data.pairs(valid, map(valid.names.index, chosen)):
     lr, hr, scale = image.to_float(lr), image.to_float(hr), valid.scale
     shown = {f'base {_decibels(before[name])}': networks['base']}
     if results['steps']:
@@ -66,7 +64,7 @@ def compared(
     }
     window = figures.busiest_box(hr, _CROP).window()
     rows[name] = [(title, np.clip(picture[window], 0, 1)) for title, picture in panels.items()]
-  return {name: rows[name] for name in chosen}
+  return rows
 
 
 def thumbnail(rows: dict[str, Panels]) -> str:

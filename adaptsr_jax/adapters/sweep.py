@@ -34,8 +34,7 @@ def run(options: argparse.Namespace) -> None:
   adapters = [file.load(path) for path in options.files]
   for adapter in adapters:
     file.check_base(adapter.meta, base.params)
-  names = [name.strip() for name in options.metrics.split(',') if name.strip()]
-  asked = measures.load(names, options.metric_weights)
+  asked = measures.load(options.metrics, options.metric_weights)
   if not asked.functions:
     raise UserError(f'No metric is left: {" ".join(asked.missing.values()) or "--metrics is empty."}')
   for sentence in asked.missing.values():
@@ -105,14 +104,12 @@ def _draw(path: Path, at: Sequence[float], runs: Sequence[dict[str, Any]], adapt
 def _draw_strip(path: Path, source: data.Source, model: Any, mixed: dict[float, Params], names: Sequence[str]) -> None:
   """Draws LR | up to six of the mixtures | HR of a few pictures, where HR has most detail."""
   at = list(mixed)
-  shown = [at[i] for i in np.unique(np.linspace(0, len(at) - 1, min(6, len(at))).round().astype(int))]
-  chosen = np.unique(np.linspace(0, len(source) - 1, _SHOWN).round().astype(int))
-  rows, scale = [], model.upscale
-  for index in chosen:
-    pair = source[int(index)]
-    lr, hr = image.to_float(pair['lr']), image.to_float(pair['hr'])
+  shown = [at[i] for i in figures.evenly(len(at), 6)]
+  rows, scale = {}, model.upscale
+  for name, lr, hr in data.pairs(source, figures.evenly(len(source), _SHOWN)):
+    lr, hr = image.to_float(lr), image.to_float(hr)
     window = figures.busiest_box(hr, _CROP, scale).window()
     large = {_label(t, names): infer.network(model, mixed[t], infer.WHOLE)(lr) for t in shown}
     panels = {'LR': lr.repeat(scale, 0).repeat(scale, 1), **large, 'HR': hr}
-    rows.append([(title, np.clip(np.asarray(picture)[window], 0, 1)) for title, picture in panels.items()])
-  figures.compare_strip(path, rows, [source.names[i] for i in chosen])
+    rows[name] = [(title, np.clip(np.asarray(picture)[window], 0, 1)) for title, picture in panels.items()]
+  figures.compare_strip(path, list(rows.values()), list(rows))

@@ -15,7 +15,6 @@ from adaptsr_jax import bicubic, image
 from adaptsr_jax.data.folders import Pair
 from adaptsr_jax.errors import UserError
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _STRIP = 256  # LR rows that are shrunk at a time, which bounds the memory
 _REACH = 2  # LR pixels to each side that a bicubic LR pixel is made of
 _WINDOW = 1024  # LR pixels a side: what of a large picture the shift is told from
@@ -130,7 +129,7 @@ def thumbnail(x: np.ndarray) -> np.ndarray:
 
 
 def _luma(x: np.ndarray) -> np.ndarray:
-  return np.ascontiguousarray(x @ _LUMA)
+  return np.ascontiguousarray(x @ image.LUMA)
 
 
 def _digest(x: np.ndarray) -> str:

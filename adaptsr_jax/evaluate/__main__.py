@@ -140,7 +140,7 @@ def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, An
   from adaptsr_jax.evaluate import asked as measures
   from adaptsr_jax.evaluate import measure, tables
 
-  chosen = measures.load([name.strip() for name in args.metrics.split(',') if name.strip()], args.metric_weights)
+  chosen = measures.load(args.metrics, args.metric_weights)
   if not chosen.functions:
     raise UserError(f'No metric is left: {" ".join(chosen.missing.values()) or "--metrics is empty."}')
   loaded = _load(args, specs)

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from adaptsr_jax import image
+
 LIMITS = {'level': 3.0, 'saturated': 1.0, 'grid': 0.8}
-_LUMA = np.float32([0.299, 0.587, 0.114])
 _CELLS = 16  # blocks of this many LR pixels a side have a grid of their own
 
 
@@ -27,7 +28,7 @@ class Traits(NamedTuple):
 
 def traits(picture: np.ndarray, scale: int) -> Traits:
   """Returns the traits of (H, W, 3), floats with [0, 1] as the range, as a network of factor `scale` gave it."""
-  luma = 255 * (picture @ _LUMA)
+  luma = 255 * (picture @ image.LUMA)
   saturated = 100 * np.mean((picture <= 0.5 / 255) | (picture >= 254.5 / 255))
   return Traits(float(luma.mean()), float(saturated), _grid(np.clip(luma, 0, 255), scale))
 

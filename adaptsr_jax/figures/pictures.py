@@ -220,7 +220,12 @@ class _Sheet:
       self.write(part, x, top + (n + 1) * self._line - 0.05 * self._size, ha='center')
 
 
-# ---------------------------------------------------------------------------------------------------------------- boxes
+# ------------------------------------------------------------------------------------------------ what is shown of many
+
+
+def evenly(length: int, most: int) -> list[int]:
+  """Returns the indices of at most so many of `length` things, from the first to the last in equal steps."""
+  return np.unique(np.linspace(0, length - 1, most).round().astype(int)).tolist()
 
 
 def busiest_box(reference: np.ndarray, size: int, step: int = 1) -> Box:

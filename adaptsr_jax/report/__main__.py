@@ -51,7 +51,7 @@ def _run(args: argparse.Namespace) -> str:
   with _readable():
     runs = gather.read(args.runs)
     systems = gather.systems(runs)
-  asked = pictures.ask([name.strip() for name in args.metrics.split(',') if name.strip()], args.metric_weights, systems)
+  asked = pictures.ask(args.metrics, args.metric_weights, systems)
   out = Path(args.out).absolute()
   files.check_folder(out)
   out.mkdir(parents=True, exist_ok=True)

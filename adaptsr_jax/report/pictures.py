@@ -108,7 +108,6 @@ def ask(names: Sequence[str], weights: str, systems: Sequence[System]) -> Asked:
     UserError: an unknown name, or weights that are damaged.
   """
   recorded = set.intersection(*({key.removesuffix('_y') for key in metrics_of(system)} for system in systems))
-  names = [name for name in names if name]
   wanted = dict.fromkeys(key for name in names for key in names_of(name) or [name] if key not in recorded)
   loaded = measures.load(list(wanted), weights)
   known = (recorded | wanted.keys()) - loaded.missing.keys()
@@ -222,11 +221,10 @@ def _enlarged(
   source: data.Source, restores: Mapping[str, Restore], names: Sequence[str] | None = None
 ) -> Iterator[tuple[str, np.ndarray, dict[str, np.ndarray]]]:
   """Yields (name, lr, {label: output, 'HR': hr}) of all pictures, or of those in `names`; all are uint8."""
-  for name, lr, hr in data.pairs(source):
-    if names is None or name in names:
-      x = image.to_float(lr)
-      outputs = {label: image.to_uint8(restore(x, source.scale)) for label, restore in restores.items()}
-      yield name, image.to_uint8(lr), {**outputs, 'HR': image.to_uint8(hr)}
+  for name, lr, hr in data.pairs(source, names and map(source.names.index, names)):
+    x = image.to_float(lr)
+    outputs = {label: image.to_uint8(restore(x, source.scale)) for label, restore in restores.items()}
+    yield name, image.to_uint8(lr), {**outputs, 'HR': image.to_uint8(hr)}
 
 
 # --------------------------------------------------------------------------------------------------- colours and input
@@ -317,9 +315,8 @@ def _write(
   """Writes LR, outputs and HR of the pictures `names`; as PNG, or as JPEG of quality 95 where that is too much."""
   folder.mkdir(parents=True, exist_ok=True)
   shown = {}
-  for name, lr, outputs in _enlarged(source, restores, names):
+  for place, (name, lr, outputs) in enumerate(_enlarged(source, restores, names), 1):
     layers = {'LR': lr, **outputs}
-    place = names.index(name) + 1
     files = {label: folder / f'{place:02d}_{_file_name(label, i)}.png' for i, label in enumerate(layers)}
     for label, path in files.items():
       image.write(path, layers[label])
@@ -361,11 +358,11 @@ def _dials(
       dials[system.label] = Dial([], [], str(error))
       continue
     stem = f'strength{len(dials) + 1}'
-    crops = {
-      name: _crop(folder, f'{names.index(name) + 1:02d}_{stem}_', name, outputs, source.scale)
-      for name, _, outputs in _enlarged(source, between, names)
-    }
-    dials[system.label] = Dial(list(between), [crops[name] for name in names])
+    crops = [
+      _crop(folder, f'{place:02d}_{stem}_', name, outputs, source.scale)
+      for place, (name, _, outputs) in enumerate(_enlarged(source, between, names), 1)
+    ]
+    dials[system.label] = Dial(list(between), crops)
   files = [path for dial in dials.values() for crop in dial.crops for path in crop.files]
   if sum(path.stat().st_size for path in files) <= _LARGEST_CROPS:
     return dials
