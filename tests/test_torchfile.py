@@ -1,6 +1,7 @@
 """Reading and writing .pth without PyTorch: what PyTorch wrote, what is damaged, and what is out to harm."""
 
 import contextlib
+import gzip
 import io
 import os
 import pickle
@@ -403,6 +404,7 @@ def test_compressed_entries_are_refused(tmp_path):
     (b'\n <HTML>', 'web page'),
     (b'version https://git-lfs.github.com/spec/v1\noid sha256:00', 'Git LFS'),
     (b'x' * 257 + b'ustar' + b'x' * 300, 'tar'),
+    (gzip.compress(b'weights'), r'weights\.pth is compressed by gzip \(unpack it first\)'),
     (b'\x89PNG\r\n\x1a\n' + bytes(100), 'known format'),
     (b'PK\x03\x04', 'cut short'),
     (pickle.dumps({'a': 1}), 'not of torch.save'),
@@ -420,8 +422,15 @@ def test_foreign_files_are_named_for_what_they_are(tmp_path, content, match):
 
 def test_other_zip_archives_are_named_for_what_they_are(tmp_path):
   np.savez(tmp_path / 'x.pth.npz', a=np.zeros(3))
-  with pytest.raises(UserError, match=r'without data\.pkl'):
+  with pytest.raises(UserError, match=r'without data\.pkl: not written by torch\.save\.$'):
     torchfile.load(tmp_path / 'x.pth.npz')
+  # Checkpoints that somebody packed.
+  for name in ('SAFMN/model_zoo/safmn.pth', 'weights.safetensors'):
+    with zipfile.ZipFile(tmp_path / 'packed.zip', 'w') as archive:
+      archive.writestr('README.md', b'')
+      archive.writestr(name, b'')
+    with pytest.raises(UserError, match=f'not written by torch.save; unpack it, and give {name}.$'):
+      torchfile.load(tmp_path / 'packed.zip')
   script = as_zip_file(tmp_path / 'script.pt', tensor_pickle(), **{'constants.pkl': b'\x80\x02).'})
   with pytest.raises(UserError, match='TorchScript'):
     torchfile.load(script)
