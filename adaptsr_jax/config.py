@@ -36,6 +36,7 @@ CHOICES = {
   'optim.schedule': ('auto', 'steps', 'halvings', 'cosine', 'wsd', 'constant'),
 }
 _LONGEST_REASON = 1000  # characters
+_NO_CONFIG = 'get_config() of the config gives no ConfigDict'
 
 
 # Fields that had other names.
@@ -71,32 +72,55 @@ def find(name: str) -> str:
   raise UserError(f'There is no config {name}; give a file, or a name of those that come with the package: {there}.')
 
 
-def reason(error: BaseException, paths: Sequence[str]) -> str:
-  """Returns in one line why flags, or the config of one of the files `paths`, cannot be understood."""
+def reason(error: BaseException, file: str, flags: Sequence[str]) -> str:
+  """Returns in one line why `flags`, or the config that `file` is, cannot be understood."""
   place, told, inner = '', None, error
   while inner:
     told = inner if isinstance(inner, UserError) else told  # of the config itself; that in the middle has its traceback
     for frame in traceback.extract_tb(inner.__traceback__):
-      if frame.filename in paths:
+      if frame.filename == file.partition(':')[0]:
         place = f'{frame.filename}, line {frame.lineno}: {type(inner).__name__}: {inner}'
     inner = inner.__cause__ or inner.__context__
-  while isinstance(error, AttributeError | KeyError) and error.args and isinstance(error.args[0], Exception):
-    error = error.args[0]
-  text = str(error.args[0] if error.args else error)
-  if isinstance(error, AttributeError | KeyError):
-    # config_flags tells at length of a field inside of what is no section.
-    text = f'the config has no field {text.rpartition("Attempting to lookup: ")[2]}'
-  elif isinstance(error, TypeError):
-    text = f'a flag sets a field inside of what is no section of the config ({text})'
-  flag, _, trace = str(text).partition('Error whilst parsing config file:')
-  text = flag + trace.strip().splitlines()[-1] if 'Traceback' in trace else text
+  if not told and not place:
+    # Fields that are not there set off errors of many types in config_flags, none of which says it in a sentence.
+    place = '' if isinstance(error, ValueError) else _lacking(file, flags)
+  text, traced, trace = str(error).partition('Traceback (most recent call last):')
+  text = text + trace.strip().splitlines()[-1] if traced else text
   return shown(' '.join(str(told or place or text).split()), _LONGEST_REASON)
+
+
+def _lacking(file: str, flags: Sequence[str]) -> str:
+  """Returns the sentence, without its end, on the first field that `flags` set and the config does not have; or ''."""
+  from absl import flags as absl_flags
+  from ml_collections import config_flags
+
+  alone, call = absl_flags.FlagValues(), ['', f'--config={file}']
+  config_flags.DEFINE_config_file('config', flag_values=alone, sys_argv=call)
+  try:
+    alone(call)
+  except Exception:  # a config is a program, and can raise anything
+    return ''
+  config = alone.config
+  if not isinstance(config, ConfigDict):
+    return _NO_CONFIG
+  for match in filter(None, (re.match(r'--?(?:no)?config\.([^=]+)', flag) for flag in flags)):
+    section, names = config, match[1].split('.')
+    for depth, name in enumerate(names):
+      above = names[:depth]
+      if not isinstance(section, ConfigDict):
+        return f'the config has no field {match[1]}: {".".join(above)} is no section of the config'
+      if name not in section:
+        close = difflib.get_close_matches(name, section, 1)
+        told = f'; did you mean {".".join([*above, *close])}?' if close else ''
+        return f'the config has no field {match[1]}{told}'
+      section = section[name]
+  return ''
 
 
 def check_made(config: Any) -> None:
   """Raises what a file of a config raises, which is told at its first use only, and ValueError for no ConfigDict."""
   if not hasattr(config, 'update_from_flattened_dict'):
-    raise ValueError('get_config() of the config gives no ConfigDict')
+    raise ValueError(_NO_CONFIG)
   config.get('base')
 
 

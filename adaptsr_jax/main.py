@@ -9,6 +9,7 @@ if __name__ == '__mp_main__':  # imported by a reader, long before it reads, and
   command.follow_parent()
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -113,10 +114,11 @@ def parse(argv: list[str]) -> list[str]:
 def _reason(error: BaseException, argv: list[str]) -> str:
   """Returns why flags, or the file of the config, cannot be understood."""
   try:
-    words = _with_file(argv)[1:]
+    words = iter(_with_file(argv))
   except UserError:  # it is that which is to be told
     return str(error)
-  return reason(error, [word.removeprefix('--config=').partition(':')[0] for word in words])
+  files = (word.partition('=')[2] or next(words, '') for word in words if re.fullmatch('--?config(=.*)?', word))
+  return reason(error, next(files, ''), argv)
 
 
 def _with_file(argv: list[str]) -> list[str]:

@@ -82,7 +82,7 @@ def _read_config(path: str, overrides: Sequence[str]) -> Any:
     rest = values([sys.argv[0], f'--config={file}', *overrides])[1:]
     check_made(values.config)
   except Exception as error:  # a config is a program, and can raise anything
-    why = reason(error, [file.partition(':')[0]])
+    why = reason(error, file, overrides)
     given = ' '.join(overrides) or 'The config'
     raise UserError(why if why.startswith(file) else f'{given} does not fit {path}: {why}') from error
   if rest:

@@ -309,7 +309,7 @@ def test_divergence_names_the_step_and_keeps_the_last_good_state(folders, tmp_pa
     (['--config.sites.kinds=attn'], 'config.sites.kinds'),
     (['--config.lora.kinds=conv'], 'config.lora.kinds is called config.sites.kinds'),
     (['--config.fields=dim=7'], 'dim'),
-    (['--config.lora.rnk=2'], 'no field \'rnk\' Did you mean "rank"'),
+    (['--config.lora.rnk=2'], 'Error: the config has no field lora.rnk; did you mean lora.rank?'),
     (['--config.steps=many'], 'config.steps=many'),
     (['--confg.steps=2'], 'confg.steps'),
   ],

@@ -99,7 +99,11 @@ def test_command_writes_json_and_figure_and_prints_the_headline(tmp_path, pictur
     (['--config.score.kind=random'], "config.score.kind is 'random'"),
     (['--config.score.colour=red'], 'config.score.colour=red does not fit'),
     (['--config.steps=many'], 'config.steps=many does not fit'),
-    (['--config.data.train.hr.lr=LR'], 'what is no section of the config'),
+    (['--config.data.train.hr.lr=LR'], 'no field data.train.hr.lr: data.train.hr is no section of the config'),
+    (['--config.steps.most=2'], 'no field steps.most: steps is no section of the config'),
+    (['--config.lorra.rank=2'], 'no field lorra.rank; did you mean lora?'),
+    (['--config.data.train.hrr', 'HR'], 'no field data.train.hrr; did you mean data.train.hr?'),
+    (['--noconfig.xyz'], 'no field xyz\n'),
     (['surplus'], "Unexpected argument 'surplus'"),
   ],
 )
@@ -113,12 +117,20 @@ def test_command_names_what_is_wrong(tmp_path, pictures, command, capsys, flags,
 
 
 @pytest.mark.parametrize(
-  ('line', 'message'), [('1 / 0', 'line 2: ZeroDivisionError'), ('return None', 'gives no ConfigDict')]
+  ('line', 'given', 'message'),
+  [
+    ('1 / 0', '', 'line 2: ZeroDivisionError'),
+    ('return int("x")', '', 'line 2: ValueError: invalid literal'),
+    ('return None', '', 'gives no ConfigDict'),
+    ('return None', '--config.steps=2', 'gives no ConfigDict'),
+    ('return None', ':small', 'takes 0 positional arguments but 1 was given'),
+  ],
 )
-def test_a_config_that_fails_is_named(tmp_path, command, capsys, line, message):
+def test_a_config_that_fails_is_named(tmp_path, command, capsys, line, given, message):
   file = tmp_path / 'failing.py'
   file.write_text(f'def get_config():\n  {line}\n')
-  assert command(f'--config={file}', f'--out={tmp_path}') == 2
+  flags = [f'--config={file}{given}'] if given.startswith(':') else [f'--config={file}', *given.split()]
+  assert command(*flags, f'--out={tmp_path}') == 2
   error = capsys.readouterr().err
   assert message in error
   assert str(file) in error
