@@ -444,6 +444,7 @@ def assets(tmp_path, monkeypatch):
   folder = tmp_path / 'assets'
   folder.mkdir()
   monkeypatch.setattr(zoo, '_assets', lambda: folder)
+  monkeypatch.setattr(zoo, 'ASSETS', {'small_x2': zoo.Entry('small_x2.safetensors', '', 'MIT', 'nothing')})
   assert convert_command.main([str(TINY), str(folder / 'small_x2.safetensors'), '--dtype', 'float16']) == 0
   return folder
 
@@ -468,8 +469,19 @@ def test_bundled_names_are_listed(assets, capsys):
     base.load('small_x2')
 
 
-def test_bundled_files_of_the_package_can_be_loaded():
-  for name in zoo.bundled_names():
+def test_bundled_files_of_the_package_can_be_loaded(capsys):
+  assert zoo.bundled_names() == sorted(zoo.ASSETS)
+  assert command.main([]) == 0
+  listed = capsys.readouterr().out
+  cards = (zoo.bundled('edsr_x4').parent / 'README.md').read_text()
+  for name, entry in zoo.ASSETS.items():
     assert zoo.bundled(name).stat().st_size <= 2 << 20
     loaded = base.load(f'bundled:{name}')
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded.params))
+    # What is told of them, by the list, the card and all files that are made of them.
+    assert hashlib.sha256(zoo.bundled(name).read_bytes()).hexdigest() == entry.sha256
+    assert re.search(rf'^bundled:{name} +{entry.psnr:.2f} +Apache-2\.0 +{re.escape(entry.trained)} ', listed, re.M)
+    assert loaded.licence == f'Apache-2.0; trained on: {entry.trained}'
+    assert f'Set5 x4: {entry.psnr:.2f} dB' in cards
+    assert 'CID22 (CC BY-SA 4.0)' in cards
+    assert 'CLIC 2025 (Unsplash licence)' in cards

@@ -24,7 +24,7 @@ from pathlib import Path
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.files import cache_folder
 from adaptsr_jax.zoo import cache
-from adaptsr_jax.zoo.table import LICENCES, ZOO, Entry
+from adaptsr_jax.zoo.table import ASSETS, LICENCES, ZOO, Entry
 
 BUNDLED = 'bundled:'
 
@@ -53,9 +53,15 @@ def locate(spec: str | os.PathLike) -> Path:
 
 
 def licence(sha256: str) -> str:
-  """Returns the licence of the published weights in a file with this SHA-256; '' where it is none that is known."""
-  # Some entries tell the leading digits only.
-  return next((e.licence for e in ZOO.values() if len(e.sha256) >= 8 and sha256.startswith(e.sha256)), '')
+  """Returns the licence of the published weights in a file with this SHA-256; '' where it is none that is known.
+
+  Of those that come with the package, the licences of their training pictures as well.
+  """
+  for entry in (*ZOO.values(), *ASSETS.values()):
+    # Some entries tell the leading digits only.
+    if len(entry.sha256) >= 8 and sha256.startswith(entry.sha256):
+      return entry.licence + (f'; trained on: {entry.trained}' if entry in ASSETS.values() else '')
+  return ''
 
 
 def _suggestion(word: str) -> str:

@@ -15,13 +15,11 @@ from adaptsr_jax.errors import UserError, escaped
 def table() -> str:
   """Returns the list that the command prints: all names, and what is known of each."""
   rows = [('name', 'Set5 Y', 'licence', 'trained on', 'file')]
-  rows += [
-    (zoo.BUNDLED + name, '', '', 'see assets/README.md', _size(zoo.bundled(name))) for name in zoo.bundled_names()
-  ]
+  rows += [_row(zoo.BUNDLED + name, zoo.ASSETS[name], _size(zoo.bundled(name))) for name in zoo.bundled_names()]
   for name, entry in zoo.ZOO.items():
     path = zoo.cache_folder() / entry.file
     state = f'cached, {_size(path)}' if path.is_file() else 'to download' if entry.url else f'by hand: {entry.page}'
-    rows.append((name, f'{entry.psnr:.2f}' if entry.psnr else '', entry.licence, entry.trained, state))
+    rows.append(_row(name, entry, state))
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
   terms = [f'{licence}: {allowed}.' for licence, allowed in zoo.LICENCES.items()]
@@ -33,6 +31,10 @@ def table() -> str:
       *terms,
     ]
   )
+
+
+def _row(name: str, entry: zoo.Entry, state: str) -> tuple[str, ...]:
+  return name, f'{entry.psnr:.2f}' if entry.psnr else '', entry.licence, entry.trained, state
 
 
 def _size(path: Path) -> str:

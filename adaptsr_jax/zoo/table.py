@@ -90,6 +90,17 @@ def _drive(number: str) -> str:
   return f'https://drive.google.com/file/d/{number}/view'
 
 
+def _ours(file: str, psnr: float, sha256: str) -> Entry:
+  return Entry(file, '', 'Apache-2.0', 'bicubic, CID22 (CC BY-SA 4.0) and CLIC 2025 (Unsplash licence)', psnr, sha256)
+
+
+# Those that come with the package, in assets/; README.md there says more of them.
+ASSETS: dict[str, Entry] = {
+  'edsr_x4': _ours('edsr_x4.safetensors', 30.63, '8c43cf43324876ac1f7270f562eaf9476446a9b200f805785053863c17d8a386'),
+  'safmn_x4': _ours('safmn_x4.safetensors', 31.24, 'd63c89f3d0d413db7509e863a347445426ac759d54b6842c5ea5229a3c2a85f1'),
+}
+
+
 # All digits, or the leading ones as the name of the file has them.
 _SHA256 = {
   'swinir_classical_x4': '4e78e33f22c1aa8a773db0cf4a7381bae97c2362c717f155439ebc690cbd9215',
