@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import struct
+import zlib
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -396,6 +398,45 @@ def test_other_pictures_are_not_shown_as_those_measured(good, tmp_path):
   run = moved(good, tmp_path / 'run', lambda config: config['data']['valid'].update(lr=str(lr), hr=str(hr)))
   page, _ = report(tmp_path / 'out', run)
   assert 'have changed since they were measured' in page.text
+
+
+def huge(content):
+  """Returns a PNG that says it had 60,000 x 60,000 pixels."""
+  header = b'IHDR' + struct.pack('>2I', 60000, 60000) + content[24:29]
+  return content[:12] + header + struct.pack('>I', zlib.crc32(header)) + content[33:]
+
+
+def bomb(content):
+  """Returns a PNG with a text of 100 MB, packed."""
+  text = b'zTXta\0\0' + zlib.compress(bytes(10**8))
+  return content[:33] + struct.pack('>I', len(text) - 4) + text + struct.pack('>I', zlib.crc32(text)) + content[33:]
+
+
+@pytest.mark.parametrize(
+  ('damage', 'said'),
+  [
+    (lambda content: content[:200] + bytes(50) + content[250:], 'p02.png cannot be read: '),
+    (lambda content: content[: len(content) // 2], 'have changed since they were measured'),
+    (lambda content: b'', 'p02.png is empty (0 bytes)'),
+    (huge, 'p02.png has 60000 x 60000 pixels, above the limit of '),
+    (bomb, 'p02.png cannot be read: decompressed data too large'),
+  ],
+  ids=['damaged', 'cut', 'empty', 'huge', 'bomb'],
+)
+def test_pictures_that_cannot_be_decoded_any_more_are_one_sentence(good, folders, tmp_path, capsys, damage, said):
+  lr, hr = (shutil.copytree(folder, tmp_path / folder.name) for folder in folders)
+  run = moved(good, tmp_path / 'run', lambda config: config['data']['valid'].update(lr=str(lr), hr=str(hr)))
+  (hr / 'p02.png').write_bytes(damage((hr / 'p02.png').read_bytes()))
+  page, _ = report(tmp_path / 'out', run, pictures=1)
+  (line,) = [
+    line for line in capsys.readouterr().out.splitlines() if str(tmp_path / 'out') not in line and said in line
+  ]
+  assert line.startswith('Without pictures: ')
+  assert line.endswith('.')
+  assert line.count('p02.png') <= 1
+  assert said in page.text
+  assert 'The adaptation helped' in page.text
+  assert not (tmp_path / 'out' / 'pictures').exists()
 
 
 def test_without_the_base_the_adapted_pictures_are_shown(good, tmp_path):

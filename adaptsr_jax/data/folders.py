@@ -366,10 +366,14 @@ def _covers(hr: Size, lr: Size, scale: int) -> bool:
 
 
 def _refusal(faults: dict[Path, str], where: str) -> str:
-  """Words what is wrong with which files; a reason that all share comes first."""
+  """Words what is wrong with which files, with one in a sentence; a reason that all of several share comes first."""
+  if len(faults) == 1:
+    ((path, reason),) = faults.items()
+    name = '' if str(path) in reason else f'{path.name}: '
+    return escaped(f'1 picture cannot be used ({where}): {name}{reason}')
   kinds = {reason.partition(' (LR ')[0] for reason in faults.values()}
   shared = f'{kinds.pop()}: ' if len(kinds) == 1 else ''
-  count = f'{len(faults)} {"picture" if len(faults) == 1 else "pictures"} cannot be used ({escaped(where)}):'
+  count = f'{len(faults)} pictures cannot be used ({escaped(where)}):'
   lines = [escaped(f'  {path.name}: {faults[path]}') for path in _alternating(faults)]
   rest = [f'  and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
   return '\n'.join([shared + count, *lines[:SHOWN], *rest])
