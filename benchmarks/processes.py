@@ -26,17 +26,21 @@ def child(args: argparse.Namespace) -> None:
 
   def work() -> None:
     from adaptsr_jax import base, config, devices, lora, methods
-    from adaptsr_jax.adapt import losses, step
+    from adaptsr_jax.adapt import gan, losses, step
 
     c = config.default()
     c.method = args.method
+    if args.discriminator:
+      c.loss.adversarial, c.gan.discriminator = 0.1, args.discriminator
     loaded = base.random(args.model, 0)
     model = loaded.model()
     sites = lora.find_sites(model)
     method = methods.make(c, sites, dict.fromkeys((site.name for site in sites), 8))
     shared = devices.choose(0, args.batch)
     parts = method.init(jax.random.key(0), loaded.params)
-    made = step.plain(c, model.apply, method, *parts, losses.make(c), shared)
+    made = (gan.two_players if args.discriminator else step.plain)(
+      c, model.apply, method, *parts, losses.make(c), shared
+    )
     state = made.place(made.state)
     rng, share = np.random.default_rng(0), args.batch // processes.count()
     sides = {'lr': args.patch, 'hr': args.patch * model.upscale}
@@ -61,7 +65,9 @@ def measured(number: int, args: argparse.Namespace) -> tuple[float, float]:
   with socket.socket() as probe:
     probe.bind(('localhost', 0))
     port = probe.getsockname()[1]
-  flags = [f'--{name}={getattr(args, name)}' for name in ('model', 'method', 'batch', 'patch', 'steps')]
+  flags = [
+    f'--{name}={getattr(args, name)}' for name in ('model', 'method', 'discriminator', 'batch', 'patch', 'steps')
+  ]
   call = [sys.executable, '-m', 'benchmarks.processes', *flags, f'--of={number}', f'--port={port}']
   started = [subprocess.Popen([*call, f'--child={i}'], stderr=subprocess.PIPE, text=True) for i in range(number)]
   lines = [process.communicate()[1].splitlines() for process in started]
@@ -75,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--processes', default='1,4', help='numbers of processes')
   parser.add_argument('--model', default='safmn_x4', help='a preset')
   parser.add_argument('--method', default='full')
+  parser.add_argument('--discriminator', default='', help='patch or unet: steps of two players')
   parser.add_argument('--batch', type=int, default=8, help='of all processes together')
   parser.add_argument('--patch', type=int, default=64, help='side in LR pixels')
   parser.add_argument('--steps', type=int, default=10)
