@@ -56,7 +56,7 @@ def test_8_bit_rgb_is_read_exactly(tmp_path, suffix):
   picture = image.read(path)
   assert picture.rgb.dtype == np.float32
   np.testing.assert_array_equal(levels(picture), RGB)
-  assert picture[1:] == (None, 8, False, False, None, None)
+  assert picture[1:] == (None, 8, False, None, None)
   assert image.size(path) == (12, 17)
 
 
