@@ -18,13 +18,14 @@ DARK = 'P1160566_x1'  # nearly black: one grey level of its 49 dB is worth more 
 DIGITS = {'psnr_y': 3, 'ssim_y': 4, 'lpips_alex': 4}
 MAIN = ('safmn_drealsr', 'edsr_drealsr', 'edsr_soft', 'swinir_drealsr')
 RATES = ('safmn_rates', 'edsr_rates', 'level', 'level_edsr', 'rules')
+TITLES = ['this', 'against', 'seeds', 'dB', '95 %', 'without dark', 'seeds above', 'p, t over seeds', 'p, pictures']
 LOWEST = -0.3  # no picture is to lose more than that, in dB
 
 
 def main() -> None:
   of_folds = joined(read('folds'))
   made = {name: (protocol, read(name)) for name in MAIN} | {name: (rates, read(name)) for name in RATES}
-  made |= {'folds': (protocol, of_folds), 'long': (on_the_way, read('long'))}
+  made |= {'folds': (protocol, of_folds), 'higher': (higher, read('higher')), 'long': (on_the_way, read('long'))}
   kept = {name: read(name) for name in (*MAIN, 'level_edsr')} | {'folds': of_folds}
   filled = {name: make(rows) for name, (make, rows) in made.items() if rows}
   sweeping.fill(HERE / 'README.md', **filled, losses=losses(kept))
@@ -70,8 +71,18 @@ def protocol(rows: Sequence[Mapping]) -> str:
   """Returns means over seeds with their deviations, and paired differences with their intervals and tests."""
   arms = by_arm(rows)
   compared = [[*pair, *compare(arms[pair[0]], arms[pair[1]], dark(rows))] for pair in PAIRS if set(pair) <= set(arms)]
-  titles = ['this', 'against', 'seeds', 'dB', '95 %', 'without dark', 'seeds above', 'p, t over seeds', 'p, pictures']
-  return '\n\n'.join([means(rows), tables.markdown([titles, *compared])])
+  return '\n\n'.join([means(rows), tables.markdown([TITLES, *compared])])
+
+
+def higher(rows: Sequence[Mapping]) -> str:
+  """Returns how runs at another rate differ from those of the protocol on the same pictures, by the seeds of both."""
+  lines = []
+  for table in ('edsr_soft', 'edsr_drealsr'):
+    usual = by_arm(read(table))
+    for name, same in by_arm([row for row in rows if row['data'] == usual['full'][0]['data']]).items():
+      for against in ('rank-aware', 'full'):
+        lines.append([same[0]['data'], name, against, *compare(same, usual[against], dark(same))])
+  return tables.markdown([['pictures', *TITLES], *lines])
 
 
 def means(rows: Sequence[Mapping]) -> str:
