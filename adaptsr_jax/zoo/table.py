@@ -90,15 +90,19 @@ def _drive(number: str) -> str:
   return f'https://drive.google.com/file/d/{number}/view'
 
 
-def _ours(file: str, psnr: float, sha256: str) -> Entry:
-  return Entry(file, '', 'Apache-2.0', 'bicubic, CID22 (CC BY-SA 4.0) and CLIC 2025 (Unsplash licence)', psnr, sha256)
+def _ours(name: str, psnr: float, sha256: str) -> Entry:
+  pictures = 'bicubic, CID22 (CC BY-SA 4.0) and CLIC 2025 (Unsplash licence)'
+  return Entry(f'{name}.safetensors', '', 'Apache-2.0', pictures, psnr, sha256)
 
 
 # Those that come with the package, in assets/; README.md there says more of them.
-ASSETS: dict[str, Entry] = {
-  'edsr_x4': _ours('edsr_x4.safetensors', 30.63, '8c43cf43324876ac1f7270f562eaf9476446a9b200f805785053863c17d8a386'),
-  'safmn_x4': _ours('safmn_x4.safetensors', 31.24, 'd63c89f3d0d413db7509e863a347445426ac759d54b6842c5ea5229a3c2a85f1'),
+_OURS = {
+  'drct_x4': (30.09, '2f5055e1f33414e0de7f31a9a080a6f05c30eadf1a78d7661f3796ef3c634bc2'),
+  'edsr_x4': (31.14, '00e5a4ba51e9a61d05e94aaedc2b9e3b3c69bed42eb9c3538a0a8293e285d35b'),
+  'safmn_x4': (31.24, 'd63c89f3d0d413db7509e863a347445426ac759d54b6842c5ea5229a3c2a85f1'),
+  'swinir_x4': (31.04, 'a0a481d91b0d06ced5b11f95124f1d509760bd0c0c52d4de865918cdfdccd318'),
 }
+ASSETS = {name: _ours(name, *known) for name, known in _OURS.items()}
 
 
 # All digits, or the leading ones as the name of the file has them.

@@ -9,22 +9,22 @@ any state before it, give the same command another `--config.steps`. README.md h
 
 from adaptsr_jax import config
 
-# Name of the network in the package, the fields that make it at most a million parameters, and Adam's rate.
+# Name of the network in the package, the fields that make it at most a million parameters, Adam's rate, and crops of a
+# batch: fewer for window models, for more of their slow steps in the same time.
 NETWORKS = {
-  'edsr': ('edsr_baseline_x4', 'num_feat=48,num_block=14', 5e-4),
-  'safmn': ('safmn_x4', '', 1e-3),
-  'swinir': ('swinir_light_x4', 'depths=4,4,4,4,num_heads=6,6,6,6', 5e-4),
-  'drct': ('drct_x4', 'embed_dim=48,gc=16,num_heads=4,4,4,window_size=8,num_feat=32', 5e-4),
+  'edsr': ('edsr_baseline_x4', 'num_feat=48,num_block=14', 5e-4, 8),
+  'safmn': ('safmn_x4', '', 1e-3, 8),
+  'swinir': ('swinir_light_x4', 'depths=2,2,2,2,num_heads=6,6,6,6', 1e-3, 4),
+  'drct': ('drct_x4', 'embed_dim=48,gc=16,num_heads=4,4,window_size=8,num_feat=32', 4e-4, 4),
 }
 
 
 def get_config(network: str = 'safmn'):
   c = config.default()
   c.base = 'random'
-  c.model, c.fields, c.optim.lr = NETWORKS[network]
+  c.model, c.fields, c.optim.lr, c.batch_size = NETWORKS[network]
   c.method = 'full'
   c.steps = 20000
-  c.batch_size = 8
   c.patch = 128
   c.optim.schedule = 'wsd'
   c.optim.warmup = 200
