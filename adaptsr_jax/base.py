@@ -285,7 +285,12 @@ def _check_counts(fields: Mapping[str, Any], tensors: int) -> None:
 
 
 def export(
-  path: str | os.PathLike, base: Base, params: Params, dtype: str | None = None, like_source: bool = False
+  path: str | os.PathLike,
+  base: Base,
+  params: Params,
+  dtype: str | None = None,
+  like_source: bool = False,
+  buffers: bool = True,
 ) -> None:
   """Writes `params` with the key names of PyTorch.
 
@@ -295,9 +300,11 @@ def export(
     params: as those of `base`.
     dtype: of the weights in the file; by default each as in the source (float32 where there was none).
     like_source: see `convert.write`.
+    buffers: whether what is computed from the shape of the network, such as masks of windows, is written too.
   """
   layout = base.source or {}
   weights = convert.cast(base.name, base.fields, convert.to_torch(base.name, base.fields, params), layout, dtype)
+  weights = weights if buffers else convert.learned(base.name, base.fields, weights)
   for key, array in weights.items():
     if array.dtype.kind in 'fV' and not np.isfinite(array).all():
       raise UserError(

@@ -155,7 +155,8 @@ def test_ffn_scale_gives_the_stored_width_exactly(dim):
   for hidden in range(1, 4 * dim, 3):
     scale = shapes.factor((dim, hidden))
     assert int(dim * scale) == hidden
-    assert architectures.safmn._hidden(models.build('safmn', dim=dim, ffn_scale=scale)) == hidden
+    entries = architectures.entries('safmn', {'dim': dim, 'ffn_scale': scale, 'n_blocks': 1})
+    assert {entry.key: entry.shape[0] for entry in entries}['feats.0.ccm.ccm.0.weight'] == hidden
   assert shapes.factor((dim, 2 * dim)) == 2.0
   assert shapes.factor((dim, dim // 2)) == 0.5
 

@@ -11,6 +11,7 @@ import pytest
 
 from adaptsr_jax import convert, models, tree
 from adaptsr_jax.convert import architectures, names
+from adaptsr_jax.convert.__main__ import main
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.models import attention
 from tests.shared import GOLDEN
@@ -139,6 +140,17 @@ def test_buffers_are_ignored_on_the_way_in_and_computed_on_the_way_out(name):
   assert {**without, 'img_size': 0} == {**fields, 'img_size': 0}
   params = convert.to_flax(family, bare)
   assert_same(convert.to_torch(family, fields, params), weights)
+
+
+@pytest.mark.parametrize('name', ['classical', 'drct'])
+def test_what_is_learned_alone_is_written_and_is_the_same_network(tmp_path, name):
+  weights = random_tiny(name)
+  convert.write(tmp_path / 'whole.safetensors', weights)
+  assert main([str(tmp_path / 'whole.safetensors'), str(tmp_path / 'learned.safetensors'), '--learned']) == 0
+  learned = convert.read(tmp_path / 'learned.safetensors')
+  buffers = {key for key in weights if key.endswith(('attn_mask', 'relative_position_index'))}
+  assert weights.keys() - learned.keys() == buffers
+  assert_same(learned, {key: value for key, value in weights.items() if key not in buffers}, order=False)
 
 
 @pytest.mark.parametrize('name', ['light', 'drct'])

@@ -73,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--dtype', choices=('float32', 'float16', 'bfloat16'), help='of OUT (default: of IN; a folder: float32)'
   )
+  parser.add_argument(
+    '--learned',
+    action='store_true',
+    help='leave out the masks and position indices of SwinIR and DRCT, which networks here compute anew: smaller, but '
+    'PyTorch needs strict=False',
+  )
   parser.add_argument('--half', action='store_true', help='as --dtype float16, and tell what that changes of a picture')
   return parser
 

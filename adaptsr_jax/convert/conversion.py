@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     loaded, notes = _interpolated(loaded, config.numbers(options.weights, len(loaded), '--weights'), options.sources)
   named = _renamed(loaded, options.name) if options.name else loaded
   if options.out:
-    notes += _write(options.out, named, options.dtype, options.like_source)
+    notes += _write(options, named)
   report = _report(options, loaded)
   notes += [_rounding(loaded.params, options.dtype)] if options.out and options.dtype else []
   notes += [_seen(named, options.dtype)] if options.half and not base.is_onnx(options.out) else []
@@ -97,8 +97,9 @@ def _renamed(loaded: Base, name: str) -> Base:
   return loaded._replace(name=name, source={key: source[key] for key in ('dtype', 'dtypes') if key in source})
 
 
-def _write(out: str, loaded: Base, dtype: str | None, like_source: bool) -> list[str]:
+def _write(options: argparse.Namespace, loaded: Base) -> list[str]:
   """Writes the network; returns what there is to say of that."""
+  out, dtype = options.out, options.dtype
   for name, leaf in tree.flatten(loaded.params).items() if dtype else ():
     if leaf.size and np.abs(leaf).max() > float(jnp.finfo(dtype).max):
       raise UserError(
@@ -113,7 +114,7 @@ def _write(out: str, loaded: Base, dtype: str | None, like_source: bool) -> list
       notes.append(f'It takes pictures of {side} x {side} pixels only: the network has absolute positions')
     return notes
   if base.is_file(out):
-    base.export(out, loaded, loaded.params, dtype, like_source)
+    base.export(out, loaded, loaded.params, dtype, options.like_source, not options.learned)
   else:
     params_folder.save_params(out, jax.tree.map(lambda leaf: _stored(leaf, dtype), loaded.params), loaded.info())
   return []
