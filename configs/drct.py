@@ -15,7 +15,8 @@ With --config.steps=0 the base is measured alone and the counts printed; without
   python -m adaptsr_jax.main --config=configs/drct.py --config.base=random --config.model=drct_x4 --config.steps=0 \
     --config.data.valid.lr=LR_VALID --config.data.valid.hr=HR_VALID --workdir=runs/counts
 
-Expected: ranks of 8, 'adapters (loralib) 781,488 + trained biases 50,011 = 831,499 parameters'.
+Expected: ranks of 8, 'adapters (loralib) 781,488 + trained biases 50,011 = 831,499 parameters'. A small DRCT without a
+download is --config.base=bundled:drct_x4 --config.lora.budget=0.
 """
 
 from adaptsr_jax import config

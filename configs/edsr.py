@@ -5,7 +5,7 @@
     --config.data.valid.lr=LR_VALID --config.data.valid.hr=HR_VALID --workdir=runs/edsr
 
 EDSR-baseline has 1.5 million parameters, EDSR 43 million. A checkpoint does not tell res_scale: 0.1 is assumed for 256
-channels and 1 otherwise; --config.fields=res_scale=0.1 sets it.
+channels and 1 otherwise; --config.fields=res_scale=0.1 sets it. Without a download: --config.base=bundled:edsr_x4.
 """
 
 from adaptsr_jax import config

@@ -18,7 +18,8 @@ With --config.steps=0 the base is measured alone and the counts printed; without
     --config.steps=0 --config.data.valid.lr=LR_VALID --config.data.valid.hr=HR_VALID --workdir=runs/counts
 
 Expected: 'adapters (loralib) 839,088 + trained biases 46,867 = 885,955 parameters'. A light network (swinir_light_x4,
-929,628 parameters) takes --config.lora.budget=0, and trains 185,976 + 10,440 = 196,416.
+929,628 parameters) takes --config.lora.budget=0, and trains 185,976 + 10,440 = 196,416; so does
+--config.base=bundled:swinir_x4, without a download.
 """
 
 from adaptsr_jax import config
