@@ -94,6 +94,8 @@ def _lacking(file: str, flags: Sequence[str]) -> str:
   from absl import flags as absl_flags
   from ml_collections import config_flags
 
+  if not file:
+    return ''
   alone, call = absl_flags.FlagValues(), ['', f'--config={file}']
   config_flags.DEFINE_config_file('config', flag_values=alone, sys_argv=call)
   try:

@@ -57,7 +57,9 @@ def fill(readme: Path, **tables: str) -> None:
   text = readme.read_text()
   for name, table in tables.items():
     marks = rf'(?<=<!-- {name} -->\n).*(?=<!-- end of {name} -->)'
-    text = re.sub(marks, lambda _, table=table: f'\n{table}\n\n', text, flags=re.DOTALL)
+    text, filled = re.subn(marks, lambda _, table=table: f'\n{table}\n\n', text, flags=re.DOTALL)
+    if table and not filled:
+      raise ValueError(f'{readme} has no place for {name}')
   readme.write_text(text)
 
 

@@ -94,7 +94,7 @@ def exchanged(program):
   whether the state is whole everywhere."""
   found = re.findall(rf'= (.*?) ({"|".join(COLLECTIVES)})(?:-start)?\(', program.as_text())
   sums = [
-    [int(size or 1) for size in re.findall(r'f32\[(\d*)\]', shapes)] for shapes, kind in found if kind == 'all-reduce'
+    [int(size or 1) for size in re.findall(r'\w+\[(\d*)\]', shapes)] for shapes, kind in found if kind == 'all-reduce'
   ]
   whole = all(sharding.is_fully_replicated for sharding in jax.tree.leaves(program.output_shardings))
   return sums, len(found) - len(sums), whole

@@ -1,4 +1,5 @@
 import pytest
+from absl import flags
 
 from adaptsr_jax import config, lora, methods, models, ranks
 from adaptsr_jax.adapt import optim
@@ -122,3 +123,9 @@ def test_choices_are_those_of_the_tables_that_they_repeat():
     optim.schedule(c)
   model = models.build('swinir', embed_dim=4, depths=(1,), num_heads=(1,), window_size=2)
   assert {site.kind for site in lora.find_sites(model)} == set(config.KINDS)
+
+
+@pytest.mark.parametrize('flag', ['--wrkdir=run', '--config.steps=4', '--steps=4'])
+def test_a_wrong_flag_without_a_config_is_told_as_absl_has_it(flag):
+  unknown = flags.UnrecognizedFlagError(flag.strip('-').partition('=')[0])
+  assert config.reason(unknown, '', [flag]) == str(unknown)

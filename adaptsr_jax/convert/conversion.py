@@ -22,7 +22,7 @@ RELATED = 0.5  # correlation of kernels; 0.99 for the two realesr-general networ
 def run(options: argparse.Namespace) -> None:
   if options.half:
     options.dtype = options.dtype or 'float16'
-  _check_dtype(options)
+  _check_options(options)
   settings = config.parse_fields(','.join(options.fields), '--fields')
   if options.out:
     for source in options.sources:
@@ -43,9 +43,13 @@ def run(options: argparse.Namespace) -> None:
   print(json.dumps(report, indent=1) if options.json else _text(report, remarks))
 
 
-def _check_dtype(options: argparse.Namespace) -> None:
+def _check_options(options: argparse.Namespace) -> None:
   if options.half and (options.dtype != 'float16' or not options.out):
     raise UserError('--half writes float16 to OUT: leave --dtype and --detect out.')
+  if options.learned and not (options.out and base.is_file(options.out) and not base.is_onnx(options.out)):
+    raise UserError(
+      '--learned is for OUT of PyTorch (.pth, .pt, .safetensors): others hold nothing else.'
+    )
   if options.out and base.is_onnx(options.out) and options.dtype == 'bfloat16':
     raise UserError(f'{options.out} can be float32 or float16; choose another --dtype.')
 

@@ -453,7 +453,9 @@ def _reversed(builder, equation, given):
 
 
 def _reduced(kind: str) -> Handler:
-  return lambda builder, equation, given: builder.node(kind, *given, np.array(equation.params['axes']), keepdims=0)
+  return lambda builder, equation, given: builder.node(
+    kind, *given, np.array(equation.params['axes'], np.int64), keepdims=0
+  )
 
 
 def _counted(builder, equation, given):

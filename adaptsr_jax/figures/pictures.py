@@ -246,7 +246,7 @@ def heaviest_box(weight: np.ndarray, size: int, step: int = 1) -> Box:
   height, width = (min(size, side) // step * step for side in weight.shape)
   if min(height, width) < 1:
     raise ValueError(f'there is no box of {size} pixels on a grid of {step} in {weight.shape[1]} x {weight.shape[0]}')
-  total = np.pad(weight, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+  total = np.pad(np.asarray(weight, np.float64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
   sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
   sums = sums[::step, ::step]
   y, x = np.unravel_index(sums.argmax(), sums.shape)

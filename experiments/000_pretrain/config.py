@@ -15,7 +15,7 @@ NETWORKS = {
   'edsr': ('edsr_baseline_x4', 'num_feat=48,num_block=14', 5e-4, 8),
   'safmn': ('safmn_x4', '', 1e-3, 8),
   'swinir': ('swinir_light_x4', 'depths=2,2,2,2,num_heads=6,6,6,6', 1e-3, 4),
-  'drct': ('drct_x4', 'embed_dim=48,gc=16,num_heads=4,4,window_size=8,num_feat=32', 4e-4, 4),
+  'drct': ('drct_x4', 'embed_dim=48,gc=16,num_heads=4,4,window_size=8', 4e-4, 4),
 }
 
 

@@ -123,7 +123,7 @@ def run(arm: str, own: dict[str, Any], seed: int, args: argparse.Namespace) -> d
     **sweeping.pairs(args.data, args.runs),
     **own,
   }
-  results = sweeping.adapted(args.runs / f'{sweeping.folder_name(arm)}_{seed}', network.config, fields)
+  results = sweeping.adapted(args.runs / args.network / f'{sweeping.folder_name(arm)}_{seed}', network.config, fields)
   kept = ('trainable_parameters', 'total_parameters', 'seconds')
   images = {
     label: {metric: [round(row[metric], 5) for row in results[label]['images'].values()] for metric in METRICS}

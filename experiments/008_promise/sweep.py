@@ -1,7 +1,8 @@
 """Runs behind 008 and 009: what the promise of AdaptSR comes to, table by table.
 
-  python -m experiments.008_promise.sweep safmn_rates safmn_drealsr --safmn=safmn_ntire2023_x4.pth --data=drealsr_x4 \
-    --photos=hr_train --photos_valid=hr_valid --weights=WEIGHTS --runs=runs/008
+  python -m experiments.008_promise.sweep safmn_rates safmn_drealsr --safmn=safmn_ntire2023_x4.pth \
+    --edsr=edsr_first.safetensors --data=drealsr_x4 --photos=hr_train --photos_valid=hr_valid --weights=WEIGHTS \
+    --runs=runs/008
 
 `--data` holds LR and HR, every seventh pair validates, as in 001. `--photos` and `--photos_valid` are HR photographs
 that the camera of the quick start shoots. All runs are done in this process, by the parts of the main command; what is
@@ -145,6 +146,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('tables', nargs='+', choices=TABLES)
   parser.add_argument('--safmn', required=True, help='SAFMN x4 of NTIRE 2023')
+  parser.add_argument('--edsr', required=True, help='the first EDSR x4 of the package, see README.md')
   parser.add_argument('--swinir', default='bundled:swinir_x4', help='a small SwinIR x4')
   parser.add_argument('--data', required=True, type=Path)
   parser.add_argument('--photos', required=True, type=Path)
@@ -184,7 +186,7 @@ def mean(pictures: dict[str, dict[str, float]], metric: str = 'psnr_y') -> float
 def run(arm: Arm, args: argparse.Namespace) -> dict[str, Any]:
   """Trains and measures one arm, as `adapt.run` does; returns its row."""
   config = importlib.import_module(CONFIGS[arm.backbone]).get_config()
-  bases = {'SAFMN': args.safmn, 'EDSR': 'bundled:edsr_x4', 'SwinIR': args.swinir}
+  bases = {'SAFMN': args.safmn, 'EDSR': args.edsr, 'SwinIR': args.swinir}
   fields = {**CROPS[arm.backbone], **pictures(arm.data, args), 'metric_weights': args.weights}
   fields |= {'base': bases[arm.backbone], 'steps': arm.steps, 'seed': arm.seed, **arm.fields}
   config.update_from_flattened_dict({k: str(v) if isinstance(v, Path) else v for k, v in fields.items()})
