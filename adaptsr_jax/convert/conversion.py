@@ -47,9 +47,7 @@ def _check_options(options: argparse.Namespace) -> None:
   if options.half and (options.dtype != 'float16' or not options.out):
     raise UserError('--half writes float16 to OUT: leave --dtype and --detect out.')
   if options.learned and not (options.out and base.is_file(options.out) and not base.is_onnx(options.out)):
-    raise UserError(
-      '--learned is for OUT of PyTorch (.pth, .pt, .safetensors): others hold nothing else.'
-    )
+    raise UserError('--learned is for OUT of PyTorch (.pth, .pt, .safetensors): others hold nothing else.')
   if options.out and base.is_onnx(options.out) and options.dtype == 'bfloat16':
     raise UserError(f'{options.out} can be float32 or float16; choose another --dtype.')
 
