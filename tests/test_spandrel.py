@@ -140,3 +140,25 @@ def test_published_weights_give_the_same_picture(torch, load, tmp_path, file):
     with torch.no_grad():
       z = load(path)(torch.from_numpy(x.transpose(0, 3, 1, 2))).numpy().transpose(0, 2, 3, 1)
     np.testing.assert_allclose(z, y, rtol=0, atol=TOLERANCE)
+
+
+def test_edsr_of_the_package_in_lines_of_pytorch(torch, tmp_path):
+  """EDSR, which spandrel does not know."""
+  base = base_lib.load('bundled:edsr_x4')
+  base_lib.export(tmp_path / 'edsr.pth', base, base.params)
+  weights = torch.load(tmp_path / 'edsr.pth', weights_only=True)
+  weights = weights.get('params', weights)
+
+  def conv(name, x):
+    return torch.nn.functional.conv2d(x, weights[f'{name}.weight'].float(), weights[f'{name}.bias'].float(), padding=1)
+
+  x = np.random.default_rng(0).random((1, 9, 7, 3), np.float32)
+  mean = torch.tensor(base.fields['rgb_mean']).reshape(1, 3, 1, 1)
+  y = first = conv('conv_first', (torch.from_numpy(x.transpose(0, 3, 1, 2)) - mean) * base.fields['img_range'])
+  for i in range(base.fields['num_block']):
+    y = y + conv(f'body.{i}.conv2', torch.relu(conv(f'body.{i}.conv1', y)))
+  y = conv('conv_after_body', y) + first
+  for name in ('upsample.0', 'upsample.2'):
+    y = torch.nn.functional.pixel_shuffle(conv(name, y), 2)
+  y = (conv('conv_last', y) / base.fields['img_range'] + mean).numpy().transpose(0, 2, 3, 1)
+  np.testing.assert_allclose(y, jax.jit(base.model().apply)({'params': base.params}, x), rtol=0, atol=1e-5)
