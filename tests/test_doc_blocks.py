@@ -50,7 +50,7 @@ NEEDS = {
 SHORT = (
   *('--config.steps=2', '--config.batch_size=1', '--config.patch=32', '--config.score.batches=1'),
   *('--config.tensorboard=False', '--config.loss.lpips=0.0', '--config.metrics=()', '--config.best=psnr'),
-  *('--config.gan.warmup=0', '--config.strengths=()', '--config.lora.rank=1'),
+  *('--config.gan.warmup=0', '--config.optim.warmup=0', '--config.strengths=()', '--config.lora.rank=1'),
 )
 ONE_CANVAS = ('resize1_prob=(0., 1., 0.)', 'resize1_range=(0.5, 1.)')
 
@@ -92,6 +92,9 @@ def world(tmp_path_factory):
     put(f'{folder}/LR'.lstrip('/'), lr)
   for folder in ('PHOTOS', 'IN'):
     put(folder, lr[:2])
+  put('drealsr_x4/HR', hr)
+  put('drealsr_x4/LR', lr)
+  (root / 'validation.txt').write_text('p0\n')
   put('outputs/stablesr', hr)
   put('photos', [scene(i, 64, 64) for i in range(5)])
   image.write(root / 'photo.png', hr[0])
@@ -133,7 +136,9 @@ def world(tmp_path_factory):
 def run(line: str) -> int:
   """Runs one command in the working folder; returns its exit code."""
   line = line.replace('/data/', 'data/').replace('hr=/photos', 'hr=PHOTOS')
-  line = line.replace('bundled:safmn_x4', 'bundled.safetensors')  # which is tiny
+  # These are tiny.
+  line = line.replace('bundled:safmn_x4', 'bundled.safetensors')
+  line = line.replace('bundled:swinir_x4', '001_classicalSR_DF2K_s64w8_SwinIR-M_x4.pth')
   if not line.startswith(('python', 'adaptsr')):
     return subprocess.run(['bash', '-c', line]).returncode
   words = [
