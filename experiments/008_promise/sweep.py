@@ -36,13 +36,29 @@ ONE_EXPOSURE = {'data.match_exposure': True}
 METRICS = ('psnr_y', 'ssim_y', 'lpips_alex')
 # SwinIR has the recipe of the others, which leaves out the convolution in front of its pixel shuffle, as
 # configs/swinir.py does. What that sets beside is the paper's, for long runs.
-CONFIGS = {'SAFMN': 'configs.safmn', 'EDSR': 'configs.edsr', 'SwinIR': 'configs.edsr'}
+CONFIGS = {
+  'SAFMN': 'configs.safmn',
+  'bundled SAFMN': 'configs.safmn',
+  'EDSR': 'configs.edsr',
+  'SwinIR': 'configs.edsr',
+}
 # What two busy cores can do: a step of EDSR on the crops of SAFMN would take three times as long.
-SMALL = {'batch_size': 4, 'patch': 96}
-CROPS = {'SAFMN': {'batch_size': 8, 'patch': 128}, 'EDSR': SMALL, 'SwinIR': SMALL}
+SMALL, LARGE = {'batch_size': 4, 'patch': 96}, {'batch_size': 8, 'patch': 128}
+CROPS = {'SAFMN': LARGE, 'bundled SAFMN': LARGE, 'EDSR': SMALL, 'SwinIR': SMALL}
 METHODS = {'rank-aware': {}, 'uniform': {'lora.rule': 'uniform'}, 'full': {'method': 'full'}}
-GRID = {'rank-aware': (2e-3, 1e-3, 4e-3), 'full': (5e-4, 2e-4, 1e-3)}
+# The best of a grid is at its end nowhere but for EDSR's full fine-tuning, so grids differ.
+GRID = {
+  'SAFMN': {'rank-aware': (2e-3, 1e-3, 4e-3), 'full': (5e-4, 2e-4, 1e-3)},
+  'EDSR': {'rank-aware': (2e-3, 1e-3, 4e-3, 8e-3), 'full': (5e-4, 2e-4, 1e-3)},
+  'SwinIR': {'rank-aware': (2e-3, 4e-3, 8e-3), 'full': (5e-4, 1e-3, 2e-4)},
+}
 CAMERAS = ('Canon', 'DSC', 'IMG', 'P1', 'panasonic', 'sony')
+# Three phones, the second the camera of the quick start, and the pictures of real ones.
+PHONES = {
+  'mild camera': samples.Camera(blur=(1.8, 1.4), read_noise=0.5 / 255, shot_noise=5e-5, quality=98),
+  'soft camera': samples.CAMERA,
+  'harsh camera': samples.Camera(blur=(4.2, 3.2), read_noise=3 / 255, shot_noise=4e-4, quality=80),
+}
 
 
 class Arm(NamedTuple):
@@ -54,15 +70,15 @@ class Arm(NamedTuple):
   data: str = 'DRealSR'
   seed: int = 0
   steps: int = 300
+  elsewhere: tuple[str, ...] = ()  # other pictures that the result is measured on
 
 
-def rates(backbone: str) -> list[Arm]:
-  """Every method at three rates, measured on a third of the training pairs, which are not trained on."""
+def rates(backbone: str, steps: int = 300) -> list[Arm]:
+  """Every method at each of its rates, measured on a third of the training pairs, which are not trained on."""
   return [
-    Arm(f'{name} {rate:g}', {**METHODS[name], 'optim.lr': rate}, backbone, 'a third kept')
-    for place in range(3)
-    for name, grid in GRID.items()
-    for rate in grid[place : place + 1]
+    Arm(f'{name} {rate:g}', {**METHODS[name], 'optim.lr': rate}, backbone, 'a third kept', steps=steps)
+    for name, grid in GRID[backbone].items()
+    for rate in grid
   ]
 
 
@@ -77,13 +93,38 @@ def protocol(backbone: str, data: str, seeds: int, steps: int = 300) -> list[Arm
   ]
 
 
+def own_rates(backbone: str, data: str, seeds: int) -> list[Arm]:
+  """Every method at the rate that is best for it on this network."""
+  return [
+    Arm(name, {**own, **MEASURED}, backbone, data, seed, 200)
+    for seed in range(seeds)
+    for name, own in at_own(backbone, *METHODS).items()
+  ]
+
+
 def higher() -> list[Arm]:
-  """The highest rates of the grid on pictures of the protocol; see there for the others."""
-  weaker = {'strengths': (0.8,)}
-  ours = {'rank-aware 0.004': {'optim.lr': 4e-3, **weaker}}
-  soft = [arm for seed in range(2) for arm in of_edsr(ours, seed, 'soft camera')]
-  real = [arm for seed in range(2) for arm in of_edsr(ours, seed)]
-  return [*soft, *real, *of_edsr({'full 0.001': {'method': 'full', 'optim.lr': 1e-3, **weaker}}, 0, 'soft camera')]
+  """Full fine-tuning at the highest rate of its grid."""
+  return of_edsr({'full 0.001': {'method': 'full', 'optim.lr': 1e-3, 'strengths': (0.8,)}}, 0, 'soft camera')
+
+
+def phones() -> list[Arm]:
+  """Every camera is trained on, and all are measured."""
+  places = (*PHONES, 'DRealSR')
+  return [
+    Arm(f'{name}, carried over', {**own, 'strengths': (0.8, 0.6)}, 'EDSR', place, seed, 200, places)
+    for seed in range(2)
+    for place in places
+    for name, own in at_own('EDSR', 'rank-aware', 'full').items()
+  ]
+
+
+def photographs() -> list[Arm]:
+  """Photographs under the second-order degradation of Real-ESRGAN, anew in every batch."""
+  return [
+    Arm(name, {**own, **MEASURED}, 'SAFMN', 'realesrgan', seed, elsewhere=('DRealSR',))
+    for seed in range(2)
+    for name, own in at_own('SAFMN', *METHODS).items()
+  ]
 
 
 def level() -> list[Arm]:
@@ -108,10 +149,19 @@ def at_best(*names: str) -> dict[str, dict[str, Any]]:
   return {name: {**METHODS[name], 'optim.lr': BEST[name], 'strengths': (0.8,)} for name in names}
 
 
-def long() -> list[Arm]:
+def at_own(backbone: str, *names: str) -> dict[str, dict[str, Any]]:
+  """Returns the fields of methods by a name that tells the rate where it is not that of `BEST`."""
+  rates = {name: {**BEST, **OWN.get(backbone, {})}[name] for name in names}
+  return {
+    name if rate == BEST[name] else f'{name} {rate:g}': {**METHODS[name], 'optim.lr': rate}
+    for name, rate in rates.items()
+  }
+
+
+def long(backbone: str) -> list[Arm]:
   """Until the curves are flat."""
-  arms = at_best(*METHODS)
-  return [Arm(name, {**fields, 'eval_every': 200}, steps=2000) for name, fields in arms.items()]
+  fields = {'eval_every': 200, 'strengths': (0.8, 0.6)}
+  return [Arm(name, {**own, **fields}, backbone, steps=2000) for name, own in at_own(backbone, *METHODS).items()]
 
 
 def folds() -> list[Arm]:
@@ -125,18 +175,29 @@ def rules() -> list[Arm]:
   return of_edsr({rule: {**usual, 'lora.rule': rule, **own} for rule, own in rules.items()})
 
 
+# One rate for all networks, and what is better on single ones.
 BEST = {'rank-aware': 2e-3, 'uniform': 2e-3, 'full': 5e-4}
+OWN = {'EDSR': {'rank-aware': 4e-3, 'uniform': 4e-3}}
 TABLES = {
   'safmn_rates': lambda: rates('SAFMN'),
   'edsr_rates': lambda: rates('EDSR'),
+  'swinir_rates': lambda: rates('SwinIR', 200),
   'safmn_drealsr': lambda: protocol('SAFMN', 'DRealSR', 5),
   'edsr_drealsr': lambda: protocol('EDSR', 'DRealSR', 5, 200),
   'edsr_soft': lambda: protocol('EDSR', 'soft camera', 5, 200),
+  'edsr_drealsr_own': lambda: own_rates('EDSR', 'DRealSR', 5),
+  'edsr_soft_own': lambda: own_rates('EDSR', 'soft camera', 5),
+  'edsr_mild_own': lambda: own_rates('EDSR', 'mild camera', 2),
+  'edsr_harsh_own': lambda: own_rates('EDSR', 'harsh camera', 2),
+  'bundled_safmn': lambda: protocol('bundled SAFMN', 'DRealSR', 2),
   'swinir_drealsr': lambda: protocol('SwinIR', 'DRealSR', 2, 200),
   'higher': higher,
   'level': level,
   'level_edsr': level_edsr,
-  'long': long,
+  'long': lambda: long('SAFMN'),
+  'edsr_long': lambda: long('EDSR'),
+  'photographs': photographs,
+  'phones': phones,
   'folds': folds,
   'rules': rules,
 }
@@ -186,16 +247,20 @@ def mean(pictures: dict[str, dict[str, float]], metric: str = 'psnr_y') -> float
 def run(arm: Arm, args: argparse.Namespace) -> dict[str, Any]:
   """Trains and measures one arm, as `adapt.run` does; returns its row."""
   config = importlib.import_module(CONFIGS[arm.backbone]).get_config()
-  bases = {'SAFMN': args.safmn, 'EDSR': args.edsr, 'SwinIR': args.swinir}
+  bases = {'SAFMN': args.safmn, 'bundled SAFMN': 'bundled:safmn_x4', 'EDSR': args.edsr, 'SwinIR': args.swinir}
   fields = {**CROPS[arm.backbone], **pictures(arm.data, args), 'metric_weights': args.weights}
   fields |= {'base': bases[arm.backbone], 'steps': arm.steps, 'seed': arm.seed, **arm.fields}
   config.update_from_flattened_dict({k: str(v) if isinstance(v, Path) else v for k, v in fields.items()})
   setup = prepare.prepare(config)
   asked = measures.load(('psnr', 'ssim', *config.metrics), args.weights).functions
 
-  def measured(params: tree.Params, functions: Any = asked) -> dict[str, dict[str, float]]:
-    result = measure.measure(infer.network(setup.model, params, infer.WHOLE), data.pairs(setup.valid), functions)
+  def measured(params: tree.Params, functions: Any = asked, source: Any = setup.valid) -> dict[str, dict[str, float]]:
+    result = measure.measure(infer.network(setup.model, params, infer.WHOLE), data.pairs(source), functions)
     return {name: kept(values, result['levels'][name]) for name, values in result['images'].items()}
+
+  def base_file(where: str) -> Path:
+    name = sweeping.folder_name(f'base {arm.backbone} {where} {" ".join(config.metrics)}')
+    return args.runs / 'rows' / f'{name}.json'
 
   told = {**arm._asdict(), 'fields': {name: str(value) for name, value in arm.fields.items()}}
   criterion = losses.make(config)
@@ -220,13 +285,19 @@ def run(arm: Arm, args: argparse.Namespace) -> dict[str, Any]:
     return {**told, 'failed': True}
   trained = jax.device_get(training.trained(state))
   adapted = measured(method.merge(frozen, trained))
-  name = sweeping.folder_name(f'base {arm.backbone} {arm.data} {" ".join(config.metrics)}')
-  base = once(args.runs / 'rows' / f'{name}.json', lambda: measured(setup.base.params))
-  weaker = {}
+  base = once(base_file(arm.data), lambda: measured(setup.base.params))
+  weaker, elsewhere = {}, {}
+  merged = {'1': method.merge(frozen, trained)}
   for strength in config.strengths:
     scaled = methods.scale(method.spec, tree.flatten(trained), setup.base.params, strength)
-    params = method.merge(frozen, tree.filled(trained, scaled))
-    weaker[f'{strength:g}'] = measured(params, (metrics.quality,))
+    merged[f'{strength:g}'] = method.merge(frozen, tree.filled(trained, scaled))
+    weaker[f'{strength:g}'] = measured(merged[f'{strength:g}'], (metrics.quality,))
+  for place in arm.elsewhere:
+    config.update_from_flattened_dict({k: str(v) for k, v in pictures(place, args).items() if '.valid.' in k})
+    there = functools.partial(measured, source=prepare.open_pictures(config, 'valid', setup.model.upscale))
+    of = {'base': once(base_file(place), functools.partial(there, setup.base.params))}
+    of |= {strength: there(params, (metrics.quality,)) for strength, params in merged.items()}
+    elsewhere[place] = {label: {p: values['psnr_y'] for p, values in of[label].items()} for label in of}
   return {
     **told,
     'trainable_parameters': tree.count(trained),
@@ -237,6 +308,7 @@ def run(arm: Arm, args: argparse.Namespace) -> dict[str, Any]:
     'strengths': {strength: mean(images) for strength, images in weaker.items()},
     'weaker': {strength: {p: images[p]['psnr_y'] for p in images} for strength, images in weaker.items()},
     'curve': [*curve, [config.steps, mean(adapted)]],
+    **({'gains_elsewhere': elsewhere} if elsewhere else {}),
   }
 
 
@@ -247,11 +319,8 @@ def kept(values: dict[str, float], level: float) -> dict[str, float]:
 
 def pictures(where: str, args: argparse.Namespace) -> dict[str, Any]:
   """Returns the fields of a run on the pictures that `where` names."""
-  if where == 'soft camera':
-    parts = {'train': (args.photos, 60), 'valid': (args.photos_valid, 12)}
-    folders = {part: shot(*given, args.runs / 'soft_camera' / part) for part, given in parts.items()}
-    fields = {f'data.{part}.{kind}': at / kind.upper() for part, at in folders.items() for kind in ('lr', 'hr')}
-    return {**fields, 'tensorboard': False}
+  if where in PHONES or where == 'realesrgan':
+    return photographed(where, args)
   fields = sweeping.pairs(args.data, args.runs)
   every = sorted(path.stem for path in (args.data / 'HR').iterdir())
   valid, train = every[::7], [name for i, name in enumerate(every) if i % 7]
@@ -278,8 +347,24 @@ def pictures(where: str, args: argparse.Namespace) -> dict[str, Any]:
   return fields
 
 
-def shot(photos: Path, count: int, out: Path) -> Path:
-  """Writes LR and HR of the first `count` pictures of `photos` under the camera of the quick start; returns `out`."""
+def photographed(camera: str, args: argparse.Namespace) -> dict[str, Any]:
+  """Returns the fields of a run on photographs that a simulated camera shoots."""
+  if camera == 'realesrgan':
+    degraded = args.runs / 'realesrgan'
+    if not degraded.exists():
+      asked = [f'--hr={args.photos_valid}', f'--out={degraded}', '--preset=realesrgan', '--scale=4']
+      sweeping.command(['adaptsr_jax.degrade', *asked])
+    fields = {'data.train.hr': args.photos, 'data.train.degrade': camera}
+    return {**fields, 'data.valid.lr': degraded, 'data.valid.hr': args.photos_valid, 'tensorboard': False}
+  folder = args.runs / sweeping.folder_name(camera)
+  parts = {'train': (args.photos, 60), 'valid': (args.photos_valid, 12)}
+  folders = {part: shot(*given, folder / part, PHONES[camera]) for part, given in parts.items()}
+  fields = {f'data.{part}.{kind}': at / kind.upper() for part, at in folders.items() for kind in ('lr', 'hr')}
+  return {**fields, 'tensorboard': False}
+
+
+def shot(photos: Path, count: int, out: Path, camera: samples.Camera) -> Path:
+  """Writes LR and HR of the first `count` pictures of `photos` under a simulated camera; returns `out`."""
   for path in image.list_images(photos)[:count]:
     target = out / 'LR' / f'{path.stem}.png'
     if not target.exists():
@@ -288,7 +373,7 @@ def shot(photos: Path, count: int, out: Path) -> Path:
       picture = image.read_array(path)
       h, w = (n // samples.SCALE * samples.SCALE for n in picture.shape[:2])
       image.write(out / 'HR' / f'{path.stem}.png', picture[:h, :w])
-      image.write(target, samples.shoot(picture[:h, :w], path.stem))
+      image.write(target, samples.shoot(picture[:h, :w], path.stem, camera))
   return out
 
 
