@@ -16,8 +16,10 @@ from experiments import sweeping
 HERE = Path(__file__).parent
 DARK = 'P1160566_x1'  # nearly black: one grey level of its 49 dB is worth more than all that methods differ by
 DIGITS = {'psnr_y': 3, 'ssim_y': 4, 'lpips_alex': 4}
-MAIN = ('safmn_drealsr', 'edsr_drealsr', 'edsr_soft', 'swinir_drealsr')
-RATES = ('safmn_rates', 'edsr_rates', 'level', 'level_edsr', 'rules')
+OWN = ('edsr_drealsr_own', 'edsr_soft_own', 'edsr_mild_own', 'edsr_harsh_own', 'swinir_drealsr_own')
+MAIN = ('safmn_drealsr', 'bundled_safmn', 'photographs', 'edsr_drealsr', 'edsr_soft', 'swinir_drealsr', *OWN)
+RATES = ('safmn_rates', 'edsr_rates', 'swinir_rates', 'level', 'level_edsr')
+LONG = ('long', 'edsr_long', 'edsr_soft_long')
 TITLES = ['this', 'against', 'seeds', 'dB', '95 %', 'without dark', 'seeds above', 'p, t over seeds', 'p, pictures']
 LOWEST = -0.3  # no picture is to lose more than that, in dB
 
@@ -25,13 +27,14 @@ LOWEST = -0.3  # no picture is to lose more than that, in dB
 def main() -> None:
   of_folds = joined(read('folds'))
   made = {name: (protocol, read(name)) for name in MAIN} | {name: (rates, read(name)) for name in RATES}
-  made |= {'folds': (protocol, of_folds), 'higher': (higher, read('higher')), 'long': (on_the_way, read('long'))}
-  kept = {name: read(name) for name in (*MAIN, 'level_edsr')} | {'folds': of_folds}
+  made |= {'folds': (protocol, of_folds), 'higher': (higher, read('higher')), 'rules': (against_usual, read('rules'))}
+  made |= {name: (long, read(name)) for name in LONG} | {'phones': (phones, read('phones'))}
+  kept = {name: read(name) for name in (*MAIN, 'level_edsr', *LONG)} | {'folds': of_folds}
   filled = {name: make(rows) for name, (make, rows) in made.items() if rows}
   sweeping.fill(HERE / 'README.md', **filled, losses=losses(kept))
-  for name, axis in (('edsr_drealsr', 'seconds'), ('long', 'seconds'), ('long', 'steps')):
+  for name in ('edsr_drealsr', *LONG):
     if read(name):
-      curves(read(name), HERE / f'{name}_{axis}.png', axis)
+      curves(read(name), HERE / f'{name}_seconds.png')
 
 
 def read(name: str) -> list[dict]:
@@ -70,19 +73,55 @@ def rates(rows: Sequence[Mapping]) -> str:
 def protocol(rows: Sequence[Mapping]) -> str:
   """Returns means over seeds with their deviations, and paired differences with their intervals and tests."""
   arms = by_arm(rows)
-  compared = [[*pair, *compare(arms[pair[0]], arms[pair[1]], dark(rows))] for pair in PAIRS if set(pair) <= set(arms)]
+  ours = [arm for arm in arms if arm.startswith('rank-aware')]
+  theirs = [arm for arm in arms if arm.startswith(('uniform', 'full'))]
+  compared = [[a, b, *compare(arms[a], arms[b], dark(rows))] for a in ours for b in theirs]
   return '\n\n'.join([means(rows), tables.markdown([TITLES, *compared])])
 
 
-def higher(rows: Sequence[Mapping]) -> str:
-  """Returns how runs at another rate differ from those of the protocol on the same pictures, by the seeds of both."""
+def long(rows: Sequence[Mapping]) -> str:
+  """Returns PSNR against steps, and how the arms differ at the end."""
+  return f'{on_the_way(rows)}\n\n{protocol(rows)}'
+
+
+def against_usual(rows: Sequence[Mapping]) -> str:
+  """Returns what other rules gained, and how they differ from the rank-aware arm of EDSR on the same pictures."""
+  usual = by_arm(read('edsr_drealsr'))['rank-aware']
+  compared = [[arm, 'rank-aware', *compare(same, usual, dark(rows))] for arm, same in by_arm(rows).items()]
+  return f'{rates(rows)}\n\n{tables.markdown([TITLES, *compared])}'
+
+
+def phones(rows: Sequence[Mapping]) -> str:
+  """Returns what adaptation to one camera gains on every camera, in whole and at lower strengths."""
+  places = list(rows[0]['gains_elsewhere'])
   lines = []
-  for table in ('edsr_soft', 'edsr_drealsr'):
+  for camera in dict.fromkeys(row['data'] for row in rows):
+    for arm, same in by_arm([row for row in rows if row['data'] == camera]).items():
+      line = [camera, f'{arm.partition(",")[0]} ({len(same)})']
+      for place in places:
+        gain = [mean_gains(row['gains_elsewhere'][place]) for row in same]
+        line.append(' / '.join(f'{np.mean([g[strength] for g in gain]):+.2f}' for strength in ('1', '0.8', '0.6')))
+      lines.append(line)
+  return tables.markdown([['trained on', 'arm (seeds)', *places], *lines])
+
+
+def mean_gains(pictures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+  """Returns the mean gain over the base by strength."""
+  base = pictures['base']
+  return {label: float(np.mean([of[p] - base[p] for p in base])) for label, of in pictures.items()}
+
+
+def higher(rows: Sequence[Mapping]) -> str:
+  """Returns how runs at other rates differ from those at the usual ones on the same pictures, by the seeds of both."""
+  lines = []
+  for table in ('edsr_soft', 'edsr_drealsr', 'swinir_drealsr'):
     usual = by_arm(read(table))
-    for name, same in by_arm([row for row in rows if row['data'] == usual['full'][0]['data']]).items():
-      for against in ('rank-aware', 'full'):
-        lines.append([same[0]['data'], name, against, *compare(same, usual[against], dark(same))])
-  return tables.markdown([['pictures', *TITLES], *lines])
+    place = [usual['full'][0][key] for key in ('backbone', 'data')]
+    others = [row for row in (*read(f'{table}_own'), *rows) if [row['backbone'], row['data']] == place]
+    for name, same in by_arm([row for row in others if row['name'] not in usual]).items():
+      arm = name.split()[0]
+      lines.append([*place, name, arm, *compare(same, usual[arm], dark(same))])
+  return tables.markdown([['network', 'pictures', *TITLES], *lines])
 
 
 def means(rows: Sequence[Mapping]) -> str:
@@ -151,9 +190,6 @@ def losses(kept: Mapping[str, Sequence[Mapping]]) -> str:
         line += [f'{(gain < LOWEST).sum()} of {gain.size}', f'{gain.min():+.2f}'] if gain.size else ['', '']
       lines.append(line)
   return tables.markdown([['pictures', 'arm', f'lose {-LOWEST} dB', 'worst', 'at strength 0.8', 'worst'], *lines])
-
-
-PAIRS = (('rank-aware', 'uniform'), ('rank-aware', 'full'))
 
 
 def compare(ours: Sequence[Mapping], theirs: Sequence[Mapping], without: Sequence[str]) -> list[str]:

@@ -75,8 +75,9 @@ class Arm(NamedTuple):
 
 def rates(backbone: str, steps: int = 300) -> list[Arm]:
   """Every method at each of its rates, measured on a third of the training pairs, which are not trained on."""
+  fields = {'strengths': ()} if backbone == 'SwinIR' else {}  # it takes its time to measure
   return [
-    Arm(f'{name} {rate:g}', {**METHODS[name], 'optim.lr': rate}, backbone, 'a third kept', steps=steps)
+    Arm(f'{name} {rate:g}', {**METHODS[name], **fields, 'optim.lr': rate}, backbone, 'a third kept', steps=steps)
     for name, grid in GRID[backbone].items()
     for rate in grid
   ]
@@ -158,10 +159,10 @@ def at_own(backbone: str, *names: str) -> dict[str, dict[str, Any]]:
   }
 
 
-def long(backbone: str) -> list[Arm]:
+def long(backbone: str, data: str = 'DRealSR') -> list[Arm]:
   """Until the curves are flat."""
   fields = {'eval_every': 200, 'strengths': (0.8, 0.6)}
-  return [Arm(name, {**own, **fields}, backbone, steps=2000) for name, own in at_own(backbone, *METHODS).items()]
+  return [Arm(name, {**own, **fields}, backbone, data, steps=2000) for name, own in at_own(backbone, *METHODS).items()]
 
 
 def folds() -> list[Arm]:
@@ -196,6 +197,7 @@ TABLES = {
   'level_edsr': level_edsr,
   'long': lambda: long('SAFMN'),
   'edsr_long': lambda: long('EDSR'),
+  'edsr_soft_long': lambda: long('EDSR', 'soft camera'),
   'photographs': photographs,
   'phones': phones,
   'folds': folds,
@@ -322,6 +324,7 @@ def pictures(where: str, args: argparse.Namespace) -> dict[str, Any]:
   if where in PHONES or where == 'realesrgan':
     return photographed(where, args)
   fields = sweeping.pairs(args.data, args.runs)
+  where, _, mixed = where.partition(', mixed with ')
   every = sorted(path.stem for path in (args.data / 'HR').iterdir())
   valid, train = every[::7], [name for i, name in enumerate(every) if i % 7]
   if where == 'DRealSR':
@@ -344,6 +347,10 @@ def pictures(where: str, args: argparse.Namespace) -> dict[str, Any]:
     file.write_text('\n'.join(names) + '\n')
     fields[f'data.{part}.names'] = file
   del fields['data.train.skip_names']
+  if mixed:  # photographs, under a simulated camera
+    given = {name: fields.pop(f'data.train.{name}') for name in ('lr', 'hr', 'names')}
+    pairs = ' '.join(f'{name}={value}' for name, value in given.items())
+    fields['data.train.mix'] = f'{pairs} weight=1; hr={args.photos} degrade={mixed} weight=1'
   return fields
 
 

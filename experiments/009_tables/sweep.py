@@ -87,6 +87,19 @@ def cameras(seed: int) -> list:
   return [arm for camera in promise.CAMERAS for arm in arms(BOTH, seed, camera)]
 
 
+def keeping(seed: int) -> list:
+  """What is offered against forgetting, on cameras that were left out: fewer steps, more pictures, a longer average."""
+  on_the_way = {'strengths': (0.8, 0.6), 'eval_every': 50}
+  both = {f'{name}, on the way': {**own, **on_the_way} for name, own in BOTH.items()}
+  average = {'rank-aware, average of 0.998': {**both['rank-aware, on the way'], 'optim.ema': 0.998}}
+  made = []
+  for camera in ('panasonic', 'sony', 'DSC'):
+    made += arms({**both, **average}, seed, camera)
+    for degraded in ('realesrgan', 'stablesr'):
+      made += arms(both, seed, f'{camera}, mixed with {degraded}')
+  return made
+
+
 def options(seed: int) -> list:
   """A higher rate for b than for a (LoRA+)."""
   return arms({'b at 4 times 1e-3': {'optim.lr': 1e-3, 'optim.b_lr_scale': 4.0}}, seed)
@@ -102,6 +115,7 @@ TABLES = {
   'windows': windows,
   'options': options,
   'cameras': cameras,
+  'keeping': keeping,
 }
 
 
@@ -112,6 +126,7 @@ def main() -> None:
   parser.add_argument('--edsr', required=True, help='the first EDSR x4 of the package, see 008')
   parser.add_argument('--swinir', default='bundled:swinir_x4', help='a small SwinIR x4')
   parser.add_argument('--data', required=True, type=Path)
+  parser.add_argument('--photos', type=Path, help='HR photographs, for `keeping`')
   parser.add_argument('--weights', default='', help='folder with the weights of LPIPS')
   parser.add_argument('--runs', required=True, type=Path)
   parser.add_argument('--seeds', type=int, default=2)
