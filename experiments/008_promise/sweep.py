@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from adaptsr_jax import data, image, infer, methods, metrics, tree
 from adaptsr_jax.adapt import losses, prepare, step, warm_up
@@ -248,6 +249,24 @@ def mean(pictures: dict[str, dict[str, float]], metric: str = 'psnr_y') -> float
 
 def run(arm: Arm, args: argparse.Namespace) -> dict[str, Any]:
   """Trains and measures one arm, as `adapt.run` does; returns its row."""
+  ready = prepared(arm, args)
+  return row_of(arm, args, ready, trained(ready))
+
+
+class Ready(NamedTuple):
+  """A run before its first step."""
+
+  config: ConfigDict
+  setup: prepare.Setup
+  scores: prepare.Scores
+  plan: methods.Plan
+  method: methods.Method
+  criterion: losses.Criterion
+  asked: Any
+
+
+def prepared(arm: Arm, args: argparse.Namespace) -> Ready:
+  """Returns one arm with its ranks, before anything is trained."""
   config = importlib.import_module(CONFIGS[arm.backbone]).get_config()
   bases = {'SAFMN': args.safmn, 'bundled SAFMN': 'bundled:safmn_x4', 'EDSR': args.edsr, 'SwinIR': args.swinir}
   fields = {**CROPS[arm.backbone], **pictures(arm.data, args), 'metric_weights': args.weights}
@@ -255,25 +274,30 @@ def run(arm: Arm, args: argparse.Namespace) -> dict[str, Any]:
   config.update_from_flattened_dict({k: str(v) if isinstance(v, Path) else v for k, v in fields.items()})
   setup = prepare.prepare(config)
   asked = measures.load(('psnr', 'ssim', *config.metrics), args.weights).functions
-
-  def measured(params: tree.Params, functions: Any = asked, source: Any = setup.valid) -> dict[str, dict[str, float]]:
-    result = measure.measure(infer.network(setup.model, params, infer.WHOLE), data.pairs(source), functions)
-    return {name: kept(values, result['levels'][name]) for name, values in result['images'].items()}
-
-  def base_file(where: str) -> Path:
-    name = sweeping.folder_name(f'base {arm.backbone} {where} {" ".join(config.metrics)}')
-    return args.runs / 'rows' / f'{name}.json'
-
-  told = {**arm._asdict(), 'fields': {name: str(value) for name, value in arm.fields.items()}}
   criterion = losses.make(config)
   first = functools.partial(warm_up.run, config, setup, criterion=criterion, material={})
   with tempfile.TemporaryDirectory() as folder:
     scores = prepare.Scores(config, setup, functools.partial(first, folder=Folder(Path(folder))))
     plan = methods.plan(config, setup.sites, scores)
-  method = methods.from_spec(plan.spec, plan.constants)
-  frozen, trainable = methods.restore(method, setup.base.params, plan.start, jax.random.key(arm.seed))
-  training = step.plain(config, setup.model.apply, method, frozen, trainable, criterion)
-  state, batches, seconds, curve = training.state, prepare.batches(config, setup.train, arm.seed), 0.0, []
+  return Ready(config, setup, scores, plan, methods.from_spec(plan.spec, plan.constants), criterion, asked)
+
+
+class Trained(NamedTuple):
+  """A run behind its last step."""
+
+  frozen: tree.Params
+  trainable: tree.Params
+  seconds: float  # of CPU
+  curve: list[list[float]]  # number of steps, PSNR
+  finite: bool
+
+
+def trained(ready: Ready) -> Trained:
+  """Trains what is ready."""
+  config, setup, method = ready.config, ready.setup, ready.method
+  frozen, trainable = methods.restore(method, setup.base.params, ready.plan.start, jax.random.key(config.seed))
+  training = step.plain(config, setup.model.apply, method, frozen, trainable, ready.criterion)
+  state, batches, seconds, curve = training.state, prepare.batches(config, setup.train, config.seed), 0.0, []
   for number in range(1, config.steps + 1):
     start = time.process_time()
     state, scalars = training.step(state, next(batches))
@@ -281,35 +305,55 @@ def run(arm: Arm, args: argparse.Namespace) -> dict[str, Any]:
     seconds += (time.process_time() - start) * (number > 1)  # the first compiles
     if config.eval_every and number % config.eval_every == 0 and number < config.steps:
       params = method.merge(frozen, jax.device_get(training.trained(state)))
-      curve.append([number, mean(measured(params, (metrics.quality,)))])
+      curve.append([number, mean(measured(ready, params, (metrics.quality,)))])
   batches.close()
-  if not np.isfinite(scalars['loss']):
+  return Trained(frozen, jax.device_get(training.trained(state)), seconds, curve, bool(np.isfinite(scalars['loss'])))
+
+
+def measured(
+  ready: Ready, params: tree.Params, functions: Any = None, source: data.Source | None = None
+) -> dict[str, dict[str, float]]:
+  """Returns what is kept of every picture, by default of the run's validation and by the functions it asks for."""
+  network = infer.network(ready.setup.model, params, infer.WHOLE)
+  result = measure.measure(network, data.pairs(source or ready.setup.valid), functions or ready.asked)
+  return {name: kept(values, result['levels'][name]) for name, values in result['images'].items()}
+
+
+def row_of(arm: Arm, args: argparse.Namespace, ready: Ready, end: Trained) -> dict[str, Any]:
+  """Measures what was trained, at full strength and at the weaker ones asked for; returns the row."""
+  config, method, base = ready.config, ready.method, ready.setup.base.params
+  told = {**arm._asdict(), 'fields': {name: str(value) for name, value in arm.fields.items()}}
+
+  def base_file(where: str) -> Path:
+    name = sweeping.folder_name(f'base {arm.backbone} {where} {" ".join(config.metrics)}')
+    return args.runs / 'rows' / f'{name}.json'
+
+  if not end.finite:
     return {**told, 'failed': True}
-  trained = jax.device_get(training.trained(state))
-  adapted = measured(method.merge(frozen, trained))
-  base = once(base_file(arm.data), lambda: measured(setup.base.params))
+  merged = {'1': method.merge(end.frozen, end.trainable)}
+  adapted = measured(ready, merged['1'])
+  unadapted = once(base_file(arm.data), lambda: measured(ready, base))
   weaker, elsewhere = {}, {}
-  merged = {'1': method.merge(frozen, trained)}
   for strength in config.strengths:
-    scaled = methods.scale(method.spec, tree.flatten(trained), setup.base.params, strength)
-    merged[f'{strength:g}'] = method.merge(frozen, tree.filled(trained, scaled))
-    weaker[f'{strength:g}'] = measured(merged[f'{strength:g}'], (metrics.quality,))
+    scaled = methods.scale(method.spec, tree.flatten(end.trainable), base, strength)
+    merged[f'{strength:g}'] = method.merge(end.frozen, tree.filled(end.trainable, scaled))
+    weaker[f'{strength:g}'] = measured(ready, merged[f'{strength:g}'], (metrics.quality,))
   for place in arm.elsewhere:
     config.update_from_flattened_dict({k: str(v) for k, v in pictures(place, args).items() if '.valid.' in k})
-    there = functools.partial(measured, source=prepare.open_pictures(config, 'valid', setup.model.upscale))
-    of = {'base': once(base_file(place), functools.partial(there, setup.base.params))}
+    there = functools.partial(measured, ready, source=prepare.open_pictures(config, 'valid', ready.setup.model.upscale))
+    of = {'base': once(base_file(place), functools.partial(there, base))}
     of |= {strength: there(params, (metrics.quality,)) for strength, params in merged.items()}
     elsewhere[place] = {label: {p: values['psnr_y'] for p, values in of[label].items()} for label in of}
   return {
     **told,
-    'trainable_parameters': tree.count(trained),
-    'ranks': plan.ranks.get('ranks', {}),
-    'cpu_seconds': seconds,
-    'base': base,
+    'trainable_parameters': tree.count(end.trainable),
+    'ranks': ready.plan.ranks.get('ranks', {}),
+    'cpu_seconds': end.seconds,
+    'base': unadapted,
     'adapted': adapted,
     'strengths': {strength: mean(images) for strength, images in weaker.items()},
     'weaker': {strength: {p: images[p]['psnr_y'] for p in images} for strength, images in weaker.items()},
-    'curve': [*curve, [config.steps, mean(adapted)]],
+    'curve': [*end.curve, [config.steps, mean(adapted)]],
     **({'gains_elsewhere': elsewhere} if elsewhere else {}),
   }
 
