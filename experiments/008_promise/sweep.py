@@ -50,8 +50,8 @@ METHODS = {'rank-aware': {}, 'uniform': {'lora.rule': 'uniform'}, 'full': {'meth
 # The best of a grid is at its end nowhere but for EDSR's full fine-tuning, so grids differ.
 GRID = {
   'SAFMN': {'rank-aware': (2e-3, 1e-3, 4e-3), 'full': (5e-4, 2e-4, 1e-3)},
-  'EDSR': {'rank-aware': (2e-3, 1e-3, 4e-3, 8e-3), 'full': (5e-4, 2e-4, 1e-3)},
-  'SwinIR': {'rank-aware': (2e-3, 4e-3, 8e-3), 'full': (5e-4, 1e-3, 2e-4)},
+  'EDSR': {'rank-aware': (2e-3, 1e-3, 4e-3, 8e-3, 1.6e-2), 'full': (5e-4, 2e-4, 1e-3)},
+  'SwinIR': {'rank-aware': (2e-3, 4e-3, 8e-3, 1.6e-2), 'full': (5e-4, 1e-3, 2e-4)},
 }
 CAMERAS = ('Canon', 'DSC', 'IMG', 'P1', 'panasonic', 'sony')
 # Three phones, the second the camera of the quick start, and the pictures of real ones.
