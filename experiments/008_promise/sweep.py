@@ -226,10 +226,10 @@ def main() -> None:
       (args.out / f'{table}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
 
 
-def done(arm: Arm, args: argparse.Namespace) -> dict[str, Any]:
-  """Runs one arm, or finds it done; returns its row."""
+def done(arm: Arm, args: argparse.Namespace, how: Callable[..., dict[str, Any]] | None = None) -> dict[str, Any]:
+  """Runs one arm, by `run` or as given, or finds it done; returns its row."""
   name = sweeping.folder_name(f'{arm.backbone} {arm.data} {arm.name} {arm.steps} {arm.seed}')
-  row = once(args.runs / 'rows' / f'{name}.json', lambda: run(arm, args))
+  row = once(args.runs / 'rows' / f'{name}.json', lambda: (how or run)(arm, args))
   gain = 'failed' if 'failed' in row else f'{mean(row["adapted"]) - mean(row["base"]):+.3f} dB'
   print(arm.backbone, arm.data, arm.name, arm.seed, gain, flush=True)
   return row

@@ -1,0 +1,248 @@
+"""Other starts, scales and maps of adapters, and ways to keep the level: trials of what the package does not offer.
+
+  python -m experiments.008_promise.trials --safmn=safmn_ntire2023_x4.pth --edsr=edsr_first.safetensors \
+    --data=drealsr_x4 --runs=runs/008
+
+Runs as those of `sweep.py`, on DRealSR, with one thing changed that no field of a config changes. Writes trials.jsonl,
+of which `report.py` makes tables.
+"""
+
+import argparse
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from adaptsr_jax import data, infer, lora, methods, metrics, tree
+from adaptsr_jax.adapt import prepare
+from adaptsr_jax.evaluate import measure
+
+sweep = importlib.import_module('experiments.008_promise.sweep')
+
+HERE = Path(__file__).parent
+STEPS = {'SAFMN': 300, 'SwinIR': 200, 'EDSR': 200}
+USUAL = {'optim.lr': sweep.BEST['rank-aware'], 'metrics': (), 'strengths': ()}
+UNIFORM = {'lora.rule': 'uniform'}
+# Of these ranks as in 009; a budget of rank 1 leaves nothing to choose where every site is to have one.
+RANKS = {
+  'rank 1': {'lora.rank': 1, 'lora.r_max': 64, 'lora.r_min': 0},
+  'rank 2': {'lora.rank': 2, 'lora.r_max': 64},
+  'rank-aware': {},
+}
+SAME_AT_8 = 8**0.5  # alpha of alpha / r that scales rank 8 as alpha = 1 does of alpha / sqrt(r)
+GREYS = (0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+class Trial(NamedTuple):
+  """One run that is unusual in one way."""
+
+  table: str
+  against: str  # name of the arm that it is compared with
+  arm: sweep.Arm
+  start: str = ''  # what the first factors lie along: 'gradient' or 'activation'
+  power: float | None = None  # the scale of a site follows this power of its rank
+  map_seed: int | None = None  # of a random map, apart from that of the run
+  levelled: bool = False  # measured with its level on flat grey corrected, too
+
+
+def trial(
+  table: str, against: str, name: str, fields: Mapping[str, Any], backbone: str, seed: int, **how: Any
+) -> Trial:
+  return Trial(table, against, sweep.Arm(name, {**USUAL, **fields}, backbone, seed=seed, steps=STEPS[backbone]), **how)
+
+
+def starts(backbone: str, seed: int, ranks: tuple[str, ...] = tuple(RANKS)) -> list[Trial]:
+  """First factors along the leading directions of the mean gradient, and of the inputs (EVA)."""
+  return [
+    trial('starts', name, f'{name}, along the {start}', RANKS[name], backbone, seed, start=start)
+    for name in ranks
+    for start in ('gradient', 'activation')
+  ]
+
+
+def usual(backbone: str, seed: int = 0) -> Trial:
+  return trial('flat', '', 'rank-aware', {}, backbone, seed, levelled=True)
+
+
+def low(backbone: str, seed: int = 0) -> list[Trial]:
+  return [trial('starts', '', name, RANKS[name], backbone, seed) for name in ('rank 1', 'rank 2')]
+
+
+def alphas(backbone: str, seed: int) -> list[Trial]:
+  """Scales that fall or grow with the rank otherwise than with its root; of rank 8 as usual, but where it is 1."""
+  return [
+    trial('alphas', 'rank-aware', 'alpha over r', {'lora.rslora': False, 'lora.alpha': SAME_AT_8}, backbone, seed),
+    trial('alphas', 'rank-aware', 'one scale for all ranks', {}, backbone, seed, power=0.0),
+    trial('alphas', 'rank-aware', 'scale with sqrt(r)', {}, backbone, seed, power=0.5),
+    trial('alphas', 'rank-aware', 'scale 1', {'lora.alpha': SAME_AT_8}, backbone, seed, power=0.0),
+  ]
+
+
+def maps(backbone: str, seed: int, seeds: tuple[int, ...]) -> list[Trial]:
+  """Random maps of other seeds, with the batches and start of the run's own."""
+  fields = {'score.kind': 'random'}
+  return [trial('maps', 'rank-aware', f'random map {s}', fields, backbone, seed, map_seed=s) for s in seeds]
+
+
+def frozen(backbone: str, seed: int = 0) -> Trial:
+  return trial('flat', 'rank-aware', 'biases frozen', {'lora.biases': False}, backbone, seed)
+
+
+TRIALS = [
+  frozen('SAFMN'),
+  usual('SAFMN'),
+  *alphas('SAFMN', 0)[:1],
+  frozen('SwinIR'),
+  usual('SwinIR'),
+  *starts('SAFMN', 0, ('rank-aware', 'rank 1')),
+  *starts('SwinIR', 0, ('rank-aware',)),
+  *alphas('SAFMN', 0)[1:],
+  *low('SAFMN'),
+  *low('SwinIR'),
+  *starts('SwinIR', 0, ('rank 1',)),
+  trial('flat', '', 'uniform', UNIFORM, 'SAFMN', 2, levelled=True),
+  *maps('SAFMN', 0, (1, 2, 3)),
+  *alphas('SwinIR', 0)[:3],
+  usual('EDSR'),
+  frozen('EDSR'),
+  *starts('SAFMN', 0, ('rank 2',)),
+  *starts('SwinIR', 0, ('rank 2',)),
+  trial('alphas', '', 'uniform', UNIFORM, 'SAFMN', 0),
+  trial('alphas', 'uniform', 'uniform, scale 1', {**UNIFORM, 'lora.alpha': SAME_AT_8}, 'SAFMN', 0),
+]
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--safmn', required=True, help='SAFMN x4 of NTIRE 2023')
+  parser.add_argument('--edsr', required=True, help='the first EDSR x4 of the package, see README.md')
+  parser.add_argument('--swinir', default='bundled:swinir_x4', help='a small SwinIR x4')
+  parser.add_argument('--data', required=True, type=Path)
+  parser.add_argument('--runs', required=True, type=Path)
+  parser.add_argument('--out', type=Path, default=HERE)
+  args = parser.parse_args()
+  args.weights = ''
+  rows = []
+  for each in TRIALS:
+    row = sweep.done(each.arm, args, lambda _, args, each=each: run(each, args))
+    rows.append({**row, 'table': each.table, 'against': each.against})
+    (args.out / 'trials.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def run(each: Trial, args: argparse.Namespace) -> dict[str, Any]:
+  """Trains and measures one trial; returns its row."""
+  ready = sweep.prepared(each.arm, args)
+  if each.map_seed is not None:
+    other = ready.config.copy_and_resolve_references()
+    other.seed = each.map_seed
+    plan = methods.plan(ready.config, ready.setup.sites, prepare.Scores(other, ready.setup))
+    ready = ready._replace(plan=plan, method=methods.from_spec(plan.spec, plan.constants))
+  if each.start:
+    ready = ready._replace(plan=ready.plan._replace(start=start_along(ready, each.start)))
+  if each.power is not None:
+    ready = ready._replace(method=following(ready.method, each.power))
+  end = sweep.trained(ready)
+  row = sweep.row_of(each.arm, args, ready, end)
+  return {**row, **(levelled(ready, end) if each.levelled and end.finite else {})}
+
+
+def start_along(ready: sweep.Ready, what: str) -> methods.Tensors:
+  """Returns first factors along the leading left singular vectors of what a site's kernel, as a matrix, meets.
+
+  That is its mean gradient, (cin, kh kw cout), or all its inputs, (cin, pixels), not centred. Columns are as long as
+  those that are drawn are on average, so that only their directions differ.
+  """
+  sites, ranks = lora.from_json(ready.plan.spec['sites'])
+  if what == 'gradient':
+    matrices = {name: np.moveaxis(g, -2, 0).reshape(g.shape[-2], -1) for name, g in ready.scores.gradients().items()}
+  else:
+    moments = second_moments(ready)  # which have the left singular vectors of the inputs
+    matrices = {site.name: moments[site.path] for site in sites}
+  left = {name: np.linalg.svd(matrix.astype(np.float64), full_matrices=False)[0] for name, matrix in matrices.items()}
+  # A value that is drawn within 1 / sqrt(cin) has a mean square of 1 / (3 cin).
+  return {
+    f'adapters/{name}/a': (left[name][:, :rank] / 3**0.5).astype(np.float32) for name, rank in ranks.items() if rank
+  }
+
+
+def second_moments(ready: sweep.Ready) -> dict[tuple[str, ...], np.ndarray]:
+  """Returns path of a site -> X X^T (cin, cin) of its inputs X (cin, pixels) on the batches that score."""
+  paths = {tuple(site.path) for site in ready.setup.sites}
+
+  @jax.jit
+  def moments(params, lr):
+    found = {}
+
+    def look(call, given, kwargs, context):
+      if context.method_name == '__call__' and context.module.path in paths:
+        x = given[0].reshape(-1, given[0].shape[-1])
+        found[context.module.path] = x.T @ x
+      return call(*given, **kwargs)
+
+    with nn.intercept_methods(look):
+      ready.setup.model.apply({'params': params}, lr)
+    return found
+
+  batches = prepare.score_batches(ready.config, ready.setup, ready.config.score.batches)
+  of_batches = [jax.device_get(moments(ready.setup.base.params, batch['lr'])) for batch in batches]
+  return {path: sum(np.asarray(each[path], np.float64) for each in of_batches) for path in of_batches[0]}
+
+
+def following(method: methods.Method, power: float) -> methods.Method:
+  """Returns `method` with scales that follow a power of the rank; that of rank 8 stays as it is, alpha / sqrt(8)."""
+  sites, ranks = lora.from_json(method.spec['sites'])
+  # The root of the rank is divided by already.
+  factors = {site.name: (ranks[site.name] / 8) ** (power + 0.5) for site in sites if ranks[site.name]}
+
+  def scaled(trainable: tree.Params) -> tree.Params:
+    adapters = {name: {'a': ab['a'], 'b': ab['b'] * factors[name]} for name, ab in trainable['adapters'].items()}
+    return {**trainable, 'adapters': adapters}
+
+  return method._replace(
+    merge=lambda frozen, trainable: method.merge(frozen, scaled(trainable)),
+    forward=lambda apply_fn, frozen, trainable, x: method.forward(apply_fn, frozen, scaled(trainable), x),
+  )
+
+
+def levelled(ready: sweep.Ready, end: sweep.Trained) -> dict[str, Any]:
+  """Measures with what the adapted network adds to flat grey, against the base, taken off its output.
+
+  A bias of the output, one of each channel, can take off one value for all levels: the mean over `GREYS`, or that at
+  the darkest. 'by level' takes off what is added at the mean of the LR picture, which no bias can.
+  """
+  params = ready.method.merge(end.frozen, end.trainable)
+  adapted, base = (infer.network(ready.setup.model, p, infer.WHOLE) for p in (params, ready.setup.base.params))
+  shifts = np.array([in_the_middle(adapted, grey) - in_the_middle(base, grey) for grey in GREYS])  # (greys, 3)
+
+  def by_level(lr: np.ndarray) -> np.ndarray:
+    return np.array([np.interp(lr[..., c].mean(), GREYS, shifts[:, c]) for c in range(3)])
+
+  def measured(off: Callable[[np.ndarray], np.ndarray]) -> dict[str, dict[str, float]]:
+    pairs = data.pairs(ready.setup.valid)
+    result = measure.measure(lambda lr, scale: adapted(lr, scale) - off(lr), pairs, (metrics.quality,))
+    return {name: sweep.kept(values, result['levels'][name]) for name, values in result['images'].items()}
+
+  ways = {
+    'mean of all greys': lambda lr: shifts.mean(axis=0),
+    'darkest grey': lambda lr: shifts[0],
+    'by level': by_level,
+  }
+  return {
+    'flat': {f'{grey:g}': [round(float(x) * 255, 4) for x in shift] for grey, shift in zip(GREYS, shifts, strict=True)},
+    'corrected': {way: measured(off) for way, off in ways.items()},
+  }
+
+
+def in_the_middle(network: infer.Network, grey: float) -> np.ndarray:
+  """Returns what a network makes of flat grey, channel by channel, far from the border."""
+  output = network(np.full((64, 64, 3), grey, np.float32))
+  return output[96:-96, 96:-96].mean(axis=(0, 1))
+
+
+if __name__ == '__main__':
+  main()
