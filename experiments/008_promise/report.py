@@ -3,6 +3,7 @@
 python -m experiments.008_promise.report
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ MAIN = ('safmn_drealsr', 'bundled_safmn', 'photographs', 'edsr_drealsr', 'edsr_s
 RATES = ('safmn_rates', 'edsr_rates', 'swinir_rates', 'level', 'level_edsr')
 LONG = ('long', 'edsr_long', 'edsr_soft_long')
 TITLES = ['this', 'against', 'seeds', 'dB', '95 %', 'without dark', 'seeds above', 'p, t over seeds', 'p, pictures']
+NETWORKS = ('SAFMN', 'SwinIR', 'EDSR')
+TRIALS = ('starts', 'alphas', 'flat', 'maps')
 LOWEST = -0.3  # no picture is to lose more than that, in dB
 
 
@@ -29,6 +32,7 @@ def main() -> None:
   made = {name: (protocol, read(name)) for name in MAIN} | {name: (rates, read(name)) for name in RATES}
   made |= {'folds': (protocol, of_folds), 'higher': (higher, read('higher')), 'rules': (against_usual, read('rules'))}
   made |= {name: (long, read(name)) for name in LONG} | {'phones': (phones, read('phones'))}
+  made |= {table: (functools.partial(trials, table=table), read('trials')) for table in TRIALS}
   kept = {name: read(name) for name in (*MAIN, 'level_edsr', *LONG)} | {'folds': of_folds}
   filled = {name: make(rows) for name, (make, rows) in made.items() if rows}
   sweeping.fill(HERE / 'README.md', **filled, losses=losses(kept))
@@ -217,6 +221,31 @@ def compare(ours: Sequence[Mapping], theirs: Sequence[Mapping], without: Sequenc
     '' if np.isnan(t) else f'{t:.2g}',
     f'{w:.2g}',
   ]
+
+
+def trials(rows: Sequence[Mapping], table: str) -> str:
+  """Returns what the trials of one kind gained, by network, beside the arm that each is compared with."""
+  levelled = [
+    {**row, 'name': f'{row["name"]}, less {way}', 'adapted': adapted, 'against': row['name']}
+    for row in rows
+    for way, adapted in row.get('corrected', {}).items()
+  ]
+  arms: dict[tuple[str, str], list[Mapping]] = {}
+  for row in [*rows, *levelled]:
+    arms.setdefault((row['backbone'], row['name']), []).append(row)
+  ours = {(at, name): (at, same[0]['against']) for (at, name), same in arms.items() if same[0]['table'] == table}
+  shown = [arm for pair in ours.items() for arm in reversed(pair) if arm in arms]
+  lines = []
+  for at, name in sorted(dict.fromkeys(shown), key=lambda arm: NETWORKS.index(arm[0])):
+    same, other = arms[at, name], arms.get(ours.get((at, name), ''))
+    gain = np.mean([gains(row) for row in same], axis=0)
+    rest = np.mean([gains(row, without=dark(same)) for row in same])
+    levels = [np.mean([abs(x['level']) for row in same for x in row[label].values()]) for label in ('adapted', 'base')]
+    numbers = gain.mean(), rest, gain[list(same[0]['base']).index(DARK)]
+    line = [at, f'{name} ({len(same)})', *(f'{x:+.3f}' for x in numbers), f'{levels[0]:.2f} ({levels[1]:.2f})']
+    lines.append([*line, *(compare(same, other, dark(same))[1:4] if other else ['', '', ''])])
+  header = ['network', 'arm (seeds)', 'mean gain', 'without dark', 'dark picture', 'level (base)']
+  return tables.markdown([[*header, 'against usual', '95 %', 'without dark'], *lines])
 
 
 def curves(rows: Sequence[Mapping], path: Path, axis: str = 'seconds') -> None:
