@@ -13,10 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from absl import flags as absl_flags
+from etils import epy
+from ml_collections import ConfigDict, config_dict, config_flags
 
 from adaptsr_jax import tree
 from adaptsr_jax.errors import UserError, escaped, shown
+
+with epy.lazy_imports():  # readers of flags need not wait for jax
+  from adaptsr_jax import methods
+  from adaptsr_jax.data import degrade
+  from adaptsr_jax.metrics import table
 
 KINDS = ('conv', 'mlp', 'attn')
 LOSSES = ('l1', 'charbonnier', 'mse', 'colour', 'perceptual', 'lpips', 'dists', 'adversarial')
@@ -91,9 +98,6 @@ def reason(error: BaseException, file: str, flags: Sequence[str]) -> str:
 
 def _lacking(file: str, flags: Sequence[str]) -> str:
   """Returns the sentence, without its end, on the first field that `flags` set and the config does not have; or ''."""
-  from absl import flags as absl_flags
-  from ml_collections import config_flags
-
   if not file:
     return ''
   alone, call = absl_flags.FlagValues(), ['', f'--config={file}']
@@ -148,8 +152,6 @@ def _check_file(path: str) -> None:
 
 def default() -> ConfigDict:
   """Returns the config that every file in configs/ starts from."""
-  from adaptsr_jax import methods  # The readers of flags below need not wait for jax.
-
   c = ConfigDict()
 
   # What to adapt: a .pth, .pt or .safetensors file, a params folder written by this package, the name of published
@@ -327,9 +329,7 @@ def default() -> ConfigDict:
 
 def _camera() -> ConfigDict:
   """Returns the fields of `data.degrade.Options`, which tells what each means, without values."""
-  from adaptsr_jax.data.degrade import Options
-
-  defaults = {name: value for name, value in Options()._asdict().items() if name != 'kind'}
+  defaults = {name: value for name, value in degrade.Options()._asdict().items() if name != 'kind'}
   return ConfigDict({name: config_dict.placeholder(type(value)) for name, value in defaults.items()})
 
 
@@ -376,9 +376,6 @@ def with_homes(config: ConfigDict) -> ConfigDict:
 
 def validate(config: ConfigDict) -> None:
   """Raises UserError that names the first field whose value cannot work, and what would."""
-  from adaptsr_jax import methods
-  from adaptsr_jax.metrics.table import GROUPS, METRICS, key_of, names_of
-
   for old, new in RENAMED.items():
     if old in flat(config):
       raise UserError(renamed(old, new))
@@ -406,7 +403,7 @@ def validate(config: ConfigDict) -> None:
     value = get(config, name)
     if value not in allowed:
       raise UserError(f'config.{name} is {value!r}; it can be one of: {", ".join(allowed)}.')
-  for name, allowed in (('sites.kinds', KINDS), ('metrics', (*GROUPS, *METRICS))):
+  for name, allowed in (('sites.kinds', KINDS), ('metrics', (*table.GROUPS, *table.METRICS))):
     unknown = [value for value in get(config, name) if value not in allowed]
     if unknown:
       raise UserError(f'config.{name} contains {unknown[0]!r}; it can have: {", ".join(allowed)}.')
@@ -438,8 +435,10 @@ def validate(config: ConfigDict) -> None:
       raise UserError(f'config.optim.{name} is {config.optim[name]}; it must be at least 0 and below 1.')
   if config.steps:
     _check_steps(config)
-  measured = [key for name in ('psnr', 'ssim', *config.metrics) for row in names_of(name) for key in METRICS[row].keys]
-  if key_of(config.best) not in measured:
+  measured = [
+    key for name in ('psnr', 'ssim', *config.metrics) for row in table.names_of(name) for key in table.METRICS[row].keys
+  ]
+  if table.key_of(config.best) not in measured:
     raise UserError(
       f'config.best is {config.best!r}, and what is measured is {", ".join(measured)}; see config.metrics.'
     )

@@ -11,17 +11,20 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from adaptsr_jax import command, memory
+from etils import epy
+
+from adaptsr_jax import command, log, memory
 from adaptsr_jax.errors import UserError, naming, shown
 from adaptsr_jax.files import check_folder
 
-if TYPE_CHECKING:
+with epy.lazy_imports():
   import jax
   import numpy as np
 
-  from adaptsr_jax.data.degrade import Draws, Options
+  from adaptsr_jax import figures, image
+  from adaptsr_jax.data import degrade, sources
 
 # Side of what a sheet shows of its photo, in HR pixels, and the panels in a row.
 _SHOWN = 256
@@ -77,9 +80,7 @@ def _check(args: argparse.Namespace) -> None:
     raise UserError(f'--draws is {args.draws}; it must be from 1 to {_MOST_DRAWS}.')
 
 
-def _options(args: argparse.Namespace) -> 'Options':
-  from adaptsr_jax.data import degrade
-
+def _options(args: argparse.Namespace) -> 'degrade.Options':
   changes = {}
   for item in args.set:
     name, equals, value = item.partition('=')
@@ -93,8 +94,6 @@ def _options(args: argparse.Namespace) -> 'Options':
 
 
 def _write_pictures(args: argparse.Namespace) -> None:
-  from adaptsr_jax import image, log
-
   options = _options(args)
   check_folder(args.out)
   out, files = Path(args.out), image.list_images(args.hr)
@@ -125,8 +124,6 @@ def _write_pictures(args: argparse.Namespace) -> None:
 
 def _read(path: Path, scale: int) -> 'np.ndarray':
   """Returns a picture, uint8 or uint16, cut at the bottom and right to multiples of `scale`."""
-  from adaptsr_jax import image
-
   hr = image.read_array(path)
   h, w = (n // scale * scale for n in hr.shape[:2])
   if not h or not w:
@@ -134,13 +131,8 @@ def _read(path: Path, scale: int) -> 'np.ndarray':
   return hr[:h, :w]
 
 
-def _degraded(hr: 'np.ndarray', key: 'jax.Array', scale: int, options: 'Options') -> 'np.ndarray':
+def _degraded(hr: 'np.ndarray', key: 'jax.Array', scale: int, options: 'degrade.Options') -> 'np.ndarray':
   """Returns LR in the type of HR."""
-  import numpy as np
-
-  from adaptsr_jax import image
-  from adaptsr_jax.data import sources
-
   if options.kind == 'bicubic' and not options.source_usm and hr.dtype == np.uint16:
     return sources.shrink(hr, scale)  # the cameras round to 8 bit, as what they imitate does
   return image.to_levels(shrink(key, image.to_float(hr), scale, options), hr.dtype)
@@ -152,12 +144,10 @@ def _size(x: 'np.ndarray') -> str:
 
 def _key(seed: int, path: Path) -> 'jax.Array':
   """Returns the key of a picture: by its name, so that it does not depend on the other pictures of the folder."""
-  import jax
-
   return jax.random.fold_in(jax.random.key(seed), zlib.crc32(os.fsencode(path.stem)))
 
 
-def shrink(key: 'jax.Array', hr: 'np.ndarray', scale: int, options: 'Options') -> 'np.ndarray':
+def shrink(key: 'jax.Array', hr: 'np.ndarray', scale: int, options: 'degrade.Options') -> 'np.ndarray':
   """Returns the LR picture of one HR picture of any size.
 
   Args:
@@ -169,10 +159,6 @@ def shrink(key: 'jax.Array', hr: 'np.ndarray', scale: int, options: 'Options') -
   Returns:
     (h // scale, w // scale, 3) float32.
   """
-  import numpy as np
-
-  from adaptsr_jax.data import degrade
-
   h, w = hr.shape[:2]
   size = _canvas(h, scale), _canvas(w, scale)
   each = _BYTES[options.kind]
@@ -190,12 +176,6 @@ def _canvas(side: int, scale: int) -> int:
 
 
 def _draw_sheet(args: argparse.Namespace) -> None:
-  import jax
-  import numpy as np
-
-  from adaptsr_jax import figures, image
-  from adaptsr_jax.data import degrade
-
   options = _options(args)
   path = Path(args.picture)
   hr = image.to_float(_read(path, args.scale))
@@ -215,7 +195,7 @@ def _draw_sheet(args: argparse.Namespace) -> None:
   print(f'Written to {shown(args.sheet)}')
 
 
-def _label(draws: 'Draws') -> str:
+def _label(draws: 'degrade.Draws') -> str:
   """Returns the decisions that show most, one line for each stage."""
   lines = []
   for blur, resize, noise, quality in (

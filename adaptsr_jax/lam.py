@@ -8,16 +8,20 @@ python -m adaptsr_jax.lam --params=base=base.pth --params=full=runs/full/merged 
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from adaptsr_jax import command
-from adaptsr_jax.errors import UserError
+from etils import epy
 
-if TYPE_CHECKING:
+from adaptsr_jax import command, files, log
+from adaptsr_jax.errors import UserError, enough_memory
+
+with epy.lazy_imports():
   import numpy as np
+  from PIL import Image
 
-  from adaptsr_jax import figures
-  from adaptsr_jax.base import Base
+  from adaptsr_jax import base, bicubic, config, figures, image
+  from adaptsr_jax.evaluate import tables
+  from adaptsr_jax.metrics import lam
 
 _LONGEST = 28  # characters of a label that fit below a map
 
@@ -67,10 +71,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-  from adaptsr_jax import config, figures, files, log
-  from adaptsr_jax.evaluate import tables
-  from adaptsr_jax.metrics import lam
-
   figures.check_path(args.out)
   specs = _specs(args.params)
   networks = _load(specs, config.parse_fields(args.fields), args.key)
@@ -102,8 +102,6 @@ def _run(args: argparse.Namespace) -> None:
 
 def _specs(texts: list[str]) -> dict[str, str]:
   """Returns {label: where it lies} of 'LABEL=X' or plain 'X', which is its own label."""
-  from adaptsr_jax import config
-
   specs = {}
   for text in texts:
     label, where = config.labelled(text)
@@ -113,9 +111,7 @@ def _specs(texts: list[str]) -> dict[str, str]:
   return specs
 
 
-def _load(specs: Mapping[str, str], fields: dict[str, Any], key: str | None) -> dict[str, 'Base']:
-  from adaptsr_jax import base, log
-
+def _load(specs: Mapping[str, str], fields: dict[str, Any], key: str | None) -> dict[str, 'base.Base']:
   networks = {label: base.load(where, fields, key) for label, where in specs.items()}
   for label, loaded in networks.items():
     for remark in base.remarks(loaded, '--fields='):
@@ -129,11 +125,6 @@ def _load(specs: Mapping[str, str], fields: dict[str, Any], key: str | None) -> 
 
 def _read(path: str, is_hr: bool, scale: int) -> tuple['np.ndarray', 'np.ndarray | None']:
   """Returns LR (h, w, 3) and, where the file is that, HR (scale * h, scale * w, 3); floats in [0, 1]."""
-  import numpy as np
-  from PIL import Image
-
-  from adaptsr_jax import image
-
   picture = image.read(path).rgb
   if not is_hr:
     return picture, None
@@ -147,9 +138,6 @@ def _read(path: str, is_hr: bool, scale: int) -> tuple['np.ndarray', 'np.ndarray
 
 def _box(args: argparse.Namespace, lr: 'np.ndarray', hr: 'np.ndarray | None', scale: int) -> 'figures.Box':
   """Returns the patch in pixels of the enlarged picture: the given one, or the busiest."""
-  from adaptsr_jax import figures
-  from adaptsr_jax.metrics import lam
-
   corner, size = _parsed_box(args.box) if args.box else (None, lam.WINDOW)
   height, width = (scale * side for side in lr.shape[:2])
   # Differences to the next row and column need a pixel beyond the patch.
@@ -179,8 +167,6 @@ def _lr_pixels(size: int, scale: int) -> int:
 
 def _parsed_box(text: str) -> tuple[tuple[int, int], int]:
   """Returns ((x, y), size) of 'X,Y' or 'X,Y,SIZE'."""
-  from adaptsr_jax.metrics import lam
-
   parts = text.split(',')
   if len(parts) not in (2, 3) or not all(part.strip().isdecimal() for part in parts):
     raise UserError(f'--box={text} is not X,Y or X,Y,SIZE in whole pixels, such as 110,150,16.')
@@ -192,10 +178,6 @@ def _parsed_box(text: str) -> tuple[tuple[int, int], int]:
 
 def _cut(lr: 'np.ndarray', hr: 'np.ndarray | None', box: 'figures.Box', scale: int, context: int) -> _Scene:
   """Cuts out `context` LR pixels a side around the patch, less where the picture has less."""
-  import numpy as np
-
-  from adaptsr_jax import bicubic
-
   left, right = _span(box.x + box.width / 2, context, lr.shape[1], scale)
   top, bottom = _span(box.y + box.height / 2, context, lr.shape[0], scale)
   small = lr[top:bottom, left:right]
@@ -218,13 +200,8 @@ def _words(scene: _Scene) -> str:
   return f'{width} x {height} LR pixels from {scene.corner[0]},{scene.corner[1]}'
 
 
-def _attribute(network: 'Base', scene: _Scene, label: str, picture: str) -> 'np.ndarray':
+def _attribute(network: 'base.Base', scene: _Scene, label: str, picture: str) -> 'np.ndarray':
   """Returns the map of `scene.lr`."""
-  import numpy as np
-
-  from adaptsr_jax.errors import enough_memory
-  from adaptsr_jax.metrics import lam
-
   model = network.model()  # one object for equal networks: the gradient is compiled once
   if min(scene.lr.shape[:2]) < model.minimum:
     raise UserError(
@@ -242,8 +219,6 @@ def _attribute(network: 'Base', scene: _Scene, label: str, picture: str) -> 'np.
 
 def _draw(path: str, scene: _Scene, title: str, maps: Mapping[str, 'np.ndarray'], indices: Mapping[str, float]) -> None:
   """Draws the picture with the patch, and beside it the map of each network with its diffusion index."""
-  from adaptsr_jax import figures
-
   names = {label: label if len(label) <= _LONGEST else f'…{label[1 - _LONGEST :]}' for label in maps}
   panels = [(f'{names[label]}\nDI {indices[label]:.2f}', saliency) for label, saliency in maps.items()]
   figures.attribution(path, [figures.Attribution(title, scene.large, scene.patch, panels)])

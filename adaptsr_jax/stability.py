@@ -13,9 +13,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from adaptsr_jax import command
+from absl import flags
+from etils import epy
+from ml_collections import config_flags
+
+from adaptsr_jax import command, files, log
+from adaptsr_jax import config as config_lib
 from adaptsr_jax.errors import UserError
-from adaptsr_jax.files import check_folder
+
+with epy.lazy_imports():
+  import numpy as np
+
+  from adaptsr_jax import figures, ranks
+  from adaptsr_jax.adapt import effects, prepare
 
 
 def measure(
@@ -38,8 +48,6 @@ def measure(
     normalise: see `ranks.scores`; it changes the order, hence the result.
     form: the adapter form that normalise 'per_cost' asks for its costs.
   """
-  from adaptsr_jax import log, ranks
-
   with log.Work('Scoring'):
     table = ranks.score_table(kind, loss_fn, params, batches, sites, normalise, form)
   agreement = ranks.stability(table, [site.kind for site in sites])
@@ -70,19 +78,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _read_config(path: str, overrides: Sequence[str]) -> Any:
   """Returns the config of the file with `overrides`, which have to stand in sys.argv, where config_flags looks."""
-  from absl import flags
-  from ml_collections import config_flags
-
-  from adaptsr_jax.config import check_made, find, reason
-
-  file = find(path)
+  file = config_lib.find(path)
   values = flags.FlagValues()  # apart from absl's global flags, where other commands define theirs
   config_flags.DEFINE_config_file('config', flag_values=values)
   try:
     rest = values([sys.argv[0], f'--config={file}', *overrides])[1:]
-    check_made(values.config)
+    config_lib.check_made(values.config)
   except Exception as error:  # a config is a program, and can raise anything
-    why = reason(error, file, overrides)
+    why = config_lib.reason(error, file, overrides)
     given = ' '.join(overrides) or 'The config'
     raise UserError(why if why.startswith(file) else f'{given} does not fit {path}: {why}') from error
   if rest:
@@ -91,11 +94,7 @@ def _read_config(path: str, overrides: Sequence[str]) -> Any:
 
 
 def _run(config: Any, number: int, out: Path) -> None:
-  from adaptsr_jax import config as config_lib
-  from adaptsr_jax import files
-  from adaptsr_jax.adapt import effects, prepare
-
-  check_folder(out)
+  files.check_folder(out)
   config_lib.validate(config)
   config = config_lib.with_homes(config)
   if number < 2:
@@ -127,10 +126,6 @@ def _run(config: Any, number: int, out: Path) -> None:
 
 def draw(path: Path, result: dict[str, Any], kinds: dict[str, str]) -> None:
   """Draws how the position of each site scatters over the batches."""
-  import numpy as np
-
-  from adaptsr_jax import figures, ranks
-
   table = np.array(list(result['scores'].values()))  # (sites, batches)
   positions = np.stack([ranks.average_ranks(scores) for scores in table.T], axis=1)
   samples = dict(zip(result['scores'], positions, strict=True))

@@ -18,15 +18,17 @@ import time
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from adaptsr_jax import command, files, image, log, processes, video
+from etils import epy
+
+from adaptsr_jax import command, files, image, log, processes, tree, video
 from adaptsr_jax.errors import UserError, escaped, lacks_memory, shown
 
-if TYPE_CHECKING:
-  from adaptsr_jax import base as base_lib
-  from adaptsr_jax.tree import Params
-
+with epy.lazy_imports():
+  from adaptsr_jax import base, bicubic, config, figures, infer
+  from adaptsr_jax.adapters import cameras, operations
+  from adaptsr_jax.evaluate import guard
 
 _FRAMES = 12  # of a video that are compared with the base, and shown on the contact sheet
 _ON_SHEET, _SIDE = 60, 48  # pictures on a contact sheet, and the side of what it shows of each, in input pixels
@@ -106,8 +108,6 @@ def _main(args: argparse.Namespace) -> int:
   if args.watch:
     _check_watched(args)
   if args.sheet:
-    from adaptsr_jax import figures
-
     figures.check_path(args.sheet)
   if processes.count() > 1 and (args.watch or args.sheet):
     raise UserError('--watch and --sheet are of one process; leave them out, or the other processes.')
@@ -141,8 +141,6 @@ def _tell(done: Done, args: argparse.Namespace) -> None:
     for sentence in sentences:
       print(f'{kind}: {sentence}', file=sys.stderr)
   if done.panels:
-    from adaptsr_jax import figures
-
     row = 6  # panels, of three pictures
     figures.compare_strip(args.sheet, [done.panels[i : i + row] for i in range(0, len(done.panels), row)])
     print(args.sheet)
@@ -225,9 +223,6 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _enlarger(args: argparse.Namespace) -> tuple[Callable[..., Enlarged], int]:
   """Loads the network; returns a function (picture, on_tile, compared: by the guard) -> `Enlarged`, and its factor."""
-  from adaptsr_jax import base, config, infer
-  from adaptsr_jax.evaluate import guard
-
   loaded = base.load(args.params, config.parse_fields(args.fields), args.key)
   for remark in base.remarks(loaded, '--fields='):
     print(remark)
@@ -261,8 +256,6 @@ def _enlarger(args: argparse.Namespace) -> tuple[Callable[..., Enlarged], int]:
 
 def _reference(args: argparse.Namespace, model: Any, tile: int) -> Any:
   """Loads what --guard compares with; None where it is not asked for."""
-  from adaptsr_jax import base, infer
-
   if not args.guard:
     return None
   loaded = base.load(args.guard)
@@ -271,10 +264,8 @@ def _reference(args: argparse.Namespace, model: Any, tile: int) -> Any:
   return infer.network(loaded.model(), loaded.params, tile, args.overlap, args.ensemble)
 
 
-def _adapters(args: argparse.Namespace, loaded: 'base_lib.Base') -> tuple[Callable[..., Any], Callable[..., 'Params']]:
+def _adapters(args: argparse.Namespace, loaded: 'base.Base') -> tuple[Callable[..., Any], Callable[..., tree.Params]]:
   """Returns what chooses an adapter, picture -> (name, what to say), and name -> parameters; None is no choice."""
-  from adaptsr_jax.adapters import cameras, operations
-
   if not args.adapters:
     params = operations.folded(loaded.params, args.adapter) if args.adapter else loaded.params
     return lambda _: (None, ''), lambda _: params
@@ -351,7 +342,6 @@ def _computed(
 
   `before` is closed, which waits for the picture before, where the memory does not suffice for both.
   """
-  from adaptsr_jax import infer
 
   def write(large: image.Picture) -> None:
     job.target.parent.mkdir(parents=True, exist_ok=True)
@@ -382,8 +372,6 @@ def _computed(
 
 def _do_video(job: Job, enlarge: Callable[..., Enlarged], scale: int, work: log.Work, done: Done) -> str:
   """Enlarges the frames of a video as they come, the sound beside them."""
-  from adaptsr_jax import infer
-
   clip = video.probe(job.source)
   infer.check_memory(clip.size, scale)
   large, seen = Enlarged(image.Picture(None)), done._replace(warnings=[])
@@ -409,8 +397,6 @@ def _do_video(job: Job, enlarge: Callable[..., Enlarged], scale: int, work: log.
 
 def _note(done: Done, where: object, name: str, lr: Any, large: Enlarged) -> None:
   """Keeps what is told of a picture at the end: how it departs from the base, and its place on the contact sheet."""
-  from adaptsr_jax import bicubic, figures
-
   if large.warning:
     done.warnings.append(f'{where}: {large.warning}.')
   if done.panels is not None and len(done.panels) < 2 * _ON_SHEET:

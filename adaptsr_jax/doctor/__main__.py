@@ -5,12 +5,17 @@ python -m adaptsr_jax.doctor --lr=LR --hr=HR --fix=MENDED
 """
 
 import argparse
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
-from adaptsr_jax import command, files
+from etils import epy
+
+from adaptsr_jax import command, files, log
 from adaptsr_jax.errors import UserError, escaped, lacks_memory, shown
-from adaptsr_jax.files import check_folder
+
+with epy.lazy_imports():
+  from adaptsr_jax.doctor import duplicates, examine, findings, folders, mend, report
 
 _THREADS = 2
 
@@ -46,11 +51,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-  from adaptsr_jax.doctor import duplicates, findings, folders, mend, report
-
   out, fixed = Path(args.out), Path(args.fix)
   for folder in (out, fixed):
-    check_folder(folder)
+    files.check_folder(folder)
   _check(args, out, fixed)
   listing = folders.find(args.lr, args.hr, args.scale)
   found = [findings.Finding(path.name, 'file', findings.FAULT, text) for path, text in listing.faults.items()]
@@ -77,8 +80,6 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace, out: Path, fixed: Path) -> None:
   """Refuses what cannot be meant before any work."""
-  from adaptsr_jax.doctor import mend
-
   if args.scale < 0:
     raise UserError(f'--scale is {args.scale}, but HR is at least as large as LR: give 1 or more.')
   if args.fix_exposure and not args.fix:
@@ -91,10 +92,6 @@ def _check(args: argparse.Namespace, out: Path, fixed: Path) -> None:
 
 def _examine_all(listing: Any) -> tuple[dict[str, Any], dict[str, str]]:
   """Returns the measures of the pairs by name, and why others could not be decoded."""
-  from concurrent import futures
-
-  from adaptsr_jax import log
-  from adaptsr_jax.doctor import examine
 
   def work(pair: Any) -> Any:
     try:

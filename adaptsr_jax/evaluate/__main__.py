@@ -13,9 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adaptsr_jax import command, processes
+from etils import epy
+
+from adaptsr_jax import command, files, log, processes
 from adaptsr_jax.errors import UserError
-from adaptsr_jax.files import check_folder
+
+with epy.lazy_imports():
+  from adaptsr_jax import base, bicubic, config, data, image, infer, tree
+  from adaptsr_jax.adapters import operations
+  from adaptsr_jax.evaluate import asked as measures
+  from adaptsr_jax.evaluate import measure, statistics, tables
 
 _KERNELS = {'bicubic': 'bicubic kernel of MATLAB', 'bicubic_pil': 'bicubic kernel of Pillow, 8 bit'}
 _SUFFIXES = ('.json', '.csv', '.md')
@@ -75,8 +82,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _spec(kind: str, text: str) -> _Spec:
-  from adaptsr_jax import config
-
   label, where = config.labelled(text)
   return _Spec(label, kind, where)
 
@@ -89,9 +94,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(args: argparse.Namespace) -> None:
   specs = _checked(args)
-  from adaptsr_jax import log
-  from adaptsr_jax.evaluate import tables
-
   runs = _run(args, specs)
   for path in args.out if processes.first() else ():
     _write(Path(path), runs)
@@ -110,7 +112,7 @@ def _checked(args: argparse.Namespace) -> list[_Spec]:
   if args.scale is not None and args.scale < 1:
     raise UserError(f'--scale is {args.scale}; it must be at least 1.')
   if args.save:
-    check_folder(args.save)
+    files.check_folder(args.save)
   for path in map(Path, args.out):
     if path.suffix.lower() not in _SUFFIXES or path.is_dir():
       raise UserError(f'--out={path} is no file name that ends in {", ".join(_SUFFIXES)}.')
@@ -136,10 +138,6 @@ def _gathered(specs: list[_Spec]) -> list[_Spec]:
 
 def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, Any]]:
   """Checks all that can be checked, then measures run by run; {label: result}."""
-  from adaptsr_jax import data, image, log
-  from adaptsr_jax.evaluate import asked as measures
-  from adaptsr_jax.evaluate import measure, tables
-
   chosen = measures.load(args.metrics, args.metric_weights)
   if not chosen.functions:
     raise UserError(f'No metric is left: {" ".join(chosen.missing.values()) or "--metrics is empty."}')
@@ -148,7 +146,7 @@ def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, An
   data.check_task(source)
   folders = _save_folders(args, specs)
   beside = [path.stem for path in image.list_images(args.hr)] if args.hr else source.names
-  files = {spec.label: measure.find_finished(spec.where, source, beside) for spec in specs if spec.kind == 'outputs'}
+  outputs = {spec.label: measure.find_finished(spec.where, source, beside) for spec in specs if spec.kind == 'outputs'}
   for sentence in chosen.missing.values():
     print(sentence, file=sys.stderr, flush=True)
   log.say(f'Pictures: {source.describe()}')
@@ -156,7 +154,7 @@ def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, An
   runs, first = {}, specs[0].label
   for number, (label, kind, where, adapters) in enumerate(specs, 1):
     if kind == 'outputs':
-      items, how = measure.finished(source, files[label]), {'model': f'finished pictures in {where}'}
+      items, how = measure.finished(source, outputs[label]), {'model': f'finished pictures in {where}'}
     else:
       items, how = _restored(args, where, loaded.get(label), source)
       how |= {'adapters': ', '.join(adapters)} if adapters else {}
@@ -173,9 +171,6 @@ def _run(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, dict[str, An
 
 def _load(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, Any]:
   """Returns the networks among the runs, and what they were loaded as: {label: (base, network)}."""
-  from adaptsr_jax import base, config, infer, log
-  from adaptsr_jax.adapters import operations
-
   fields = config.parse_fields(args.fields)
   named = [spec for spec in specs if spec.kind == 'params' and spec.where not in _KERNELS]
   loaded = {}
@@ -208,8 +203,6 @@ def _save_folders(args: argparse.Namespace, specs: list[_Spec]) -> dict[str, Pat
 
 
 def _scale(args: argparse.Namespace, loaded: dict[str, Any]) -> int:
-  from adaptsr_jax import data
-
   scales = {label: network.model.upscale for label, (_, network) in loaded.items()}
   scales |= {'--scale': args.scale} if args.scale else {}
   if len(set(scales.values())) > 1:
@@ -224,30 +217,25 @@ def _scale(args: argparse.Namespace, loaded: dict[str, Any]) -> int:
 
 def _restored(args: argparse.Namespace, where: str, loaded: Any, source: Any) -> tuple[Iterator[Any], dict[str, Any]]:
   """Returns the enlarged pictures of a network, or of the kernel `where` for None, and how they are made."""
-  from adaptsr_jax import bicubic, data, infer, tree
-  from adaptsr_jax.evaluate import measure
-
   pairs = data.pairs(source, processes.share(len(source)))
   if loaded is None:
     return measure.restored(bicubic.KERNELS[where], pairs), {'model': _KERNELS[where]}
-  base, network = loaded
+  found, network = loaded
   how = {
-    'model': f'{base.name} {base.fields}',
-    'fingerprint': tree.fingerprint(base.params)[:16],
+    'model': f'{found.name} {found.fields}',
+    'fingerprint': tree.fingerprint(found.params)[:16],
     'tile': 'whole pictures'
     if args.tile == infer.WHOLE
     else f'{args.tile or "automatic"}, overlap {network.options["overlap"]}',
     'ensemble': args.ensemble,
-    **({'assumed': base.assumed} if base.assumed else {}),
-    **({'notes': list(base.notes)} if base.notes else {}),
+    **({'assumed': found.assumed} if found.assumed else {}),
+    **({'notes': list(found.notes)} if found.notes else {}),
   }
   return measure.restored(network, pairs), how
 
 
 def _protocol(source: Any, result: dict[str, Any]) -> dict[str, Any]:
   """Returns what a table must say beside its numbers, as far as it does not depend on the run or the metric."""
-  from adaptsr_jax.evaluate import measure, statistics
-
   protocol = {
     'crop': source.scale,
     'lr': 'as given' if not source.made else 'MATLAB bicubic of HR',
@@ -263,9 +251,6 @@ def _protocol(source: Any, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: Path, runs: dict[str, dict[str, Any]]) -> None:
-  from adaptsr_jax import files
-  from adaptsr_jax.evaluate import tables
-
   path.parent.mkdir(parents=True, exist_ok=True)
   suffix = path.suffix.lower()
   if suffix == '.json':
