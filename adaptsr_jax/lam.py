@@ -89,7 +89,9 @@ def _run(args: argparse.Namespace) -> None:
       maps[label] = _attribute(network, scene, label, args.picture)
   indices = {label: lam.diffusion_index(saliency) for label, saliency in maps.items()}
 
-  _draw(args.out, scene, f'patch at {box.x},{box.y}', maps, indices)
+  names = {label: label if len(label) <= _LONGEST else f'…{label[1 - _LONGEST :]}' for label in maps}
+  panels = [(f'{names[label]}\nDI {indices[label]:.2f}', saliency) for label, saliency in maps.items()]
+  figures.attribution(args.out, f'patch at {box.x},{box.y}', scene.large, scene.patch, panels)
   out = Path(args.out).with_suffix('.json')
   settings = {'sigma': lam.SIGMA, 'fold': lam.FOLD, 'kernel': lam.KERNEL}
   runs = {label: {'params': specs[label], 'diffusion_index': indices[label]} for label in maps}
@@ -215,13 +217,6 @@ def _attribute(network: 'base.Base', scene: _Scene, label: str, picture: str) ->
   if not saliency.any():
     raise UserError(f'{label}: nothing in {picture} adds to this patch, which is flat; choose another --box.')
   return saliency
-
-
-def _draw(path: str, scene: _Scene, title: str, maps: Mapping[str, 'np.ndarray'], indices: Mapping[str, float]) -> None:
-  """Draws the picture with the patch, and beside it the map of each network with its diffusion index."""
-  names = {label: label if len(label) <= _LONGEST else f'…{label[1 - _LONGEST :]}' for label in maps}
-  panels = [(f'{names[label]}\nDI {indices[label]:.2f}', saliency) for label, saliency in maps.items()]
-  figures.attribution(path, [figures.Attribution(title, scene.large, scene.patch, panels)])
 
 
 if __name__ == '__main__':

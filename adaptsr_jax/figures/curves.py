@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.ticker import EngFormatter
 
 from adaptsr_jax.figures import style
 
@@ -13,8 +14,7 @@ def learning_curves(
   series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
   xlabel: str,
   ylabel: str,
-  title: str = '',
-  baselines: Mapping[str, float] | None = None,
+  baselines: Mapping[str, float],
 ) -> None:
   """Draws lines against a common axis, each with its label in the right margin, at the height of its last point.
 
@@ -23,13 +23,11 @@ def learning_curves(
     series: label -> (x, y); points that are not finite leave a gap.
     xlabel: what x is, with its unit.
     ylabel: what y is, with its unit.
-    title: above the plot.
     baselines: label -> y of a horizontal reference line.
   """
-  baselines = baselines or {}
   room = max([style.text_width(label, style.SMALL) for label in (*series, *baselines)], default=0.0)
   figure = style.new_figure(5 + room, 3.2)
-  axes = style.plot_axes(figure, xlabel, ylabel, title)
+  axes = style.plot_axes(figure, xlabel, ylabel)
   labels = []
   for i, (label, (x, y)) in enumerate(series.items()):
     x, y = np.asarray(x, float), np.asarray(y, float)
@@ -45,15 +43,11 @@ def learning_curves(
     if np.isfinite(y).any():
       last = np.flatnonzero(np.isfinite(y))[-1]
       labels.append((label, (x[last], y[last]), style.colour(i)))
-  for y in baselines.values():
-    axes.axhline(y, color=style.BASELINE, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
   axes.margins(x=0.02, y=0.08)
-  axes.autoscale_view()
   if axes.get_xlim()[1] > 1e4:
-    axes.xaxis.set_major_formatter(style.short_number)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=''))
   axes.ticklabel_format(axis='y', style='plain', useOffset=False)
-  right = axes.get_xlim()[1]
-  style.label_in_margin(axes, labels + [(label, (right, y), style.BASELINE) for label, y in baselines.items()])
+  style.label_in_margin(axes, labels, baselines)
   style.save(figure, path)
 
 

@@ -29,22 +29,6 @@ class Box(NamedTuple):
     return slice(y, y + height), slice(x, x + width)
 
 
-class Attribution(NamedTuple):
-  """A row of `attribution`.
-
-  Attributes:
-    title: below the picture.
-    picture: (H, W, 3), float in [0, 1].
-    box: the patch that is explained, in pixels of `picture`.
-    maps: (title, saliency (h, w) in [0, 1]); H and W are the same whole multiple of h and w.
-  """
-
-  title: str
-  picture: np.ndarray
-  box: Box
-  maps: Sequence[tuple[str, np.ndarray]]
-
-
 class _Panel(NamedTuple):
   """A picture with the lines below it, and a box drawn into it."""
 
@@ -77,35 +61,26 @@ def compare_strip(
   _draw_strip(path, [[_Panel(label, picture) for label, picture in row] for row in rows], names, title)
 
 
-def attribution(path: str | os.PathLike, rows: Sequence[Attribution]) -> None:
-  """Draws pictures with the patch that is explained, and beside each the attribution maps of several networks.
+def attribution(
+  path: str | os.PathLike, title: str, picture: np.ndarray, box: Box, maps: Sequence[tuple[str, np.ndarray]]
+) -> None:
+  """Draws a picture with the patch that is explained, and beside it the attribution maps of several networks.
 
   White is 0 and dark red is 1, half and half with the gray picture.
 
   Args:
     path: .png or .svg file.
-    rows: see `Attribution`.
+    title: below the picture.
+    picture: (H, W, 3), float in [0, 1].
+    box: the patch that is explained, in pixels of `picture`.
+    maps: (title, saliency (h, w) in [0, 1]); H and W are the same whole multiple of h and w.
   """
-  panels = []
-  for title, picture, box, maps in rows:
-    drawn = [_Panel(name, _overlaid(picture, saliency)) for name, saliency in maps]  # a box would hide their middle
-    panels.append([_Panel(title, picture, box), *drawn])
-  _draw_strip(path, panels, ())
-
-
-def _overlaid(picture: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-  factor = _factor(picture.shape, saliency.shape)
-  colours = colormaps['seismic'](0.5 + 0.5 * np.clip(saliency, 0, 1))[..., :3]
-  gray = np.clip(picture, 0, 1) @ np.array(LUMA)
-  return 0.5 * _enlarge(colours, factor) + 0.5 * gray[..., None]
-
-
-def _factor(large: tuple[int, ...], small: tuple[int, ...]) -> int:
-  """Returns how many times the sides of `small` fit into those of `large`."""
-  factor = large[0] // small[0]
-  if (factor * small[0], factor * small[1]) != tuple(large[:2]):
-    raise ValueError(f'pictures of {small[:2]} do not fit a whole number of times into {large[:2]}')
-  return factor
+  gray = 0.5 * (np.clip(picture, 0, 1) @ np.array(LUMA))[..., None]
+  panels = [_Panel(title, picture, box)]
+  for name, saliency in maps:  # a box would hide their middle
+    colours = colormaps['seismic'](0.5 + 0.5 * np.clip(saliency, 0, 1))[..., :3]
+    panels.append(_Panel(name, gray + 0.5 * _enlarge(colours, len(picture) // len(saliency))))
+  _draw_strip(path, [panels], ())
 
 
 def _draw_strip(
@@ -113,7 +88,8 @@ def _draw_strip(
 ) -> None:
   if not rows or not all(rows):
     raise ValueError('a strip needs at least one row of at least one panel')
-  rows = [_to_one_height(row) for row in rows]
+  tallest = [max(panel.picture.shape[0] for panel in row) for row in rows]
+  rows = [[_enlarge_panel(p, n // p.picture.shape[0]) for p in row] for row, n in zip(rows, tallest, strict=True)]
   factor = -(-_LEAST_PANEL // max(panel.picture.shape[1] for row in rows for panel in row))
   rows = [[_enlarge_panel(panel, factor) for panel in row] for row in rows]
 
@@ -137,7 +113,9 @@ def _draw_strip(
       sheet.show(panel.picture, left, top + above)
       if panel.box:
         sheet.frame(panel.box, left, top + above)
-      sheet.write_lines(panel.title, left + panel.picture.shape[1] / 2, top + above + heights[i])
+      for n, part in enumerate(panel.title.split('\n'), 1):
+        baseline = top + above + heights[i] + n * line - 0.05 * size
+        sheet.write(part, left + panel.picture.shape[1] / 2, baseline, ha='center')
       left += panel.picture.shape[1] + space
     top += above + heights[i] + below[i]
   save(sheet.figure, path)
@@ -150,12 +128,6 @@ def _wrapped(text: str, width: float) -> list[str]:
     longer = f'{lines[-1]} {word}' if lines else word
     lines[-1:] = [longer] if text_width(longer, 72) <= width else [*lines[-1:], word]
   return lines
-
-
-def _to_one_height(row: Sequence[_Panel]) -> list[_Panel]:
-  """Enlarges each picture by the whole factor that brings it nearest to the height of the tallest."""
-  tallest = max(panel.picture.shape[0] for panel in row)
-  return [_enlarge_panel(panel, tallest // panel.picture.shape[0]) for panel in row]
 
 
 def _enlarge_panel(panel: _Panel, factor: int) -> _Panel:
@@ -184,7 +156,6 @@ class _Sheet:
   def __init__(self, width: int, height: int, size: int):
     """Opens a sheet of `width` x `height` pixels with letters `size` pixels high."""
     self._width, self._height, self._size = width, height, size
-    self._line = round(1.35 * size)
     # A hundredth of a pixel more: matplotlib cuts the fraction off, and inches are not exact.
     self.figure = new_figure((width + 0.01) / DPI, (height + 0.01) / DPI)
 
@@ -213,11 +184,6 @@ class _Sheet:
     """Writes a line at its left end, or as `style` says."""
     style = {'size': self._size / DPI * 72, 'color': INK, 'parse_math': False, **style}
     self.figure.text(x / self._width, 1 - baseline / self._height, escaped(text), **style)
-
-  def write_lines(self, text: str, x: float, top: float) -> None:
-    """Writes centred lines below `top`."""
-    for n, part in enumerate(text.split('\n')):
-      self.write(part, x, top + (n + 1) * self._line - 0.05 * self._size, ha='center')
 
 
 # ------------------------------------------------------------------------------------------------ what is shown of many

@@ -1,7 +1,7 @@
 """What all figures share: the file, the letters, the colours, the axes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -62,7 +62,7 @@ def new_figure(width: float, height: float) -> Figure:
   return figure
 
 
-def plot_axes(figure: Figure, xlabel: str, ylabel: str, title: str) -> Axes:
+def plot_axes(figure: Figure, xlabel: str, ylabel: str, title: str = '') -> Axes:
   """Returns axes that fill the figure beside their labels."""
   figure.set_layout_engine('constrained')
   axes = figure.add_subplot()
@@ -99,21 +99,20 @@ def text_width(text: str, size: float) -> float:
   return TextPath((0, 0), letters, size=size).get_extents().width / 72 if text else 0.0
 
 
-def short_number(value: float, _position: int | None = None) -> str:
-  """Returns 300, 12k, 1.5M, ...; the second argument is what matplotlib's ticks pass."""
-  for unit, letter in ((1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
-    if abs(value) >= unit * 0.9995:
-      return f'{value / unit:.4g}{letter}'
-  return f'{value:.4g}'
-
-
-def label_in_margin(axes: Axes, labels: Sequence[tuple[str, tuple[float, float], str]]) -> None:
+def label_in_margin(
+  axes: Axes, labels: Sequence[tuple[str, tuple[float, float], str]], baselines: Mapping[str, float]
+) -> None:
   """Writes labels right of the axes, level with what they name, moved apart where they would overlap.
 
   Args:
     axes: with their final limits.
     labels: (text, the point (x, y) that it names in data coordinates, colour).
+    baselines: text -> y of a horizontal reference line, which is drawn too.
   """
+  for y in baselines.values():
+    axes.axhline(y, color=BASELINE, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
+  right = axes.get_xlim()[1]
+  labels = [*labels, *((label, (right, y), BASELINE) for label, y in baselines.items())]
   if not labels:
     return
   axes.figure.draw_without_rendering()  # settles the height of the axes
@@ -132,7 +131,15 @@ def label_in_margin(axes: Axes, labels: Sequence[tuple[str, tuple[float, float],
       va='center',
       parse_math=False,
       annotation_clip=False,
-      arrowprops={'arrowstyle': '-', 'color': colour, 'linewidth': 0.6, 'shrinkA': 1, 'shrinkB': 2, 'relpos': (0, 0.5)},
+      arrowprops={
+        'arrowstyle': '-',
+        'color': colour,
+        'linewidth': 0.6,
+        'linestyle': ':',
+        'shrinkA': 1,
+        'shrinkB': 3,
+        'relpos': (0, 0.5),
+      },
     )
 
 
@@ -142,8 +149,6 @@ def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> np.nd
   They lie between `low` and `high`; where there are too many for that, from `low` upwards.
   """
   order = np.argsort(wanted, kind='stable')
-  if not len(order):
-    return np.empty(0)
   from scipy import optimize  # slow to import, and few figures need it
 
   # Without the gaps the places only have to rise.
