@@ -31,7 +31,10 @@ def main() -> None:
   of_folds = joined(read('folds'))
   made = {name: (protocol, read(name)) for name in MAIN} | {name: (rates, read(name)) for name in RATES}
   made |= {'folds': (protocol, of_folds), 'higher': (higher, read('higher')), 'rules': (against_usual, read('rules'))}
-  made |= {name: (long, read(name)) for name in LONG} | {'phones': (phones, read('phones'))}
+  made |= {name: (long, read(name)) for name in LONG} | {
+    'phones': (phones, read('phones')),
+    'defaults': (defaults, read('defaults')),
+  }
   made |= {table: (functools.partial(trials, table=table), read('trials')) for table in TRIALS}
   kept = {name: read(name) for name in (*MAIN, 'level_edsr', *LONG)} | {'folds': of_folds}
   filled = {name: make(rows) for name, (make, rows) in made.items() if rows}
@@ -93,6 +96,22 @@ def against_usual(rows: Sequence[Mapping]) -> str:
   usual = by_arm(read('edsr_drealsr'))['rank-aware']
   compared = [[arm, 'rank-aware', *compare(same, usual, dark(rows))] for arm, same in by_arm(rows).items()]
   return f'{rates(rows)}\n\n{tables.markdown([TITLES, *compared])}'
+
+
+def defaults(rows: Sequence[Mapping]) -> str:
+  """Returns how the rates of the protocol differ from the default ones, on the same pictures with the same seeds."""
+  lines = []
+  for table in ('folds', 'edsr_soft', 'edsr_drealsr', 'swinir_drealsr'):
+    better = read(table)
+    places = {(row['backbone'], row['data']) for row in better}
+    others = [row for row in rows if (row['backbone'], row['data']) in places]
+    if table == 'folds':
+      better, others = joined(better), joined(others)
+    for name, same in by_arm(others).items():
+      arm = name.split()[0]
+      place = [same[0]['backbone'], 'all pairs in three parts' if table == 'folds' else same[0]['data']]
+      lines.append([*place, arm, name, *compare(by_arm(better)[arm], same, dark(same))])
+  return tables.markdown([['network', 'pictures', *TITLES], *lines])
 
 
 def phones(rows: Sequence[Mapping]) -> str:

@@ -166,6 +166,22 @@ def long(backbone: str, data: str = 'DRealSR') -> list[Arm]:
   return [Arm(name, {**own, **fields}, backbone, data, steps=2000) for name, own in at_own(backbone, *METHODS).items()]
 
 
+def defaults() -> list[Arm]:
+  """The default rates, where those of `BEST` were run."""
+  fields = {
+    'rank-aware 0.001': {'optim.lr': 1e-3, 'strengths': (0.8,)},
+    'full 0.0002': {'method': 'full', 'optim.lr': 2e-4, 'strengths': (0.8,)},
+  }
+  places = [('EDSR', 'soft camera', seed, 200) for seed in range(2)]
+  places += [(network, 'DRealSR', seed, 200) for network in ('SwinIR', 'EDSR') for seed in range(2)]
+  places += [('SAFMN', f'fold {fold}', 0, 300) for fold in range(3)]
+  return [
+    Arm(name, own, backbone, data, seed, steps)
+    for backbone, data, seed, steps in places
+    for name, own in fields.items()
+  ]
+
+
 def folds() -> list[Arm]:
   """All pairs in three parts, each measured by the runs that were trained on the others."""
   return [Arm(name, fields, data=f'fold {fold}') for fold in range(3) for name, fields in at_best(*METHODS).items()]
@@ -206,6 +222,7 @@ TABLES = {
   'photographs': photographs,
   'phones': phones,
   'folds': folds,
+  'defaults': defaults,
   'rules': rules,
 }
 
