@@ -19,7 +19,8 @@ DARK = 'P1160566_x1'  # nearly black: one grey level of its 49 dB is worth more 
 DIGITS = {'psnr_y': 3, 'ssim_y': 4, 'lpips_alex': 4}
 OWN = ('edsr_drealsr_own', 'edsr_soft_own', 'edsr_mild_own', 'edsr_harsh_own', 'swinir_drealsr_own')
 MAIN = ('safmn_drealsr', 'bundled_safmn', 'photographs', 'edsr_drealsr', 'edsr_soft', 'swinir_drealsr', *OWN)
-RATES = ('safmn_rates', 'edsr_rates', 'swinir_rates', 'level', 'level_edsr')
+LEVEL = ('level_edsr', 'level_swinir', 'level_safmn')
+RATES = ('safmn_rates', 'edsr_rates', 'swinir_rates', 'level', *LEVEL)
 LONG = ('long', 'edsr_long', 'edsr_soft_long')
 TITLES = ['this', 'against', 'seeds', 'dB', '95 %', 'without dark', 'seeds above', 'p, t over seeds', 'p, pictures']
 NETWORKS = ('SAFMN', 'SwinIR', 'EDSR')
@@ -29,14 +30,11 @@ LOWEST = -0.3  # no picture is to lose more than that, in dB
 
 def main() -> None:
   of_folds = joined(read('folds'))
-  made = {name: (protocol, read(name)) for name in MAIN} | {name: (rates, read(name)) for name in RATES}
-  made |= {'folds': (protocol, of_folds), 'higher': (higher, read('higher')), 'rules': (against_usual, read('rules'))}
-  made |= {name: (long, read(name)) for name in LONG} | {
-    'phones': (phones, read('phones')),
-    'defaults': (defaults, read('defaults')),
-  }
+  tables_of = {name: protocol for name in MAIN} | {name: rates for name in RATES} | {name: long for name in LONG}
+  tables_of |= {'higher': higher, 'rules': against_usual, 'phones': phones, 'defaults': defaults}
+  made = {name: (make, read(name)) for name, make in tables_of.items()} | {'folds': (protocol, of_folds)}
   made |= {table: (functools.partial(trials, table=table), read('trials')) for table in TRIALS}
-  kept = {name: read(name) for name in (*MAIN, 'level_edsr', *LONG)} | {'folds': of_folds}
+  kept = {name: read(name) for name in (*MAIN, *LEVEL, *LONG)} | {'folds': of_folds}
   filled = {name: make(rows) for name, (make, rows) in made.items() if rows}
   sweeping.fill(HERE / 'README.md', **filled, losses=losses(kept))
   for name in ('edsr_drealsr', *LONG):

@@ -143,6 +143,16 @@ def level_edsr() -> list[Arm]:
   return [arm for seed in range(2) for arm in of_edsr(fields, seed)]
 
 
+def level_own(backbone: str, steps: int) -> list[Arm]:
+  """The same on another network, at its own rates."""
+  arms = at_own(backbone, 'rank-aware', 'full').items()
+  return [
+    Arm(f'{name}, one exposure', {**own, **ONE_EXPOSURE, **MEASURED}, backbone, seed=seed, steps=steps)
+    for seed in range(2)
+    for name, own in arms
+  ]
+
+
 def of_edsr(fields: dict[str, dict[str, Any]], seed: int = 0, where: str = 'DRealSR') -> list[Arm]:
   return [Arm(name, own, 'EDSR', where, seed, 200) for name, own in fields.items()]
 
@@ -216,6 +226,8 @@ TABLES = {
   'higher': higher,
   'level': level,
   'level_edsr': level_edsr,
+  'level_swinir': lambda: level_own('SwinIR', 200),
+  'level_safmn': lambda: level_own('SAFMN', 300),
   'long': lambda: long('SAFMN'),
   'edsr_long': lambda: long('EDSR'),
   'edsr_soft_long': lambda: long('EDSR', 'soft camera'),
