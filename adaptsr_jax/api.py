@@ -287,19 +287,17 @@ def adapt(
     folder = Path(workdir or stack.enter_context(tempfile.TemporaryDirectory()))
     results = run_lib.run(config, folder, 'adaptsr_jax.adapt')
     adapter, merged, picture = (folder / name for name in ('adapter.safetensors', 'merged', 'compare.png'))
+    adapted = None
+    if merged.is_dir():  # a network that uses what was compiled for its base
+      params, info = params_folder.load_params(merged)
+      base = net.base._replace(params=params, source=info['source'])
+      adapted = dataclasses.replace(net, spec=str(merged) if workdir else '', base=base, params=params)
     return Adapted(
-      _merged(net, merged, bool(workdir)) if merged.is_dir() else None,
+      adapted,
       file.load(adapter) if adapter.is_file() else None,
       results,
       picture.read_bytes() if picture.is_file() else None,
     )
-
-
-def _merged(net: Net, folder: Path, stays: bool) -> Net:
-  """Returns the network of a run, which uses what was compiled for its base."""
-  params, info = params_folder.load_params(folder)
-  base = net.base._replace(params=params, source=info['source'])
-  return dataclasses.replace(net, spec=str(folder) if stays else '', base=base, params=params)
 
 
 def _config(net: Net, pairs: Pairs | None, valid: Pairs | None, fields: Mapping[str, Any]) -> Any:

@@ -5,7 +5,6 @@ import argparse
 import contextlib
 import ctypes
 import errno
-import io
 import logging
 import multiprocessing
 import os
@@ -277,7 +276,7 @@ def _apart(stream: TextIO) -> TextIO:
   return open(_stderr, 'w', buffering=1, encoding=stream.encoding)
 
 
-class _Steady(io.TextIOBase):
+class _Steady:
   """A text stream that never fails: text that it cannot take is escaped, and what nobody reads is dropped."""
 
   def __init__(self, stream: TextIO):
@@ -289,23 +288,6 @@ class _Steady(io.TextIOBase):
 
   def __getattr__(self, name: str) -> Any:
     return getattr(self._stream, name)
-
-  @property
-  def encoding(self) -> str:
-    return self._stream.encoding
-
-  @property
-  def errors(self) -> str:
-    return self._stream.errors
-
-  def isatty(self) -> bool:
-    return self._stream.isatty()
-
-  def fileno(self) -> int:
-    return self._stream.fileno()
-
-  def writable(self) -> bool:
-    return True
 
   def write(self, text: str) -> int:
     with self._dropping():

@@ -496,16 +496,8 @@ _TYPES = {
 }
 _NOT_NEGATIVE = (
   *('steps', 'seed', 'data.workers', 'data.cache_gb', 'devices', *(f'loss.{term}' for term in LOSSES)),
-  *(
-    'gan.width',
-    'gan.lr',
-    'gan.warmup',
-    'gan.ceiling',
-    'optim.lr',
-    'optim.bias_lr_scale',
-    'optim.warmup',
-    'optim.clip',
-  ),
+  *(f'gan.{name}' for name in ('width', 'lr', 'warmup', 'ceiling')),
+  *(f'optim.{name}' for name in ('lr', 'bias_lr_scale', 'warmup', 'clip')),
   *('log_every', 'eval_every', 'save_every', 'patience'),
 )
 _LEAST = {

@@ -62,14 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace) -> None:
-  _check(args)
-  if args.sheet:
-    _draw_sheet(args)
-  else:
-    _write_pictures(args)
-
-
-def _check(args: argparse.Namespace) -> None:
   if bool(args.sheet) != bool(args.picture) or bool(args.hr) != bool(args.out) or bool(args.sheet) == bool(args.hr):
     raise UserError('Give either --hr and --out, or --sheet and --picture.')
   if args.scale < 1:
@@ -78,6 +70,10 @@ def _check(args: argparse.Namespace) -> None:
     raise UserError(f'--seed is {args.seed}; it must be from 0 to {2**31 - 1}.')
   if not 1 <= args.draws <= _MOST_DRAWS:
     raise UserError(f'--draws is {args.draws}; it must be from 1 to {_MOST_DRAWS}.')
+  if args.sheet:
+    _draw_sheet(args)
+  else:
+    _write_pictures(args)
 
 
 def _options(args: argparse.Namespace) -> 'degrade.Options':
@@ -202,7 +198,8 @@ def _label(draws: 'degrade.Draws') -> str:
     (draws.blur1, draws.resize1, draws.noise1, draws.jpeg1),
     (draws.blur2 if draws.has_blur2 else None, draws.resize2, draws.noise2, draws.jpeg2),
   ):
-    parts = [_blur_label(blur), f'x{float(resize.factor):.2f}', _noise_label(noise), f'q{float(quality[0]):.0f}']
+    grain = f'n{float(noise.sigma[0]):.0f}' if noise.is_gaussian else f'p{float(noise.scale[0]):.1f}'
+    parts = [_blur_label(blur), f'x{float(resize.factor):.2f}', grain, f'q{float(quality[0]):.0f}']
     lines.append(' '.join(filter(None, parts)))
   return '\n'.join(lines)
 
@@ -214,10 +211,6 @@ def _blur_label(blur: Any) -> str:
     return 'sinc'
   sigma = f'b{float(blur.sigma_x[0]):.1f}'
   return sigma if blur.family[0] % 2 == 0 else f'{sigma}/{float(blur.sigma_y[0]):.1f}'
-
-
-def _noise_label(noise: Any) -> str:
-  return f'n{float(noise.sigma[0]):.0f}' if noise.is_gaussian else f'p{float(noise.scale[0]):.1f}'
 
 
 if __name__ == '__main__':

@@ -37,19 +37,9 @@ class Devices(NamedTuple):
     """How many share a batch."""
     return self.mesh.size
 
-  @property
-  def processes(self) -> int:
-    """How many processes they belong to."""
-    return jax.process_count()
-
-  @property
-  def process(self) -> int:
-    """Number of this one."""
-    return jax.process_index()
-
   def divide(self, *shares: int) -> bool:
     """Tells whether so many pictures, each number a process' share, can be divided among the devices."""
-    return all(self.processes * share % self.number == 0 for share in shares)
+    return all(jax.process_count() * share % self.number == 0 for share in shares)
 
   def everywhere(self, tree: Any) -> Any:
     """Returns arrays that all devices hold, of arrays that all processes have alike."""
@@ -158,5 +148,5 @@ def _meet(devices: Devices) -> None:
   """Connects the processes: a first exchange waits half a minute for the slowest, later ones as long as it takes."""
   processes.gathered(None)
   agreed([np.zeros(1, np.uint8)])
-  ones = devices.divided({'ones': np.ones(devices.number // devices.processes, np.float32)})['ones']
+  ones = devices.divided({'ones': np.ones(devices.number // jax.process_count(), np.float32)})['ones']
   jax.jit(jax.numpy.sum)(ones).block_until_ready()

@@ -13,20 +13,12 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 _POWERCAP = '/sys/class/powercap'
 # Packages, and memory below them. `core` and `uncore` are parts of a package, `psys` holds the packages, and the zones
 # of `intel-rapl-mmio` are the packages once more.
 _FOLDER = re.compile(r'intel-rapl:\d+(:\d+)?')
 _NAME = re.compile(r'package-\d+|dram')
-
-
-class _Zone(NamedTuple):
-  """A counter, and the microjoules after which it starts again at 0."""
-
-  counter: Path
-  wrap: int
 
 
 class Meter:
@@ -57,12 +49,12 @@ class Meter:
     except (OSError, ValueError):
       self._zones = []
       return None
-    spent = sum((new - old) % zone.wrap for new, old, zone in zip(now, self._last, self._zones, strict=True))
+    spent = sum((new - old) % wrap for new, old, (_, wrap) in zip(now, self._last, self._zones, strict=True))
     self._last = now
     return spent / 1e6
 
   def _read(self) -> list[int]:
-    return [int(zone.counter.read_text()) for zone in self._zones]
+    return [int(counter.read_text()) for counter, _ in self._zones]
 
 
 class Clock:
@@ -93,10 +85,11 @@ class Clock:
     self._meter.lap()
 
 
-def _zones(folder: Path) -> list[_Zone]:
+def _zones(folder: Path) -> list[tuple[Path, int]]:
+  """Returns the counters, and the microjoules after which each starts again at 0."""
   zones = []
   for path in sorted(folder.iterdir()):
     if _FOLDER.fullmatch(path.name) and _NAME.fullmatch((path / 'name').read_text().strip()):
       # A counter of range r counts 0..r.
-      zones.append(_Zone(path / 'energy_uj', int((path / 'max_energy_range_uj').read_text()) + 1))
+      zones.append((path / 'energy_uj', int((path / 'max_energy_range_uj').read_text()) + 1))
   return zones

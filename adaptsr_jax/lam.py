@@ -147,13 +147,13 @@ def _box(args: argparse.Namespace, lr: 'np.ndarray', hr: 'np.ndarray | None', sc
     raise UserError(
       f'{args.picture} is too small for a patch of {size} pixels: enlarged by {scale} it has {width} x {height}.'
     )
-  least = _lr_pixels(size + 1, scale) + 2
+  least = -(-(size + 1) // scale) + 2
   if args.context < least:
     raise UserError(f'--context={args.context} is too small for a patch of {size} pixels: give {least} or more.')
   if corner is None and hr is not None:
     corner = figures.busiest_box(hr[:-1, :-1], size)[:2]
   elif corner is None:
-    corner = (scale * start for start in figures.busiest_box(lr[:-1, :-1], _lr_pixels(size, scale))[:2])
+    corner = (scale * start for start in figures.busiest_box(lr[:-1, :-1], -(-size // scale))[:2])
   box = figures.Box(*corner, size, size)
   if box.x + size >= width or box.y + size >= height:
     raise UserError(
@@ -161,10 +161,6 @@ def _box(args: argparse.Namespace, lr: 'np.ndarray', hr: 'np.ndarray | None', sc
       f'X can be 0 to {width - size - 1}, Y 0 to {height - size - 1}.'
     )
   return box
-
-
-def _lr_pixels(size: int, scale: int) -> int:
-  return -(-size // scale)
 
 
 def _parsed_box(text: str) -> tuple[tuple[int, int], int]:

@@ -38,7 +38,8 @@ class RunLog:
     if not self._writes:
       return
     self._path = folder / 'metrics.jsonl'
-    _drop_after(self._path, step)
+    rows = [row for row in read_metrics(folder) if row['step'] <= step]
+    files.write(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
     self._file = self._path.open('ab', buffering=0)
     self._events = _Events(folder / 'tensorboard', step + 1) if tensorboard else None
 
@@ -129,11 +130,6 @@ def _row(line: bytes) -> dict[str, float] | None:
     return None
   numbers = isinstance(row, dict) and all(type(value) in (int, float) for value in row.values())
   return row if numbers and type(row.get('step')) is int else None
-
-
-def _drop_after(path: Path, step: int) -> None:
-  rows = [row for row in read_metrics(path.parent) if row['step'] <= step]
-  files.write(path, ''.join(json.dumps(row) + '\n' for row in rows))
 
 
 class Progress:

@@ -6,31 +6,23 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from etils import epy
+
+with epy.lazy_imports():  # readers of flags come by this module, and need not wait for jax
+  import jax
+  from flax import traverse_util
 
 Params = dict[str, Any]
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
   """Returns {'a/b/c': leaf} of a nested dict, in the order of the tree."""
-  flat = {}
-  for key, value in tree.items():
-    if isinstance(value, Mapping):
-      flat.update({f'{key}/{name}': leaf for name, leaf in flatten(value).items()})
-    else:
-      flat[key] = value
-  return flat
+  return traverse_util.flatten_dict(tree, sep='/')
 
 
 def unflatten(flat: Mapping[str, Any]) -> Params:
   """Inverse of `flatten`."""
-  tree: Params = {}
-  for name, leaf in flat.items():
-    *parents, last = name.split('/')
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[last] = leaf
-  return tree
+  return traverse_util.unflatten_dict(flat, sep='/')
 
 
 def get(tree: Mapping[str, Any], path: Iterable[str]) -> Any:
@@ -69,8 +61,6 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 def count(tree: Any) -> int:
   """Returns the number of scalars in all leaves."""
-  import jax  # Readers of flags come by this module, and need not wait for it.
-
   return sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(tree))
 
 

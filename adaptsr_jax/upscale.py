@@ -164,7 +164,8 @@ def _jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
     if video.is_video(sources[0]):
       raise UserError(f'{output} is a picture, and {sources[0]} a video: give a video, or a folder.')
     image.check_format(output, image.Picture(None))
-    if args.format and not _same_format(output.suffix, args.format):
+    suffix = output.suffix.lower()
+    if args.format and {'.jpeg': '.jpg', '.tiff': '.tif'}.get(suffix, suffix) != f'.{args.format}':
       raise UserError(f'{output} does not agree with --format={args.format}.')
     jobs = [Job(sources[0], output)]
   else:
@@ -196,11 +197,6 @@ def _name(source: Path, args: argparse.Namespace) -> str:
     return f'{source.stem}{args.suffix}{source.suffix}'
   kept = source.suffix if source.suffix.lower() in image.WRITABLE else '.png'
   return f'{source.stem}{args.suffix}{f".{args.format}" if args.format else kept}'
-
-
-def _same_format(suffix: str, name: str) -> bool:
-  """Tells whether a suffix stands for the format `name`."""
-  return {'.jpeg': 'jpg', '.tiff': 'tif'}.get(suffix.lower(), suffix.lower()[1:]) == name
 
 
 def _check_targets(jobs: list[Job]) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
+import jax
 import numpy as np
 from absl import flags
 
@@ -76,10 +77,10 @@ def train_batches(
     .repeat()
     .map_with_index(Order.of(source.lengths, source.weights, seed))
     .random_map(RandomCrop(source, patch // scale, degrade.canvas if simulated else 0))
-    .batch(batch_size // (devices.processes if devices else 1), drop_remainder=True, batch_fn=_stack)
+    .batch(batch_size // (jax.process_count() if devices else 1), drop_remainder=True, batch_fn=_stack)
   )
-  if devices and devices.processes > 1:
-    dataset = dataset[devices.process :: devices.processes]
+  if devices and jax.process_count() > 1:
+    dataset = dataset[jax.process_index() :: jax.process_count()]
   origin = {'pictures': repr(source), 'batch_size': batch_size, 'patch': patch, 'seed': seed}
   if match_exposure:
     dataset, origin = dataset.map(exposure_matched), {**origin, 'match_exposure': True}
@@ -333,7 +334,7 @@ def _check_presets(source: Source, patch: int, degrade: Cameras | None) -> bool:
 def _check_shares(source: Source, batch_size: int, devices: Devices) -> None:
   """Raises UserError where processes would simulate different numbers of crops, or devices a part of one."""
   least = devices.number * sum(source.weights)
-  if devices.processes > 1 and batch_size % least:
+  if jax.process_count() > 1 and batch_size % least:
     raise UserError(
       f'config.batch_size is {batch_size}; where {devices.number} devices of several processes simulate cameras, it '
       f'has to be a multiple of {least}, their number times the sum of the weights.'

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 
 import numpy as np
+from etils import epy
+
+with epy.lazy_imports():  # slow
+  from scipy import stats
 
 RESAMPLES = 10_000
 SEED = 0
 PROTOCOL = f'95 % percentile bootstrap over pictures, {RESAMPLES:,} resamples, seed {SEED}'
 
 FEW = 6  # below so many pictures an interval without 0 is often luck: of pure noise, one in 4 with 3, in 6 with 5
-
-_CHUNK = 2**20  # drawn values held at a time
 
 
 def bootstrap(values: Sequence[float]) -> tuple[float, float]:
@@ -29,15 +31,8 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float]:
   values = values[np.isfinite(values)]
   if values.size < 2:
     return float('nan'), float('nan')
-  rng = np.random.default_rng(SEED)
-  rows = max(1, _CHUNK // values.size)
-  means = np.concatenate(
-    [
-      values[rng.integers(values.size, size=(min(rows, RESAMPLES - start), values.size))].mean(axis=1)
-      for start in range(0, RESAMPLES, rows)
-    ]
-  )
-  low, high = np.percentile(means, [2.5, 97.5])
+  how = {'method': 'percentile', 'n_resamples': RESAMPLES, 'batch': max(1, 2**20 // values.size)}  # for the memory
+  low, high = stats.bootstrap((values,), np.mean, **how, rng=SEED).confidence_interval
   return float(low), float(high)
 
 
