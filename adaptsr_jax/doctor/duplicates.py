@@ -29,7 +29,11 @@ def find(pairs: Sequence[Pair], measures: Sequence[Measures]) -> list[Finding]:
   found = []
   for index, pair in enumerate(pairs):
     if index in hr:
-      found.append(_repeated(pair, pairs[hr[index]], lr.get(index) == hr[index]))
+      other, both = pairs[hr[index]], lr.get(index) == hr[index]
+      same = filecmp.cmp(pair.hr, other.hr, shallow=False)
+      likeness, weight = ('the same file as', 2.0) if same else ('the same picture as, or nearly,', 1.0)
+      text = f'HR is {likeness} {other.hr.name}{", and so is LR" if both else ", with another LR"}'
+      found.append(Finding(pair.name, 'duplicate', WARNING, text, weight))
     elif index in lr:
       other = pairs[lr[index]]
       text = f'LR is the picture {other.lr.name} again, but HR is another: one of the two pairs is wrong'
@@ -54,15 +58,6 @@ def whose(pairs: Sequence[Pair], measures: Sequence[Measures]) -> list[Finding]:
 
 def _unrelated(measures: Measures) -> bool:
   return measures.shift.agreement < UNRELATED  # nan, of flat pictures, is not
-
-
-def _repeated(pair: Pair, other: Pair, both: bool) -> Finding:
-  if filecmp.cmp(pair.hr, other.hr, shallow=False):
-    likeness, weight = 'the same file as', 2.0
-  else:
-    likeness, weight = 'the same picture as, or nearly,', 1.0
-  text = f'HR is {likeness} {other.hr.name}{", and so is LR" if both else ", with another LR"}'
-  return Finding(pair.name, 'duplicate', WARNING, text, weight)
 
 
 def _stack(thumbnails: Sequence[np.ndarray]) -> np.ndarray:

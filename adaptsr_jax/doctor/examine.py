@@ -5,6 +5,7 @@ Both pictures are compared at the size of LR, where HR is shrunk by MATLAB's bic
 """
 
 import hashlib
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -225,14 +226,12 @@ def _warp(a: np.ndarray, b: np.ndarray, shift: np.ndarray) -> tuple[float, float
   if min(a.shape) < 2 * side:
     return float('nan'), float('nan')
   places, shifts = [], []
-  starts = [np.unique(np.linspace(0, n - side, _TILES).astype(int)) for n in a.shape]
-  for top in starts[0]:
-    for left in starts[1]:
-      tile = np.s_[top : top + side, left : left + side]
-      local, error = _tile_shift(a[tile], b[tile], shift)
-      if error < _SURE:
-        places.append((top + side / 2, left + side / 2))
-        shifts.append(local - shift)
+  for top, left in itertools.product(*(np.linspace(0, n - side, _TILES).astype(int) for n in a.shape)):
+    tile = np.s_[top : top + side, left : left + side]
+    local, correlation = _refined(a[tile], b[tile], tuple(shift))
+    if correlation > 0 and _shift_error(a[tile], b[tile], local) < _SURE:
+      places.append((top + side / 2, left + side / 2))
+      shifts.append(local - shift)
   if len(places) < 6:
     return float('nan'), float('nan')
   centred = (np.array(places) - np.array(a.shape) / 2) / (np.array(a.shape) / 2)  # the corners are at (+-1, +-1)
@@ -245,12 +244,6 @@ def _warp(a: np.ndarray, b: np.ndarray, shift: np.ndarray) -> tuple[float, float
     weights = 1 / np.maximum(rest / 0.1, 1)
   corner = max(np.hypot(*(y * linear[1] + x * linear[2])) for y, x in ((1, 1), (1, -1)))
   return float(corner), float(np.percentile(rest, 90))
-
-
-def _tile_shift(a: np.ndarray, b: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, float]:
-  """Returns the shift of a tile and its standard error."""
-  shift, correlation = _refined(a, b, tuple(start))
-  return shift, _shift_error(a, b, shift) if correlation > 0 else float('inf')
 
 
 def _shift_error(a: np.ndarray, b: np.ndarray, shift: np.ndarray) -> float:
@@ -303,14 +296,8 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 def _stops(before: float, after: float) -> float:
   """Returns by how many stops of light two sRGB levels differ; below level 16, where stops run away, as there."""
   lift = max(0.0, 16 - before)
-  light = [_linear(max(level + lift, 1.0)) for level in (before, after)]
+  light = image.linear(np.maximum([before + lift, after + lift], 1.0) / 255)
   return float(np.log2(light[1] / light[0]))
-
-
-def _linear(level: float) -> float:
-  """Decodes an sRGB level in 0..255 to light in [0, 1] (IEC 61966-2-1)."""
-  x = level / 255
-  return x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4
 
 
 # --- detail
@@ -334,7 +321,9 @@ def _detail(hr: np.ndarray, scale: int) -> float:
   sector = np.floor(np.arctan2(np.fft.fftfreq(side)[:, None], fx) / np.pi * _SECTORS).astype(int)[octave] % _SECTORS
   noise = (np.minimum(fy, fx) > 0.4) & (scale > 2)  # at x2 the octave reaches up to there itself
   held, given, coarse = np.zeros(_SECTORS), np.zeros(_SECTORS), 0.0
-  places = _grid(hr.shape, side)
+  counts = [min(_DETAIL_WINDOWS, max(1, n // side)) for n in hr.shape[:2]]
+  starts = [np.unique(np.linspace(0, n - side, count).astype(int)) for n, count in zip(hr.shape, counts, strict=False)]
+  places = list(itertools.product(*starts))
   for top, left in places:
     y = _luma(to_levels(hr[top : top + side, left : left + side]))
     enlarged = np.clip(np.rint(bicubic.imresize(bicubic.imresize(y, 1 / scale), scale)), 0, 255)
@@ -346,10 +335,3 @@ def _detail(hr: np.ndarray, scale: int) -> float:
   # Parseval, for a mean square: without structure just below that frequency none is to be expected above it.
   structure = np.sqrt(coarse / (side**4 * len(places)))
   return float(np.median(held / given)) if structure > _LEAST_STRUCTURE else float('nan')
-
-
-def _grid(shape: tuple[int, ...], side: int) -> list[tuple[int, int]]:
-  rows, columns = (
-    np.unique(np.linspace(0, n - side, min(_DETAIL_WINDOWS, max(1, n // side))).astype(int)) for n in shape[:2]
-  )
-  return [(int(top), int(left)) for top in rows for left in columns]

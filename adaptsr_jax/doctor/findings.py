@@ -64,12 +64,12 @@ def _registration(shift: Shift, scale: int) -> list[tuple | None]:
   length = math.hypot(shift.down, shift.right)
   words = f'LR lies {_way(shift)} of HR (LR pixels; {scale * length:.1f} HR pixels)'
   return [
-    _above('shift', length, words) if length > _SURE * shift.error else None,
-    _above(
+    _beyond('shift', length, words) if length > _SURE * shift.error else None,
+    _beyond(
       'rotation or zoom', shift.corner, f'LR is turned or zoomed: {shift.corner:.1f} px at the corners against HR'
     ),
-    _above('local shift', shift.local, f'parts of LR are shifted by {shift.local:.1f} px: parallax or movement'),
-    _below('agreement', shift.agreement, f'LR and HR agree poorly (correlation {shift.agreement:.2f})'),
+    _beyond('local shift', shift.local, f'parts of LR are shifted by {shift.local:.1f} px: parallax or movement'),
+    _beyond('agreement', shift.agreement, f'LR and HR agree poorly (correlation {shift.agreement:.2f})'),
   ]
 
 
@@ -86,11 +86,11 @@ def _light(tone: Tone) -> list[tuple | None]:
   exposure = f'LR is {abs(stops):.2f} stops {"brighter" if stops > 0 else "darker"} than HR ({levels:+.0f} levels)'
   contrast = f'LR has {"more" if gain > 1 else "less"} contrast than HR (x {gain:.2f})'
   return [
-    _above('exposure', abs(stops), exposure) if abs(levels) > _LEAST_LEVELS else None,
-    _above('white balance', spread, f'white balance differs (LR against HR in stops: {tint})')
+    _beyond('exposure', abs(stops), exposure) if abs(levels) > _LEAST_LEVELS else None,
+    _beyond('white balance', spread, f'white balance differs (LR against HR in stops: {tint})')
     if spread_levels > _LEAST_LEVELS
     else None,
-    _above('contrast', max(gain, 1 / max(gain, 0.01)), contrast),
+    _beyond('contrast', max(gain, 1 / max(gain, 0.01)), contrast),
   ]
 
 
@@ -100,20 +100,15 @@ def _content(measures: Measures, scale: int) -> list[tuple | None]:
   soft = f'HR is blurred or was enlarged: {detail:.1f} times the fine detail of an enlarged LR'
   clipped = f'{100 * lr:.0f} % of LR and {100 * hr:.0f} % of HR are clipped to black or white in a channel'
   return [
-    _below('detail', detail, soft, LIMITS['detail x2' if scale == 2 else 'detail']),
-    _above('clipped', max(lr, hr), clipped),
+    _beyond('detail', detail, soft, LIMITS['detail x2' if scale == 2 else 'detail']),
+    _beyond('clipped', max(lr, hr), clipped),
   ]
 
 
-def _above(kind: str, value: float, text: str) -> tuple | None:
-  note, warning = LIMITS[kind]
+def _beyond(kind: str, value: float, text: str, limits: tuple[float, float] | None = None) -> tuple | None:
+  note, warning = limits or LIMITS[kind]
+  if note > warning:  # less is worse
+    value, note, warning = 1 / max(value, 0.01), 1 / note, 1 / warning
   if not value > note:  # nan: unknown
     return None
   return kind, WARNING if value > warning else NOTE, text, float(value / note)
-
-
-def _below(kind: str, value: float, text: str, limits: tuple[float, float] | None = None) -> tuple | None:
-  note, warning = limits or LIMITS[kind]
-  if not value < note:
-    return None
-  return kind, WARNING if value < warning else NOTE, text, float(note / max(value, 0.01))

@@ -31,8 +31,8 @@ def find(lr: str, hr: str, scale: int = 0) -> Listing:
   """
   place = Folders(hr, lr)
   scale = scale or _usual_scale(place)
-  matched, faults = _matched(place, scale)
-  pairs = []
+  *_, matched, unmatched = pairs_of(place, scale)
+  pairs, faults = [], dict(unmatched)
   for hr_file, lr_file in matched.items():
     try:
       sizes = image.size(hr_file), image.size(lr_file)
@@ -44,17 +44,11 @@ def find(lr: str, hr: str, scale: int = 0) -> Listing:
   return Listing(pairs, faults, scale)
 
 
-def _matched(place: Folders, scale: int) -> tuple[dict[Path, Path], dict[Path, str]]:
-  """Returns the LR file of each HR file, and why files have no partner."""
-  *_, matched, faults = pairs_of(place, scale)
-  return matched, dict(faults)
-
-
 def _usual_scale(place: Folders) -> int:
   """Returns the most frequent scale; unlike the first pair, most pairs are seldom wrong."""
-  matched, faults = _matched(place, 0)
+  *_, matched, faults = pairs_of(place, 0)
   if not matched:
-    raise no_pairs(place.lr, place.hr, faults)
+    raise no_pairs(place.lr, place.hr, dict(faults))
   counts = collections.Counter()
   for hr_file, lr_file in matched.items():
     try:

@@ -91,14 +91,10 @@ def content(
 
 
 def _plain(measures: Measures) -> dict[str, Any]:
-  values = measures._asdict()
-  kept = ('psnr', 'psnr_mended', 'detail')
-  lr, hr = measures.clipped
   return {
-    **{key: values[key] for key in kept},
-    'shift': measures.shift._asdict(),
-    'tone': measures.tone._asdict(),
-    'clipped': {'lr': lr, 'hr': hr},
+    **{key: getattr(measures, key) for key in ('psnr', 'psnr_mended', 'detail')},
+    **{key: getattr(measures, key)._asdict() for key in ('shift', 'tone')},
+    'clipped': dict(zip(('lr', 'hr'), measures.clipped, strict=True)),
   }
 
 

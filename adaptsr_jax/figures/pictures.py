@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.patches import Rectangle
 
+from adaptsr_jax import image
 from adaptsr_jax.errors import escaped
-from adaptsr_jax.figures.style import COLOURS, DPI, INK, LUMA, PAPER, new_figure, save, text_width
+from adaptsr_jax.figures.style import COLOURS, DPI, INK, PAPER, new_figure, save, text_width
 
 _LEAST_PANEL = 240  # pixels: narrower panels leave no room for their titles
 _BOX = COLOURS[1]
@@ -75,7 +76,7 @@ def attribution(
     box: the patch that is explained, in pixels of `picture`.
     maps: (title, saliency (h, w) in [0, 1]); H and W are the same whole multiple of h and w.
   """
-  gray = 0.5 * (np.clip(picture, 0, 1) @ np.array(LUMA))[..., None]
+  gray = 0.5 * (np.clip(picture, 0, 1) @ image.LUMA)[..., None]
   panels = [_Panel(title, picture, box)]
   for name, saliency in maps:  # a box would hide their middle
     colours = colormaps['seismic'](0.5 + 0.5 * np.clip(saliency, 0, 1))[..., :3]
@@ -202,7 +203,7 @@ def busiest_box(reference: np.ndarray, size: int, step: int = 1) -> Box:
     size: side in pixels, less where the picture is smaller.
     step: corners lie on its multiples, and so do sides; the scale factor gives boxes on whole LR pixels.
   """
-  luma = np.asarray(reference, np.float64) @ np.array(LUMA)
+  luma = np.asarray(reference, np.float64) @ image.LUMA
   edges = np.abs(np.diff(luma, axis=0, append=luma[-1:])) + np.abs(np.diff(luma, axis=1, append=luma[:, -1:]))
   return heaviest_box(edges, size, step)
 

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from adaptsr_jax.figures.style import FAINT, INK, LARGE, LEAST, LUMA, PAPER, SMALL, new_figure, save, text_width
+from adaptsr_jax import image
+from adaptsr_jax.figures.style import FAINT, INK, LARGE, LEAST, PAPER, SMALL, new_figure, save, text_width
 
 _ROW, _STRIP_CELL = 0.24, 0.36  # inches: height of all cells, width of those below the grid
 
@@ -94,7 +95,8 @@ def rank_heatmap(path: str | os.PathLike, ranks: Mapping[str, float], title: str
   bottom = max(bar_bottom, grid_bottom + 0.36, *(y + _ROW for _, y in places.values()))
   widest = max(right + 0.75, strip_right, left + text_width(title, LARGE))
   figure = new_figure(widest + 0.1, bottom + 0.1)
-  axes = _inch_axes(figure)
+  axes = figure.add_axes((0, 0, 1, 1), xlim=(0, widest + 0.1), ylim=(bottom + 0.1, 0))
+  axes.set_axis_off()
 
   axes.text(left, 0.1, title, size=LARGE, va='top', color=INK)
   _draw_grid(axes, grid, ranks, scale, left, top, cell)
@@ -103,16 +105,6 @@ def rank_heatmap(path: str | os.PathLike, ranks: Mapping[str, float], title: str
     axes.text(x + _STRIP_CELL + 0.05, y + _ROW / 2, name, size=SMALL, va='center_baseline', color=INK)
   _draw_colour_bar(figure, scale, whole, right + 0.14, top, bar_bottom)
   save(figure, path)
-
-
-def _inch_axes(figure: Figure) -> Axes:
-  """Returns axes over the whole figure in inches from its upper left corner."""
-  width, height = figure.get_size_inches()
-  axes = figure.add_axes((0, 0, 1, 1))
-  axes.set_xlim(0, width)
-  axes.set_ylim(height, 0)
-  axes.set_axis_off()
-  return axes
 
 
 def _strip_places(names: Sequence[str], left: float, top: float, right: float) -> dict[str, tuple[float, float]]:
@@ -148,10 +140,10 @@ def _draw_grid(
 def _draw_cell(axes: Axes, x: float, y: float, width: float, value: float, scale: ScalarMappable) -> None:
   colour = scale.to_rgba(value)
   axes.add_patch(Rectangle((x, y), width, _ROW, facecolor=colour, edgecolor=PAPER, linewidth=0.8))
-  text = _number(value)
+  text = str(int(value)) if float(value).is_integer() else f'{value:.2g}'
   size = min(SMALL, SMALL * (width - 0.03) / text_width(text, SMALL))
   if size >= LEAST:
-    ink = PAPER if np.dot(colour[:3], LUMA) < 0.5 else 'black'
+    ink = PAPER if np.dot(colour[:3], image.LUMA) < 0.5 else 'black'
     axes.text(x + width / 2, y + _ROW / 2, text, size=size, color=ink, ha='center', va='center_baseline')
 
 
@@ -182,7 +174,3 @@ def _draw_colour_bar(figure: Figure, scale: ScalarMappable, whole: bool, x: floa
   bar.ax.minorticks_off()
   bar.ax.tick_params(labelsize=SMALL, length=2, color=FAINT, labelcolor=INK)
   bar.set_label('rank', size=SMALL, color=INK)
-
-
-def _number(value: float) -> str:
-  return str(int(value)) if float(value).is_integer() else f'{value:.2g}'

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import ScaledTranslation
 
-from adaptsr_jax import files
+from adaptsr_jax import files, image
 from adaptsr_jax.errors import UserError, escaped
 
 SUFFIXES = ('.png', '.svg')
@@ -24,7 +24,6 @@ PAPER, INK, FAINT = 'white', '0.15', '0.72'
 BASELINE = '0.45'  # lines that results are held against
 # Okabe and Ito's colours in an order of alternating lightness, without the yellow that vanishes on white paper.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
-LUMA = (0.299, 0.587, 0.114)
 DASHES = ('-', (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 _DARKEST = 0.45  # luma from which letters stand out on paper
@@ -90,7 +89,7 @@ def marker(i: int) -> str:
 def ink_of(colour: str) -> tuple[float, ...]:
   """Darkens a colour as far as letters in it need."""
   rgb = np.array(to_rgb(colour))
-  return tuple(rgb * min(1, _DARKEST / max(rgb @ LUMA, 1e-3)))
+  return tuple(rgb * min(1, _DARKEST / max(rgb @ image.LUMA, 1e-3)))
 
 
 def text_width(text: str, size: float) -> float:

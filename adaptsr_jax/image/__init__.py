@@ -13,6 +13,7 @@ from adaptsr_jax.image.picture import (
   ImageError,
   Picture,
   check_format,
+  linear,
   to_float,
   to_levels,
   to_uint8,

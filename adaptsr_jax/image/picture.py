@@ -69,6 +69,11 @@ def to_levels(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
   return levels
 
 
+def linear(x: np.ndarray) -> np.ndarray:
+  """Decodes sRGB values in [0, 1] to light (IEC 61966-2-1)."""
+  return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+
+
 def reason(error: BaseException) -> str:
   """Returns the reason of a failure in a few words, without the name of the file."""
   if isinstance(error, MemoryError):

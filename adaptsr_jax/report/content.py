@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from matplotlib.ticker import EngFormatter
+
 from adaptsr_jax import config as config_lib
-from adaptsr_jax import files
+from adaptsr_jax import figures, files
 from adaptsr_jax.evaluate import statistics
 from adaptsr_jax.evaluate.tables import number
 from adaptsr_jax.log import clock
 from adaptsr_jax.report import drawings, gather, verdict
 from adaptsr_jax.report.gather import Interval, Run, System
-from adaptsr_jax.report.pictures import Asked, Colour, Crop, Dial, Look, Shown
+from adaptsr_jax.report.pictures import Asked, Crop, Dial, Look, Shown
 from adaptsr_jax.report.verdict import NAMES, Verdict, signed
 
 
@@ -315,7 +317,10 @@ def _viewer(picture: Shown, systems: Sequence[System], shown_first: Sequence[str
 
 def _colours(look: Look) -> list:
   rows = [['', 'R', 'G', 'B', 'L*', 'a*', 'b*', 'distance']]
-  rows += [[f'{a} against {b}', *_colour_cells(colour)] for (a, b), colour in look.colours.items()]
+  rows += [
+    [f'{a} against {b}', *map(signed, (*colour.rgb, *colour.lab)), f'{colour.delta_e:.2f}']
+    for (a, b), colour in look.colours.items()
+  ]
   agreement = [['', 'PSNR (RGB)']] + [[label, number('psnr', value)] for label, value in look.consistency.items()]
   return [
     Heading('Colour and input'),
@@ -334,10 +339,6 @@ def _colours(look: Look) -> list:
   ]
 
 
-def _colour_cells(colour: Colour) -> list[str]:
-  return [*map(signed, (*colour.rgb, *colour.lab)), f'{colour.delta_e:.2f}']
-
-
 # ---------------------------------------------------------------------------------------------------------------- cost
 
 
@@ -349,7 +350,9 @@ def _cost(systems: Sequence[System], look: Look | None) -> list:
     r = system.run.results
     trained, total = r['trainable_parameters'], r['total_parameters']
     share = f'{100 * trained / total:.1f} %'
-    cells = [f'{trained:,}', share, f'{r["steps"]:,}', clock(r['seconds']), _memory(r), _energy(r)]
+    memory = f'{r["peak_memory_bytes"] / 2**30:.2f} GiB' if r.get('peak_memory_bytes') else '-'
+    energy = f'{r["energy_joules"] / 1000:.1f} kJ' if r.get('energy_joules') else '-'
+    cells = [f'{trained:,}', share, f'{r["steps"]:,}', clock(r['seconds']), memory, energy]
     rows.append([system.label, r['method'], *cells])
   note = (
     'Training time is that of the steps, without scoring and measuring. Peak memory is that of the device, or of the '
@@ -361,7 +364,9 @@ def _cost(systems: Sequence[System], look: Look | None) -> list:
     rows = [['', 'parameters', f'FLOPs for LR {w}x{h}']]
     for s in systems:
       if s.label in programs:
-        rows.append([s.label, f'{s.run.results["total_parameters"]:,}', _flops(programs[s.label].flops)])
+        flops = programs[s.label].flops
+        told = EngFormatter(places=2)(flops) if math.isfinite(flops) else '-'
+        rows.append([s.label, f'{s.run.results["total_parameters"]:,}', told])
     blocks.append(Table('Enlarging', rows, _same_program(systems, look)))
   return blocks
 
@@ -377,23 +382,6 @@ def _same_program(systems: Sequence[System], look: Look) -> str:
   return f'{counted}. {"; ".join(sentences)}: the operations are compared one by one.' if sentences else f'{counted}.'
 
 
-def _flops(flops: float) -> str:
-  if not math.isfinite(flops):
-    return '-'
-  power = max(0, min(4, int(math.log10(max(flops, 1)) // 3)))
-  return f'{flops / 1000**power:.2f} {("", "k", "M", "G", "T")[power]}'.strip()
-
-
-def _memory(results: dict) -> str:
-  value = results.get('peak_memory_bytes')
-  return f'{value / 2**30:.2f} GiB' if value else '-'
-
-
-def _energy(results: dict) -> str:
-  value = results.get('energy_joules')
-  return f'{value / 1000:.1f} kJ' if value else '-'
-
-
 # ------------------------------------------------------------------------------------------------------------- the run
 
 
@@ -407,8 +395,8 @@ def _drawn(runs: Sequence[Run], systems: Sequence[System], out: Path) -> list:
     blocks += [Heading('Learning curve'), Figure(out / 'curve.svg', alt, alt)]
   for place, run in enumerate(runs, 1):
     file = out / f'ranks{place}.svg'
-    if drawings.draw_ranks(file, run):
-      ranks = run.ranks['ranks']
+    if ranks := run.ranks.get('ranks'):
+      figures.rank_heatmap(file, ranks, f'Ranks by {run.ranks["rule"]}')
       largest = max(ranks, key=ranks.get)
       text = f'Ranks of the {len(ranks)} adapted sites of {run.label}: the largest is {ranks[largest]}, of {largest}.'
       blocks += [Heading('Rank map'), Figure(file, text, text)]

@@ -44,11 +44,3 @@ def draw_curve(path: Path, runs: Sequence[Run], baselines: Mapping[str, float]) 
   if series:
     figures.learning_curves(path, series, 'step', 'PSNR (Y) in dB', baselines=baselines)
   return bool(series)
-
-
-def draw_ranks(path: Path, run: Run) -> bool:
-  """Draws the ranks of the sites; returns False for a method without."""
-  ranks = run.ranks.get('ranks')
-  if ranks:
-    figures.rank_heatmap(path, ranks, f'Ranks by {run.ranks["rule"]}')
-  return bool(ranks)

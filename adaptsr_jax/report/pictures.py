@@ -135,6 +135,7 @@ def look(runs: Sequence[Run], systems: Sequence[System], asked: Asked, number: i
   tally = _tally(source, restores, asked, {system.label: system.scores for system in systems})
   order = asked.order if _measured(asked.order, systems, tally.scores) else 'psnr_y'
   best, worst = _chosen(systems, tally.scores, order, number)
+  commonest = max(dict.fromkeys(tally.sizes), key=tally.sizes.count)
   shown, lossless = _write(out / FOLDER, source, {k: v for k, v in restores.items() if k != 'bicubic'}, best + worst)
   return Look(
     order=order,
@@ -143,7 +144,7 @@ def look(runs: Sequence[Run], systems: Sequence[System], asked: Asked, number: i
     colours=_colours(systems, tally.tones),
     consistency={label: statistics.mean(values) for label, values in tally.agreement.items()},
     drift=max(tally.drift),
-    programs={label: _program(network, _commonest(tally.sizes)) for label, network in networks.items()},
+    programs={label: _program(network, commonest) for label, network in networks.items()},
     best=[shown[name] for name in best],
     worst=[shown[name] for name in worst],
     lossless=lossless,
@@ -232,8 +233,7 @@ def _enlarged(
 # IEC 61966-2-1 (sRGB) to CIE XYZ, each row divided by the white of D65.
 _XYZ = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
 _XYZ /= np.array([[0.95047], [1.0], [1.08883]])
-_LINEAR = np.arange(256) / 255
-_LINEAR = np.where(_LINEAR <= 0.04045, _LINEAR / 12.92, ((_LINEAR + 0.055) / 1.055) ** 2.4)
+_LINEAR = image.linear(np.arange(256) / 255)
 
 
 def lab(rgb: np.ndarray) -> np.ndarray:
@@ -267,10 +267,6 @@ def _agreement(output: np.ndarray, lr: np.ndarray, scale: int) -> float:
 
 
 # ---------------------------------------------------------------------------------------------------------------- cost
-
-
-def _commonest(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-  return max(dict.fromkeys(sizes), key=sizes.count)
 
 
 def _program(network: infer.Network, size: tuple[int, int]) -> Program:
@@ -317,7 +313,10 @@ def _write(
   shown = {}
   for place, (name, lr, outputs) in enumerate(_enlarged(source, restores, names), 1):
     layers = {'LR': lr, **outputs}
-    files = {label: folder / f'{place:02d}_{_file_name(label, i)}.png' for i, label in enumerate(layers)}
+    stems = [
+      label.lower() if label in ('LR', 'HR', 'base', 'adapted') else f'network{i}' for i, label in enumerate(layers)
+    ]
+    files = {label: folder / f'{place:02d}_{stem}.png' for label, stem in zip(layers, stems, strict=True)}
     for label, path in files.items():
       image.write(path, layers[label])
     shown[name] = Shown(name, files, outputs['HR'].shape[:2])
@@ -395,7 +394,3 @@ def _as_jpeg(path: Path) -> Path:
   image.write(path.with_suffix('.jpg'), image.read_array(path))
   path.unlink()
   return path.with_suffix('.jpg')
-
-
-def _file_name(label: str, place: int) -> str:
-  return label.lower() if label in ('LR', 'HR', 'base', 'adapted') else f'network{place}'
