@@ -93,7 +93,6 @@ def upscale(
   minimum: int = 1,
   on_tile: Callable[[int, int], None] | None = None,
   once: Callable[[Params, Any], Params] | None = None,
-  at_a_time: int = 0,
   devices: Sequence[jax.Device] = (),
 ) -> np.ndarray:
   """Enlarges one picture.
@@ -123,8 +122,6 @@ def upscale(
     on_tile: called after each tile with (done, total).
     once: (params, (1, h, w, 3)) -> params, called with the whole picture before its tiles, for networks that take
       something from all of it.
-    at_a_time: how many tiles go through together; 0: on a CPU, where more gain nothing, one, and elsewhere as many as
-      make up a large tile and have room.
     devices: that take groups of tiles, or whole pictures, in turn; (): as of `at_work`.
 
   Returns:
@@ -142,7 +139,7 @@ def upscale(
     params = _once(once, params, lr[None])
   apply = _Applied(apply_fn, params, ensemble, jax.local_devices()[0])
   cut = _Cut(overlap, multiple, minimum, scale)
-  others = at_a_time, devices or at_work(), on_tile
+  others = devices or at_work(), on_tile
   side = 0 if tile == WHOLE else tile or _side(apply, lr.shape[:2], cut)
   smaller = _smaller(lr.shape[:2], side, cut) if tile != WHOLE else 0
   if smaller:
@@ -197,7 +194,6 @@ def _enlarged(
   lr: np.ndarray,
   side: int,
   cut: _Cut,
-  at_a_time: int,
   devices: Sequence[jax.Device],
   on_tile: Callable[[int, int], None] | None,
 ) -> np.ndarray:
@@ -214,7 +210,7 @@ def _enlarged(
   rows = _spans(padded.shape[0], height, stride, scale)
   columns = _spans(padded.shape[1], width, stride, scale)
   tiles = list(itertools.product(rows, columns))
-  number = min(len(tiles), at_a_time or _at_a_time(apply, height, width))
+  number = min(len(tiles), _at_a_time(apply, height, width))
   # The last ones go through again where they do not make up the number.
   groups = [[*tiles[i : i + number], *tiles[:number]][:number] for i in range(0, len(tiles), number)]
   inputs = (
@@ -322,7 +318,7 @@ def _key(apply: _Applied, shape: tuple[int, ...]) -> Any:
 
 
 def _at_a_time(apply: _Applied, height: int, width: int) -> int:
-  """Returns how many tiles go through together: as many as make up a large one, where there is room for them."""
+  """Returns how many tiles go through together: on a CPU one, else as many as make up a large one."""
   if jax.default_backend() == 'cpu':
     return 1
   needs = _needs(apply, (1, height, width, 3))

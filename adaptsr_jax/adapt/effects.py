@@ -1,6 +1,6 @@
 """Fields of a config that are set and have no effect in its run, told in one sentence: nobody waits in vain."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -156,19 +156,17 @@ def idle(config: ConfigDict, scoring: bool = False) -> str:
   changed = [name for name, value in config_lib.flat(config).items() if value != default.get(name, value)]
   reasons: dict[str, list[str]] = {}
   for name in changed:
-    why = next(_reasons(config, name, scoring), '')
-    if why:
+    if why := _why(config, name, scoring):
       reasons.setdefault(why, []).append(f'config.{name}')
   parts = [f'{", ".join(names)} ({why})' for why, names in reasons.items()]
   return f'Without effect in this run: {"; ".join(parts)}.' if parts else ''
 
 
-def _reasons(config: ConfigDict, name: str, scoring: bool) -> Iterator[str]:
+def _why(config: ConfigDict, name: str, scoring: bool) -> str:
   if scoring and not _within(name, _OF_SCORES):
-    yield 'batches are scored, each by itself, and nothing is trained'
-  for rule in SCORING if scoring else RULES:
-    if _within(name, rule.fields) and not rule.used(config):
-      yield rule.why
+    return 'batches are scored, each by itself, and nothing is trained'
+  rules = (rule for rule in (SCORING if scoring else RULES) if _within(name, rule.fields))
+  return next((rule.why for rule in rules if not rule.used(config)), '')
 
 
 def _within(name: str, fields: tuple[str, ...]) -> bool:

@@ -72,7 +72,7 @@ class Folder(NamedTuple):
     if not path.is_file():
       return None
     content = files.read_json(path)
-    if not _FORMS.get(name, _is_table)(content):
+    if not _fits(content, _FORMS.get(name, {})):
       raise UserError(f'{path} is damaged: it does not have the form that a run gives it.')
     # Versions before this one gave no seal.
     if content.pop(_SEAL, None) not in (None, files.json_digest(content)):
@@ -94,10 +94,6 @@ class Folder(NamedTuple):
       files.write_json(
         self.path / f'{name}.json', {**content, _SEAL: files.json_digest(content)} if name in _SEALED else content
       )
-
-  def history(self) -> list[dict[str, float]]:
-    """Returns what was logged, a row for each time."""
-    return log.read_metrics(self.path)
 
   def method(self) -> methods.Method | None:
     """Returns the method as an earlier start planned it; None where it left no plan."""
@@ -213,58 +209,44 @@ class Folder(NamedTuple):
     self.write('material', {**kept, **material})
 
 
-def _is_table(content: Any, value: Callable[[Any], bool] = lambda _: True) -> bool:
-  return isinstance(content, dict) and all(map(value, content.values()))
-
-
-def _is_number(value: Any) -> bool:
-  return value is None or type(value) in (int, float)
-
-
-def _is_measurement(content: Any) -> bool:
-  def is_interval(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
-
-  forms = {
-    'mean': lambda part: _is_table(part, _is_number),
-    'interval': lambda part: _is_table(part, is_interval),
-    'images': lambda part: _is_table(part, lambda row: _is_table(row, _is_number)),
-    'protocol': _is_table,
-    'levels': lambda part: _is_table(part, _is_number),
-  }
-  # Versions before this one kept no levels.
-  content = {'levels': {}, **content} if _is_table(content) else {}
-  return all(name in content and form(content[name]) for name, form in forms.items())
-
-
-def _is_ranks(content: Any) -> bool:
-  ranks = content.get('ranks') if _is_table(content) else None
-  return _is_table(ranks, lambda rank: type(rank) is int and rank >= 0) and isinstance(content.get('rule'), str)
-
-
-def _is_results(content: Any) -> bool:
-  forms = {
-    'steps': lambda value: type(value) is int,
-    **dict.fromkeys(('method', 'base_fingerprint'), lambda value: isinstance(value, str)),
-    **dict.fromkeys(('config', 'protocol', 'model'), _is_table),
-    **dict.fromkeys(
-      # Under the protocol of the run.
-      ('bicubic', 'base', 'adapted'),
-      lambda value: value is None or (_is_table(value) and _is_measurement({'protocol': {}, **value})),
-    ),
-  }
-  return _is_table(content) and all(form(content[name]) for name, form in forms.items() if name in content)
-
-
-# What the files of a run hold; a table where nothing else is said.
-_FORMS = {
-  'config': lambda content: _is_table(content) and type(content.get('steps')) is int,
-  'results': _is_results,
-  'material': lambda content: _is_table(content, lambda value: isinstance(value, str)),
-  'ranks': _is_ranks,
-  'base': _is_measurement,
-  'bicubic': _is_measurement,
+# What the files of a run hold, a table where nothing else is said: of a table the form of some fields, or of all (...).
+_NUMBER = (int, float, type(None))
+_SCORES = {
+  'mean': {...: _NUMBER},
+  'interval': {...: [_NUMBER, _NUMBER]},
+  'images': {...: {...: _NUMBER}},
+  'levels?': {...: _NUMBER},  # versions before this one kept none
 }
+_MEASUREMENT = {**_SCORES, 'protocol': {}}
+_FORMS = {
+  'config': {'steps': (int,)},
+  'material': {...: (str,)},
+  'ranks': {'ranks': {...: lambda rank: type(rank) is int and rank >= 0}, 'rule': (str,)},
+  'base': _MEASUREMENT,
+  'bicubic': _MEASUREMENT,
+  'results': {
+    'steps?': (int,),
+    **dict.fromkeys(('method?', 'base_fingerprint?'), (str,)),
+    **dict.fromkeys(('config?', 'protocol?', 'model?'), {}),
+    **dict.fromkeys(('bicubic?', 'base?', 'adapted?'), lambda value: value is None or _fits(value, _SCORES)),
+  },
+}
+
+
+def _fits(value: Any, form: Any) -> bool:
+  """Tells whether JSON is of a form: a condition, types, a list of forms, or a table of them ('name?' may lack)."""
+  if callable(form):
+    return form(value)
+  if isinstance(form, tuple):
+    return type(value) in form
+  if isinstance(form, list):
+    return isinstance(value, list) and len(value) == len(form) and all(map(_fits, value, form))
+  if not isinstance(value, dict):
+    return False
+  if ... in form:
+    return all(_fits(part, form[...]) for part in value.values())
+  fields = {name.rstrip('?'): name for name in form}
+  return all(_fits(value[field], form[name]) if field in value else field != name for field, name in fields.items())
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.lax import stop_gradient
 from ml_collections import ConfigDict
 
 from adaptsr_jax.errors import UserError
@@ -53,7 +54,7 @@ def perceptual_vgg19(weights: Mapping[str, Any], prediction: Array, target: Arra
   def stages(x: Array) -> list[Array]:
     return list(features.taps(weights['vgg19'], (x - perceptual.MEAN) / perceptual.STD, before_relu=True))
 
-  pairs = zip(_STAGES, stages(prediction.astype(jnp.float32)), _fixed(stages(target)), strict=True)
+  pairs = zip(_STAGES, stages(prediction.astype(jnp.float32)), stop_gradient(stages(target)), strict=True)
   return sum(factor * l1(x, y) for factor, x, y in pairs)
 
 
@@ -64,7 +65,7 @@ def lpips(weights: Mapping[str, Any], prediction: Array, target: Array) -> Array
     return list(perceptual.lpips_directions(weights['alexnet'], x, floor=1e-8))
 
   stages = zip(
-    weights['lpips_alex'], directions(prediction.astype(jnp.float32)), _fixed(directions(target)), strict=True
+    weights['lpips_alex'], directions(prediction.astype(jnp.float32)), stop_gradient(directions(target)), strict=True
   )
   return sum(jnp.mean(jnp.sum((x - y) ** 2 * head, -1)) for head, x, y in stages)
 
@@ -72,12 +73,8 @@ def lpips(weights: Mapping[str, Any], prediction: Array, target: Array) -> Array
 def dists(weights: Mapping[str, Any], prediction: Array, target: Array) -> Array:
   """DISTS at the size of the crops, the mean over the batch."""
   x = perceptual.dists_taps(weights['vgg16'], prediction.astype(jnp.float32))
-  y = _fixed(perceptual.dists_taps(weights['vgg16'], target))
+  y = stop_gradient(perceptual.dists_taps(weights['vgg16'], target))
   return jnp.mean(perceptual.dists_of_taps(weights['dists'], zip(x, y, strict=True)))
-
-
-def _fixed(tree: Any) -> Any:
-  return jax.lax.stop_gradient(tree)
 
 
 class Term(NamedTuple):

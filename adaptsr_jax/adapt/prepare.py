@@ -44,19 +44,13 @@ def prepare(config: ConfigDict) -> Setup:
     model = model.clone(remat=True)
   with Work('Looking at the pictures'):
     train, valid, decide = (open_pictures(config, part, model.upscale) for part in config_lib.PARTS)
-  if train:
-    _check_patch(config, model)
-  return Setup(base, model, train, valid, decide, find_sites(config, model))
-
-
-def _check_patch(config: ConfigDict, model: nn.Module) -> None:
-  """Raises UserError where crops of config.patch are too small for the network."""
   side = config.patch // model.upscale
-  if side < model.minimum:
+  if train and side < model.minimum:
     raise UserError(
       f'config.patch is {config.patch} HR pixels, crops of {side} LR pixels a side, and {type(model).__name__} needs '
       f'{model.minimum}; give config.patch={model.minimum * model.upscale} or more.'
     )
+  return Setup(base, model, train, valid, decide, find_sites(config, model))
 
 
 def choose_base(config: ConfigDict) -> base_lib.Base:

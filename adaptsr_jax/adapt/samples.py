@@ -1,6 +1,5 @@
 """The same crops of a few validation pictures at every measurement, and all of them in one strip."""
 
-import base64
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -36,11 +35,9 @@ def taken(items: Iterable[Restored], crops: Windows, into: dict[str, np.ndarray]
 
 def of_all(crops: Windows, taken: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns the crops that the processes took of their shares of the pictures, in the order of `crops`."""
-  if processes.count() == 1:
-    return {name: taken[name] for name in crops}
-  sent = {name: (base64.b64encode(crop.tobytes()).decode(), crop.shape) for name, crop in taken.items()}
-  found = {name: crop for part in processes.gathered(sent) for name, crop in part.items()}
-  return {name: np.frombuffer(base64.b64decode(found[name][0]), np.uint8).reshape(found[name][1]) for name in crops}
+  parts = processes.gathered({name: crop.tolist() for name, crop in taken.items()})
+  found = {name: crop for part in parts for name, crop in part.items()}
+  return {name: np.array(found[name], np.uint8) for name in crops}
 
 
 def draw(workdir: Path, valid: data.Source, crops: Windows, base: infer.Network) -> None:

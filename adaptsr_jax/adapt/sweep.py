@@ -114,7 +114,11 @@ def run(found: Sequence[Arm], workdir: Path, call: str = '') -> tuple[list[Path]
       continue
     same_base = arm.config.base != 'random' and not any(field.split('.')[0] in _BEFORE for field in arm.values)
     if results and same_base:
-      _share(workdir / next(iter(results)), folder.path)
+      done = workdir / next(iter(results))
+      folder.path.mkdir(parents=True, exist_ok=True)
+      for name in ('base.json', 'bicubic.json'):
+        if (done / name).is_file() and not (folder.path / name).is_file():
+          shutil.copy(done / name, folder.path / name)
     try:
       results[arm.name] = whole.run(arm.config, folder.path, call)
     except UserError as error:
@@ -132,13 +136,6 @@ def _finished(folder: Folder, config: ConfigDict) -> dict[str, Any] | None:
   if not results or folder.changed_fields(config) or results['config']['steps'] != config.steps:
     return None
   return results
-
-
-def _share(done: Path, folder: Path) -> None:
-  folder.mkdir(parents=True, exist_ok=True)
-  for name in ('base.json', 'bicubic.json'):
-    if (done / name).is_file() and not (folder / name).is_file():
-      shutil.copy(done / name, folder / name)
 
 
 def _write(

@@ -51,12 +51,12 @@ def _run(args: argparse.Namespace) -> str:
   with _readable():
     runs = gather.read(args.runs)
     systems = gather.systems(runs)
-  asked = pictures.ask(args.metrics, args.metric_weights, systems)
+  asked, order = pictures.ask(args.metrics, args.metric_weights, systems)
   out = Path(args.out).absolute()
   files.check_folder(out)
   out.mkdir(parents=True, exist_ok=True)
   try:
-    look, why_not = pictures.look(runs, systems, asked, args.pictures, out), ''
+    look, why_not = pictures.look(runs, systems, asked, order, args.pictures, out), ''
   except (UserError, OSError) as error:
     look, why_not = None, str(error)
     print(f'Without pictures: {error}')

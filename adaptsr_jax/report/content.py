@@ -15,11 +15,12 @@ from matplotlib.ticker import EngFormatter
 from adaptsr_jax import config as config_lib
 from adaptsr_jax import figures, files
 from adaptsr_jax.evaluate import statistics
+from adaptsr_jax.evaluate.asked import Measures
 from adaptsr_jax.evaluate.tables import number
 from adaptsr_jax.log import clock
 from adaptsr_jax.report import drawings, gather, verdict
 from adaptsr_jax.report.gather import Interval, Run, System
-from adaptsr_jax.report.pictures import Asked, Crop, Dial, Look, Shown
+from adaptsr_jax.report.pictures import Crop, Dial, Look, Shown
 from adaptsr_jax.report.verdict import NAMES, Verdict, signed
 
 
@@ -110,7 +111,7 @@ class Report(NamedTuple):
 
 
 def compose(
-  runs: Sequence[Run], systems: Sequence[System], look: Look | None, why_not: str, asked: Asked, out: Path
+  runs: Sequence[Run], systems: Sequence[System], look: Look | None, why_not: str, asked: Measures, out: Path
 ) -> Report:
   """Puts together what there is to say, and draws the figures into `out`.
 
@@ -169,7 +170,7 @@ def _remarks_and_advice(verdicts: Sequence[tuple[str, Verdict]]) -> list:
 # ------------------------------------------------------------------------------------------------------------- quality
 
 
-def _numbers(systems: Sequence[System], asked: Asked) -> list:
+def _numbers(systems: Sequence[System], asked: Measures) -> list:
   keys = _keys(systems)
   heads = [_metric(key) for key in keys]
   means = [['', *heads], *([s.label, *(_mean_cell(s, key) for key in keys)] for s in systems)]
@@ -403,7 +404,7 @@ def _drawn(runs: Sequence[Run], systems: Sequence[System], out: Path) -> list:
   return blocks
 
 
-def _what_was_run(runs: Sequence[Run], look: Look | None, asked: Asked) -> list:
+def _what_was_run(runs: Sequence[Run], look: Look | None, asked: Measures) -> list:
   defaults = config_lib.flat(config_lib.default())
   configs = [config_lib.flat(run.config) for run in runs]
   fields = [key for key in configs[0] if any(c.get(key) != defaults.get(key) for c in configs)]

@@ -13,6 +13,7 @@ from adaptsr_jax import config as config_lib
 from adaptsr_jax.adapt.folder import Folder
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.evaluate import statistics
+from adaptsr_jax.log import read_metrics
 
 Scores = dict[str, dict[str, float]]  # picture -> metric -> value
 
@@ -155,7 +156,7 @@ def _read(folder: Path) -> Run:
     config=config_lib.restored(results['config']),
     material=run.read('material') or {},
     ranks=run.read('ranks') or {},
-    history=run.history(),
+    history=read_metrics(folder),
     date=datetime.datetime.fromtimestamp((folder / 'results.json').stat().st_mtime),
   )
 

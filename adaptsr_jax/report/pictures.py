@@ -34,15 +34,6 @@ _OURS = re.compile(r'\d\d_\w+\.(png|jpg)')
 Restore = Callable[[np.ndarray, int], np.ndarray]
 
 
-class Asked(NamedTuple):
-  """The metrics that were asked for."""
-
-  functions: Sequence[Callable[[np.ndarray, np.ndarray, int], dict[str, float]]]  # beyond those of the results
-  order: str  # the metric that sorts pictures
-  missing: dict[str, str]  # metric -> why it is left out
-  protocol: dict[str, str]  # what is to be said of `functions`
-
-
 class Colour(NamedTuple):
   """By how much pictures differ from others in their mean colour, averaged over pictures."""
 
@@ -101,8 +92,11 @@ class Look(NamedTuple):
   missing: dict[str, str]  # label -> why its pictures could not be made
 
 
-def ask(names: Sequence[str], weights: str, systems: Sequence[System]) -> Asked:
+def ask(names: Sequence[str], weights: str, systems: Sequence[System]) -> tuple[measures.Measures, str]:
   """Loads the metrics `names` (of `metrics.table`) that were not measured for every system already.
+
+  Returns:
+    Those, and the metric that sorts pictures.
 
   Raises:
     UserError: an unknown name, or weights that are damaged.
@@ -112,28 +106,33 @@ def ask(names: Sequence[str], weights: str, systems: Sequence[System]) -> Asked:
   loaded = measures.load(list(wanted), weights)
   known = (recorded | wanted.keys()) - loaded.missing.keys()
   learned = [key for name in names for key in names_of(name) if key in known and key.startswith('lpips')]
-  return Asked(loaded.functions, learned[0] if learned else 'psnr_y', loaded.missing, loaded.protocol)
+  return loaded, learned[0] if learned else 'psnr_y'
 
 
-def look(runs: Sequence[Run], systems: Sequence[System], asked: Asked, number: int, out: Path) -> Look:
+def look(
+  runs: Sequence[Run], systems: Sequence[System], asked: measures.Measures, order: str, number: int, out: Path
+) -> Look:
   """Enlarges all validation pictures again by every system, and writes the chosen ones to `out`/pictures.
 
   Args:
     runs: from `gather.read`.
     systems: from `gather.systems`.
     asked: from `ask`.
+    order: from `ask`.
     number: how many of the best, and of the worst, are shown.
     out: folder of the report.
 
   Raises:
     UserError: the pictures are not there any more, or are others.
   """
-  source = _pictures_of(runs[0])
+  source = prepare.open_pictures(runs[0].config, 'valid', runs[0].scale)
+  if runs[0].material.get('validation pictures') not in (None, repr(source)):
+    raise UserError(f'The validation pictures of {runs[0].folder} have changed since they were measured.')
   networks, missing = _networks(systems)
   restores = {'bicubic': bicubic.imresize, **networks}
   say(f'Enlarging {len(source.names)} pictures again by {", ".join(restores)}.')
   tally = _tally(source, restores, asked, {system.label: system.scores for system in systems})
-  order = asked.order if _measured(asked.order, systems, tally.scores) else 'psnr_y'
+  order = order if _measured(order, systems, tally.scores) else 'psnr_y'
   best, worst = _chosen(systems, tally.scores, order, number)
   commonest = max(dict.fromkeys(tally.sizes), key=tally.sizes.count)
   shown, lossless = _write(out / FOLDER, source, {k: v for k, v in restores.items() if k != 'bicubic'}, best + worst)
@@ -164,7 +163,7 @@ class _Tally(NamedTuple):
 
 
 def _tally(
-  source: data.Source, restores: Mapping[str, Restore], asked: Asked, recorded: Mapping[str, Scores]
+  source: data.Source, restores: Mapping[str, Restore], asked: measures.Measures, recorded: Mapping[str, Scores]
 ) -> _Tally:
   tally = _Tally(
     {k: {} for k in restores}, {k: [] for k in (*restores, 'HR')}, {k: [] for k in (*restores, 'HR')}, [], []
@@ -181,14 +180,6 @@ def _tally(
       difference = metrics.psnr(output[None], hr[None], crop, luma=True)[0] - recorded[label][name]['psnr_y']
       tally.drift.append(float(np.nan_to_num(abs(difference), posinf=0.0)))
   return tally
-
-
-def _pictures_of(run: Run) -> data.Source:
-  """Opens the validation pictures of a run; UserError where they are gone or others."""
-  source = prepare.open_pictures(run.config, 'valid', run.scale)
-  if run.material.get('validation pictures') not in (None, repr(source)):
-    raise UserError(f'The validation pictures of {run.folder} have changed since they were measured.')
-  return source
 
 
 def _networks(systems: Sequence[System]) -> tuple[dict[str, infer.Network], dict[str, str]]:
