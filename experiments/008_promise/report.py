@@ -25,6 +25,7 @@ LONG = ('long', 'edsr_long', 'edsr_soft_long')
 TITLES = ['this', 'against', 'seeds', 'dB', '95 %', 'without dark', 'seeds above', 'p, t over seeds', 'p, pictures']
 NETWORKS = ('SAFMN', 'SwinIR', 'EDSR')
 TRIALS = ('starts', 'alphas', 'flat', 'maps')
+FOLDS = 3
 LOWEST = -0.3  # no picture is to lose more than that, in dB
 
 
@@ -174,12 +175,11 @@ def dark(rows: Sequence[Mapping]) -> list[str]:
 
 def joined(rows: Sequence[Mapping]) -> list[dict]:
   """Returns the runs of the parts of all pairs as one of each arm, where all parts are measured."""
-  parts = len({row['data'] for row in rows})
   return [
     {**same[0], **{label: {p: v for row in same for p, v in row[label].items()} for label in ('base', 'adapted')}}
     | {'weaker': {'0.8': {p: v for row in same for p, v in row['weaker']['0.8'].items()}}}
     for same in by_arm(rows).values()
-    if len(same) == parts
+    if len(same) == FOLDS
   ]
 
 
