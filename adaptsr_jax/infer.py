@@ -198,8 +198,7 @@ def _enlarged(
   on_tile: Callable[[int, int], None] | None,
 ) -> np.ndarray:
   """Enlarges a picture in tiles of `side`, or whole where that is 0; the others as of `upscale`."""
-  stride = tiling(side, cut.overlap, cut.multiple, cut.minimum)[1] if side else 0
-  side = tiling(side, cut.overlap, cut.multiple, cut.minimum)[0] if side else 0
+  side, stride = tiling(side, cut.overlap, cut.multiple, cut.minimum) if side else (0, 0)
   scale = cut.scale
   # To whole multiples with tiles too: the last tile ends with the picture, and its windows must be the picture's.
   size = [_up(max(n, side or cut.minimum), cut.multiple) for n in lr.shape[:2]]

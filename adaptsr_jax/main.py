@@ -30,10 +30,10 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; a second start in it continues.')
 
 # The same for all commands that several processes share; see `processes`.
-_DISTRIBUTED = flags.DEFINE_bool('distributed', False, processes.HELP['distributed'])
-_COORDINATOR = flags.DEFINE_string('coordinator', '', processes.HELP['coordinator'])
-_PROCESSES = flags.DEFINE_integer('processes', 0, processes.HELP['processes'])
-_PROCESS = flags.DEFINE_integer('process', -1, processes.HELP['process'])
+flags.DEFINE_bool('distributed', False, processes.HELP['distributed'])
+flags.DEFINE_string('coordinator', '', processes.HELP['coordinator'])
+flags.DEFINE_integer('processes', 0, processes.HELP['processes'])
+flags.DEFINE_integer('process', -1, processes.HELP['process'])
 
 
 _SWEEP = flags.DEFINE_string(
@@ -59,8 +59,6 @@ def main(argv: list[str]) -> int:
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file it writes
   command.reuse_memory()
 
-  shared = _DISTRIBUTED.value or _COORDINATOR.value or _PROCESSES.value or _PROCESS.value >= 0
-
   def work() -> int:
     # After the flags: --help need not wait for jax, and XLA reads its own when it starts.
     from adaptsr_jax import adapt
@@ -69,7 +67,7 @@ def main(argv: list[str]) -> int:
     call = shlex.join(['python', '-m', 'adaptsr_jax.main', *sys.argv[1:]])
     try:
       if _SWEEP.value is not None:
-        return _sweep(_SWEEP.value, call, shared)
+        return _sweep(_SWEEP.value, call)
       results = adapt.run(_CONFIG.value, _WORKDIR.value, call)
     except adapt.Interrupted as stop:
       print(stop)
@@ -79,17 +77,15 @@ def main(argv: list[str]) -> int:
     return 0
 
   stopped = 'Stopped; the same command continues from the last saved state, if there is one.'
-  if shared:
-    processes.joined(work, stopped, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-  return command.ended(work, stopped)
+  return processes.ended(work, stopped, flags.FLAGS)
 
 
-def _sweep(text: str, call: str, shared: bool) -> int:
+def _sweep(text: str, call: str) -> int:
   """Does all runs and draws their page; returns the exit code: 1 where some of them failed."""
   from adaptsr_jax.adapt import sweep
   from adaptsr_jax.report.__main__ import main as report
 
-  if shared:
+  if processes.several(flags.FLAGS):
     raise UserError('--sweep is of one process: leave --distributed, --coordinator, --processes and --process out.')
   workdir = Path(_WORKDIR.value).expanduser()
   folders, failures = sweep.run(sweep.arms(text, _CONFIG.value), workdir, call)

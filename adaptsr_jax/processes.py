@@ -81,9 +81,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   group.add_argument('--process', type=int, default=-1, metavar='I', help=HELP['process'])
 
 
-def ended(work: Callable[[], int | None], stopped: str, args: argparse.Namespace) -> int:
-  """As `command.ended`, in as many processes as `args` of `add_arguments` say."""
-  if args.distributed or args.coordinator or args.processes or args.process >= 0:
+def several(args: Any) -> bool:
+  """Tells whether `args` of `add_arguments`, or absl's flags of these names, ask for several processes."""
+  return bool(args.distributed or args.coordinator or args.processes or args.process >= 0)
+
+
+def ended(work: Callable[[], int | None], stopped: str, args: Any) -> int:
+  """As `command.ended`, in as many processes as `args` say (see `several`)."""
+  if several(args):
     joined(work, stopped, args.coordinator, args.processes, args.process)
   return command.ended(work, stopped)
 

@@ -423,13 +423,13 @@ def test_copies_appear_whole_or_not_at_all(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize('moved_by', [(0, 0), (1, -1), (4, -8), (-3, 17)])
 def test_common_area_stays_inside_both(moved_by):
   lr_size, hr_size = (30, 40), (121, 163)
-  cut = mend.common_area(lr_size, hr_size, moved_by, 4)
-  for box, size in ((cut.lr, lr_size), (cut.hr, hr_size)):
+  lr_box, hr_box = mend.common_area(lr_size, hr_size, moved_by, 4)
+  for box, size in ((lr_box, lr_size), (hr_box, hr_size)):
     for start, length, whole in zip(box[:2], box[2:], size, strict=True):
       assert start >= 0
       assert length > 0
       assert start + length <= whole
-  assert tuple(4 * n for n in cut.lr[2:]) == cut.hr[2:]
-  assert tuple(4 * start - by for start, by in zip(cut.lr[:2], moved_by, strict=True)) == cut.hr[:2]
+  assert tuple(4 * n for n in lr_box[2:]) == hr_box[2:]
+  assert tuple(4 * start - by for start, by in zip(lr_box[:2], moved_by, strict=True)) == hr_box[:2]
   with pytest.raises(UserError, match='nothing in common'):
     mend.common_area(lr_size, hr_size, (500, 0), 4)

@@ -17,8 +17,9 @@ from skimage import color
 
 from adaptsr_jax import adapt, image, metrics
 from adaptsr_jax.evaluate import statistics
-from adaptsr_jax.report import drawings, pictures
+from adaptsr_jax.report import pictures
 from adaptsr_jax.report.__main__ import main
+from adaptsr_jax.report.content import gains_svg
 from adaptsr_jax.report.gather import Interval
 from tests import browser as browsers
 from tests import pictures as made
@@ -519,7 +520,7 @@ def test_markdown_points_at_files_that_are_there(of_good):
 
 
 def test_bars_of_gains():
-  svg = drawings.gains_svg({'a<b': 2.0, 'c': -1.0}, Interval(0.5, -0.25, 1.25), 'dB')
+  svg = gains_svg({'a<b': 2.0, 'c': -1.0}, Interval(0.5, -0.25, 1.25), 'dB')
   root = ElementTree.fromstring(svg)
   titles = [node.text for node in root.iter('{http://www.w3.org/2000/svg}title')]
   assert titles == [
@@ -532,7 +533,7 @@ def test_bars_of_gains():
   assert float(band.get('height')) == pytest.approx(0.75 * float(gain.get('height')), abs=0.1)
   assert float(loss.get('y')) == pytest.approx(float(gain.get('y')) + float(gain.get('height')), abs=0.02)
   assert gain.get('fill') != loss.get('fill')
-  ElementTree.fromstring(drawings.gains_svg({'one': 0.0}, Interval(0.0, np.nan, np.nan), 'dB'))
+  ElementTree.fromstring(gains_svg({'one': 0.0}, Interval(0.0, np.nan, np.nan), 'dB'))
 
 
 # -------------------------------------------------------------------------------------------------------- the browser

@@ -409,10 +409,7 @@ def _export(
 
 def peak_memory_bytes() -> int | None:
   """Returns the most memory held on the device, or by the whole process where the device (a CPU) keeps no count."""
-  stats = jax.local_devices()[0].memory_stats() or {}
-  if 'peak_bytes_in_use' in stats:
-    return stats['peak_bytes_in_use']
-  return memory.peak()
+  return (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use') or memory.peak()
 
 
 def versions() -> dict[str, str]:

@@ -54,7 +54,17 @@ def _run(args: argparse.Namespace) -> int:
   out, fixed = Path(args.out), Path(args.fix)
   for folder in (out, fixed):
     files.check_folder(folder)
-  _check(args, out, fixed)
+  if args.scale < 0:
+    raise UserError(f'--scale is {args.scale}, but HR is at least as large as LR: give 1 or more.')
+  if args.fix_exposure and not args.fix:
+    raise UserError('--fix_exposure changes copies only: give --fix=DIR too.')
+  mend.check_folder(out, [args.lr, args.hr], '--out')
+  if args.fix:
+    mend.check_folder(fixed, [args.lr, args.hr], '--fix')
+    if any(Path(given).resolve().is_relative_to(fixed.resolve()) for given in (args.lr, args.hr)):
+      raise UserError(f'--fix={fixed} contains an input: give another folder.')
+    if fixed.exists() and any(fixed.iterdir()):
+      raise UserError(f'--fix={fixed} is not empty: give a new folder.')
   listing = folders.find(args.lr, args.hr, args.scale)
   found = [findings.Finding(path.name, 'file', findings.FAULT, text) for path, text in listing.faults.items()]
   measures, unreadable = _examine_all(listing)
@@ -76,18 +86,6 @@ def _run(args: argparse.Namespace) -> int:
     done = mend.mend(fixed, pairs, measures, found, listing.scale, args.fix_exposure)
     print(_mended(fixed, done))
   return int(any(f.severity != findings.NOTE for f in found))
-
-
-def _check(args: argparse.Namespace, out: Path, fixed: Path) -> None:
-  """Refuses what cannot be meant before any work."""
-  if args.scale < 0:
-    raise UserError(f'--scale is {args.scale}, but HR is at least as large as LR: give 1 or more.')
-  if args.fix_exposure and not args.fix:
-    raise UserError('--fix_exposure changes copies only: give --fix=DIR too.')
-  inputs = [args.lr, args.hr]
-  mend.check_folder(out, inputs, '--out')
-  if args.fix:
-    mend.check_target(fixed, inputs)
 
 
 def _examine_all(listing: Any) -> tuple[dict[str, Any], dict[str, str]]:

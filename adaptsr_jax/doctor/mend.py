@@ -9,7 +9,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,13 +24,6 @@ _LOSSLESS = ('.png', '.tif', '.tiff')
 _OF_LIGHT = {'exposure', 'white balance', 'contrast'}
 
 
-class Cut(NamedTuple):
-  """The common area of a pair, as (top, left, height, width) in pixels of each picture."""
-
-  lr: tuple[int, int, int, int]
-  hr: tuple[int, int, int, int]
-
-
 def check_folder(folder: Path, inputs: Sequence[str], flag: str) -> None:
   """Raises UserError if writing to `folder` could touch, or be taken for, the folders of `inputs`."""
   place = folder.resolve()
@@ -39,15 +32,6 @@ def check_folder(folder: Path, inputs: Sequence[str], flag: str) -> None:
       raise UserError(f'{flag}={folder} lies in the input {given}, which is never written to: give another folder.')
   if folder.exists() and not folder.is_dir():
     raise UserError(f'{flag}={folder} is a file: give a folder.')
-
-
-def check_target(folder: Path, inputs: Sequence[str]) -> None:
-  """As `check_folder`; besides, the folder must be new or empty, and hold none of the inputs."""
-  check_folder(folder, inputs, '--fix')
-  if any(Path(given).resolve().is_relative_to(folder.resolve()) for given in inputs):
-    raise UserError(f'--fix={folder} contains an input: give another folder.')
-  if folder.exists() and any(folder.iterdir()):
-    raise UserError(f'--fix={folder} is not empty: give a new folder.')
 
 
 def mend(
@@ -64,7 +48,7 @@ def mend(
   the original format has losses. Pairs at fault and duplicates are left out.
 
   Args:
-    folder: new or empty, see `check_target`.
+    folder: new or empty.
     pairs: all pairs.
     measures: by name of the pair.
     found: what `findings.judge` and `duplicates` say.
@@ -106,19 +90,24 @@ def _mend_pair(
     for side, path in (('LR', pair.lr), ('HR', pair.hr)):
       shutil.copyfile(path, folder / side / path.name)
     return {'copied': True}
-  cut = common_area(pair.lr_size, pair.hr_size, moved, scale)
-  _write(folder / 'LR', pair.lr, cut.lr, None)
-  _write(folder / 'HR', pair.hr, cut.hr, tone)
+  lr_box, hr_box = common_area(pair.lr_size, pair.hr_size, moved, scale)
+  _write(folder / 'LR', pair.lr, lr_box, None)
+  _write(folder / 'HR', pair.hr, hr_box, tone)
   return {
     'hr_moved_by': {'down': int(moved[0]), 'right': int(moved[1])},
-    'lr_box': cut.lr,
-    'hr_box': cut.hr,
+    'lr_box': lr_box,
+    'hr_box': hr_box,
     **({'hr_gain': tone.gain, 'hr_offset_levels': tone.offset} if tone else {}),
   }
 
 
-def common_area(lr_size: tuple[int, int], hr_size: tuple[int, int], moved: Sequence[int], scale: int) -> Cut:
-  """Returns what LR and HR both show when HR is moved by whole HR pixels (down, right)."""
+def common_area(
+  lr_size: tuple[int, int], hr_size: tuple[int, int], moved: Sequence[int], scale: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Returns what LR and HR both show when HR is moved by whole HR pixels (down, right).
+
+  Of each picture (top, left, height, width) in its pixels.
+  """
   starts, sizes, hr_starts = [], [], []
   for small, large, by in zip(lr_size, hr_size, moved, strict=True):
     start = max(0, math.ceil(by / scale))
@@ -128,10 +117,10 @@ def common_area(lr_size: tuple[int, int], hr_size: tuple[int, int], moved: Seque
     starts.append(start)
     sizes.append(int(stop - start))
     hr_starts.append(int(scale * start - by))
-  return Cut((*starts, *sizes), (*hr_starts, *(scale * size for size in sizes)))
+  return (*starts, *sizes), (*hr_starts, *(scale * size for size in sizes))
 
 
-def _write(folder: Path, path: Path, box: tuple[int, int, int, int], tone: Tone | None) -> None:
+def _write(folder: Path, path: Path, box: tuple[int, ...], tone: Tone | None) -> None:
   picture = image.read(path)
   top, left, height, width = box
   inside = np.s_[top : top + height, left : left + width]

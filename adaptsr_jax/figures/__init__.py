@@ -8,4 +8,4 @@ from adaptsr_jax.figures.curves import learning_curves, spreads
 from adaptsr_jax.figures.pictures import Box, attribution, busiest_box, compare_strip, evenly, heaviest_box
 from adaptsr_jax.figures.rank_map import module_grid, rank_heatmap
 from adaptsr_jax.figures.style import SUFFIXES, check_path, save
-from adaptsr_jax.figures.tradeoff import Point, slider, tradeoff
+from adaptsr_jax.figures.tradeoff import slider, tradeoff

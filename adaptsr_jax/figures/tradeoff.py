@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
@@ -12,19 +12,9 @@ from adaptsr_jax.errors import escaped
 from adaptsr_jax.figures import style
 
 
-class Point(NamedTuple):
-  """One result: its label, trained parameters, value, and where known the range of the value over repeats."""
-
-  label: str
-  parameters: float
-  value: float
-  low: float | None = None
-  high: float | None = None
-
-
 def tradeoff(
   path: str | os.PathLike,
-  points: Sequence[Point | tuple],
+  points: Sequence[tuple],
   ylabel: str,
   better: Literal['higher', 'lower'] = 'higher',
   baselines: Mapping[str, float] | None = None,
@@ -33,22 +23,30 @@ def tradeoff(
 
   Args:
     path: .png or .svg file.
-    points: `Point`s, or tuples of their fields; parameters > 0. What trains nothing is a baseline.
+    points: (label, trained parameters, value), and behind them, where it is known, the range (low, high) of the value
+      over repeats; parameters > 0. What trains nothing is a baseline.
     ylabel: what the values are, with their unit.
     better: which values are better, said at the axis.
     baselines: label -> y of a horizontal reference line.
   """
-  points, baselines = [Point(*point) for point in points], baselines or {}
-  _check(points, better)
-  room = max(style.text_width(label, style.SMALL) for label in (*baselines, *(point.label for point in points)))
+  if not points:
+    raise ValueError('a trade-off needs at least one point')
+  if better not in ('higher', 'lower'):
+    raise ValueError(f"better is 'higher' or 'lower', not {better!r}")
+  for label, *numbers in points:
+    if not all(map(math.isfinite, numbers)) or numbers[0] <= 0:
+      raise ValueError(f'{label} needs finite numbers and more than 0 parameters')
+  baselines, labels = baselines or {}, []
+  room = max(style.text_width(label, style.SMALL) for label in (*baselines, *(point[0] for point in points)))
   figure = style.new_figure(4.8 + room, 3.4)
   axes = style.plot_axes(figure, 'trained parameters', f'{ylabel}, {better} is better')
   axes.set_xscale('log')
-  for i, point in enumerate(points):
-    axes.vlines(point.parameters, *_range(point), color=style.colour(i), linewidth=1, zorder=2)
+  for i, (label, parameters, value, *spread) in enumerate(points):
+    labels.append((label, (parameters, value), style.colour(i)))
+    axes.vlines(parameters, *(spread or (value, value)), color=style.colour(i), linewidth=1, zorder=2)
     axes.plot(
-      point.parameters,
-      point.value,
+      parameters,
+      value,
       style.marker(i),
       color=style.colour(i),
       markersize=6.5,
@@ -59,7 +57,6 @@ def tradeoff(
   axes.margins(x=0.12, y=0.14)
   _widen(axes)
   axes.ticklabel_format(axis='y', style='plain', useOffset=False)
-  labels = [(point.label, (point.parameters, point.value), style.colour(i)) for i, point in enumerate(points)]
   style.label_in_margin(axes, labels, baselines)
   style.save(figure, path)
 
@@ -92,24 +89,6 @@ def slider(
   for axis in (axes.xaxis, axes.yaxis):
     axis.get_major_formatter().set_useOffset(False)
   style.save(figure, path)
-
-
-def _check(points: Sequence[Point], better: str) -> None:
-  if not points:
-    raise ValueError('a trade-off needs at least one point')
-  if better not in ('higher', 'lower'):
-    raise ValueError(f"better is 'higher' or 'lower', not {better!r}")
-  for point in points:
-    numbers = (point.parameters, point.value, *_range(point))
-    if not all(map(math.isfinite, numbers)) or point.parameters <= 0:
-      raise ValueError(f'{point} needs finite numbers and more than 0 parameters')
-
-
-def _range(point: Point) -> tuple[float, float]:
-  return (
-    point.value if point.low is None else point.low,
-    point.value if point.high is None else point.high,
-  )
 
 
 def _widen(axes: Axes) -> None:

@@ -6,19 +6,19 @@ Text may hold `code` between backticks and nothing else; names of pictures and f
 import datetime
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from adaptsr_jax import config as config_lib
-from adaptsr_jax import figures, files
+from adaptsr_jax import figures, files, page
 from adaptsr_jax.evaluate import statistics
 from adaptsr_jax.evaluate.asked import Measures
 from adaptsr_jax.evaluate.tables import number
 from adaptsr_jax.log import clock
-from adaptsr_jax.report import drawings, gather, verdict
+from adaptsr_jax.report import gather, verdict
 from adaptsr_jax.report.gather import Interval, Run, System
 from adaptsr_jax.report.pictures import Crop, Dial, Look, Shown
 from adaptsr_jax.report.verdict import NAMES, Verdict, signed
@@ -230,7 +230,7 @@ def _each_picture(systems: Sequence[System], out: Path) -> list:
     gains = gather.gains(system, system.base, verdict.METRIC)
     if gains:
       file = out / f'gains{place}.svg'
-      files.write(file, drawings.gains_svg(gains, gather.gain(system, system.base, verdict.METRIC), 'dB PSNR (Y)'))
+      files.write(file, gains_svg(gains, gather.gain(system, system.base, verdict.METRIC), 'dB PSNR (Y)'))
       caption = f'{system.label} against {system.base.label}, dB PSNR (Y). Dashed: the mean; shaded: its 95 % interval.'
       blocks.append(Figure(file, f'Bars: gain of each picture, {caption}', caption, inline=True))
   rows = [['', *(system.label for system in systems), *(f'gain of {system.label}' for system in adapted)]]
@@ -239,6 +239,27 @@ def _each_picture(systems: Sequence[System], out: Path) -> list:
     differences = [s.scores[name][verdict.METRIC] - s.base.scores[name][verdict.METRIC] for s in adapted]
     rows.append([name, *values, *(_minus(number(verdict.METRIC, value, '+')) for value in differences)])
   return [*blocks, Folded('PSNR (Y) of every picture, in dB', [Table('', rows)])]
+
+
+def gains_svg(gains: Mapping[str, float], interval: Interval, what: str) -> str:
+  """Returns an SVG with one bar per picture in the given order, and the mean with its interval behind them.
+
+  Args:
+    gains: picture -> gain; at least one.
+    interval: mean gain.
+    what: the unit of the gains, for the title of each bar and the axis.
+  """
+  finite = [0.0, *(value for value in (*gains.values(), interval.low, interval.high) if math.isfinite(value))]
+  low, high = min(finite), max(finite)
+  margin = 0.06 * (high - low) or 1.0
+  low, high = low - margin * (low < 0), high + margin * (high > 0 or low == 0)
+  ticks = [tick for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
+  values = list(gains.values())
+  ends = ' to '.join(_minus(f'{value:+.3g}') for value in (values[0], values[-1]))
+  better = sum(value > 0 for value in values)
+  text = f'Gain of each picture in {what}, from {ends}; {better} of {len(values)} gained.'
+  drawn = {'low': low, 'high': high, 'ticks': ticks, 'text': text, 'minus': '\N{MINUS SIGN}'}
+  return page.render('report/gains.svg', gains=gains, interval=interval, what=what, **drawn)
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
@@ -389,8 +410,13 @@ def _same_program(systems: Sequence[System], look: Look) -> str:
 def _drawn(runs: Sequence[Run], systems: Sequence[System], out: Path) -> list:
   baselines = {s.label: gather.mean(s, verdict.METRIC).mean for s in systems if s.kind != 'adapted'}
   baselines = {label: value for label, value in baselines.items() if math.isfinite(value)}
-  blocks = []
-  if drawings.draw_curve(out / 'curve.svg', runs, baselines):
+  blocks, series = [], {}
+  for run in runs:
+    measured = [(row['step'], row['valid/psnr_y']) for row in run.history if 'valid/psnr_y' in row]
+    if measured:  # every method begins as its base
+      series[run.label] = tuple(zip((0, run.results['base']['mean']['psnr_y']), *measured, strict=True))
+  if series:
+    figures.learning_curves(out / 'curve.svg', series, 'step', 'PSNR (Y) in dB', baselines)
     best = max((row['valid/psnr_y'], row['step']) for row in runs[0].history if 'valid/psnr_y' in row)
     alt = f'Validation PSNR (Y) over the steps; {runs[0].label} is best at step {best[1]} with {best[0]:.2f} dB.'
     blocks += [Heading('Learning curve'), Figure(out / 'curve.svg', alt, alt)]
