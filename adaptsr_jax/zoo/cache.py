@@ -1,10 +1,9 @@
 """The folder of downloaded weights: what stands there under its name is whole, and stays what it was."""
 
-import contextlib
 import datetime
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +48,7 @@ def fetch(name: str, entry: Entry, use: Use = SR_WEIGHTS) -> Path:
     UserError: the file is not the one that was published, or that was there first.
   """
   path = files.cache_folder() / entry.file
-  with _cache_faults(path):
+  try:
     if not path.is_file():
       if not entry.url:
         raise Unavailable(
@@ -57,17 +56,6 @@ def fetch(name: str, entry: Entry, use: Use = SR_WEIGHTS) -> Path:
         )
       _download(name, entry, path, use)
     _check_cached(entry, path, use)
-  return path
-
-
-def _by_hand(path: Path, use: Use) -> str:
-  return f'{use.instead}, or save it as {path}'
-
-
-@contextlib.contextmanager
-def _cache_faults(path: Path) -> Iterator[None]:
-  try:
-    yield
   except (OSError, UserError) as error:
     if isinstance(error, UserError) and not files.is_full(error):
       raise
@@ -75,15 +63,20 @@ def _cache_faults(path: Path) -> Iterator[None]:
       f'{path.parent} cannot be used as the cache ({getattr(error, "strerror", "") or error}); '
       'choose another folder by the environment variable ADAPTSR_JAX_CACHE.'
     ) from error
+  return path
+
+
+def _by_hand(path: Path, use: Use) -> str:
+  return f'{use.instead}, or save it as {path}'
 
 
 def _check_cached(entry: Entry, path: Path, use: Use) -> None:
   """Compares a file of the cache with its record; one without a record, put there by hand perhaps, gets it."""
   record = _read_record(path)
   digest = files.sha256(path)
-  fault = _hash_fault(digest, entry, record)
-  if fault:
-    raise UserError(f'{path} {fault}: it is damaged or another file; delete it to get it anew{_and_record(path)}.')
+  if fault := _hash_fault(digest, entry, record):
+    beside = f', and {_record(path).name} beside it if it is the file you want' if record else ''
+    raise UserError(f'{path} {fault}: it is damaged or another file; delete it to get it anew{beside}.')
   if not record:
     use.check(path)
     files.write_json(_record(path), {
@@ -92,10 +85,6 @@ def _check_cached(entry: Entry, path: Path, use: Use) -> None:
       'bytes': path.stat().st_size,
       'recorded': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     })  # fmt: skip
-
-
-def _and_record(path: Path) -> str:
-  return f', and {_record(path).name} beside it if it is the file you want' if _record(path).exists() else ''
 
 
 def _record(path: Path) -> Path:
@@ -140,8 +129,7 @@ def _download(name: str, entry: Entry, path: Path, use: Use) -> None:
 
 
 def _check_download(entry: Entry, target: Path, record: dict[str, Any], use: Use) -> None:
-  fault = _hash_fault(files.sha256(target), entry, record)
-  if fault:
+  if fault := _hash_fault(files.sha256(target), entry, record):
     beside = f', or delete {_record(files.cache_folder() / entry.file)} if the change is meant' if record else ''
     raise UserError(f'What {entry.url} sent {fault}; it was not kept: try again, {use.instead}{beside}.')
   try:

@@ -20,13 +20,9 @@ from adaptsr_jax.errors import UserError
 from adaptsr_jax.metrics import features, weights
 from adaptsr_jax.zoo import cache
 from adaptsr_jax.zoo.cache import Unavailable
-from adaptsr_jax.zoo.table import Entry
+from adaptsr_jax.zoo.table import METRICS, Entry
 
 _INSTEAD = 'name the folder that has it by --metric_weights=DIR'
-_TORCHVISION = 'https://download.pytorch.org/models/'
-_LPIPS = 'https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/'
-_DISTS = 'https://raw.githubusercontent.com/dingkeyan93/DISTS/master/DISTS_pytorch/weights.pt'
-_NIQE = 'https://raw.githubusercontent.com/XPixelGroup/BasicSR/master/basicsr/metrics/niqe_pris_params.npz'
 
 
 class MetricFile(NamedTuple):
@@ -48,49 +44,17 @@ class MetricFile(NamedTuple):
     return self.entry.url.rpartition('/')[2]
 
 
-# All digits, or the leading ones as the name of the file has them.
-_SHA256 = {
-  'alexnet': '7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02',
-  'vgg16': '397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0',
-  # Two sources that agree on more are not at hand.
-  'vgg19': 'dcbb9e9d',
-  'lpips_alex': 'df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0',
-  'lpips_vgg': 'a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868',
-  'dists': 'f5e65c96230b7f6ca995691647d482237e4cab8a50c5c4a5784f219ef0748218',
-  'niqe': '2a7c182a68c9e7f1b2e2e5ec723279d6f65d912b6fcaf37eb2bf03d7367c4296',
-}
-
-
-def _torchvision(name: str, file: str, layout: features.Layout) -> MetricFile:
-  entry = Entry(file, _TORCHVISION + file, 'BSD-3-Clause', 'ImageNet', sha256=_SHA256[name])
-  names = (f'{name}_torchvision_features.npz', re.sub('[0-9a-f]{8}', 8 * '?', file))
-  return MetricFile(entry, names, functools.partial(weights.trunk, layout=layout))
-
-
-def _lpips(net: str, layout: features.Layout) -> MetricFile:
-  # 'alex.pth' alone would say little in a cache that holds all kinds of weights.
-  file = f'lpips_{net}_lin_v0.1.pth'
-  entry = Entry(file, f'{_LPIPS}{net}.pth', 'BSD-2-Clause', 'BAPPS', sha256=_SHA256[f'lpips_{net}'])
-  names = (f'lpips_{net}_lin_v0.1.npz', file, f'{net}.pth')
-  return MetricFile(entry, names, functools.partial(weights.heads, layout=layout))
-
-
 METRIC_FILES: dict[str, MetricFile] = {
-  'alexnet': _torchvision('alexnet', 'alexnet-owt-7be5be79.pth', features.ALEXNET),
-  'vgg16': _torchvision('vgg16', 'vgg16-397923af.pth', features.VGG16),
-  'vgg19': _torchvision('vgg19', 'vgg19-dcbb9e9d.pth', features.VGG19),
-  'lpips_alex': _lpips('alex', features.ALEXNET),
-  'lpips_vgg': _lpips('vgg', features.VGG16),
-  'dists': MetricFile(
-    Entry('dists_alpha_beta.pt', _DISTS, 'MIT', 'KADID-10k', sha256=_SHA256['dists']),
-    ('dists_alpha_beta.pt', 'weights.pt'),
-    weights.dists_channels,
-  ),
-  'niqe': MetricFile(
-    Entry('niqe_pris_params.npz', _NIQE, 'Apache-2.0', 'pristine photographs', sha256=_SHA256['niqe']),
-    ('niqe_pris_params.npz',),
-    weights.pristine,
-  ),
+  name: MetricFile(METRICS[name], names, functools.partial(parse, layout=layout) if layout else parse)
+  for name, names, parse, layout in (
+    ('alexnet', ('alexnet_torchvision_features.npz', 'alexnet-owt-????????.pth'), weights.trunk, features.ALEXNET),
+    ('vgg16', ('vgg16_torchvision_features.npz', 'vgg16-????????.pth'), weights.trunk, features.VGG16),
+    ('vgg19', ('vgg19_torchvision_features.npz', 'vgg19-????????.pth'), weights.trunk, features.VGG19),
+    ('lpips_alex', ('lpips_alex_lin_v0.1.npz', 'lpips_alex_lin_v0.1.pth', 'alex.pth'), weights.heads, features.ALEXNET),
+    ('lpips_vgg', ('lpips_vgg_lin_v0.1.npz', 'lpips_vgg_lin_v0.1.pth', 'vgg.pth'), weights.heads, features.VGG16),
+    ('dists', ('dists_alpha_beta.pt', 'weights.pt'), weights.dists_channels, None),
+    ('niqe', ('niqe_pris_params.npz',), weights.pristine, None),
+  )
 }
 
 
