@@ -59,16 +59,11 @@ def to_torch(name: str, fields: Mapping[str, Any], params: Mapping[str, Any]) ->
   flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(params).items()}
   dtype = next(flat[entry.path].dtype for entry in entries if entry.path)
   return {
-    entry.key: _buffer(entry, dtype)
+    entry.key: np.array(entry.value(), None if entry.kind == 'constant' else dtype)
     if entry.value
     else np.ascontiguousarray(names.KINDS[entry.kind].to_torch(flat[entry.path]))
     for entry in entries
   }
-
-
-def _buffer(entry: names.Entry, dtype: np.dtype) -> np.ndarray:
-  value = entry.value()
-  return value.copy() if entry.kind == 'constant' else value.astype(dtype)
 
 
 def learned(name: str, fields: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

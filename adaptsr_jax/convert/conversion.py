@@ -27,8 +27,10 @@ def run(options: argparse.Namespace) -> None:
   if options.out:
     for source in options.sources:
       _check_out(source, options.out)
-  loaded = [_load(source, settings, options.key) for source in options.sources]
-  notes = []
+  loaded, notes = [], []
+  for source in options.sources:
+    with naming(source):  # where the weights themselves are wrong
+      loaded.append(base.load(source, settings, options.key, as_stored=True))
   if options.weights is None:
     (loaded,) = loaded
   else:
@@ -50,12 +52,6 @@ def _check_options(options: argparse.Namespace) -> None:
     raise UserError('--learned is for OUT of PyTorch (.pth, .pt, .safetensors): others hold nothing else.')
   if options.out and base.is_onnx(options.out) and options.dtype == 'bfloat16':
     raise UserError(f'{options.out} can be float32 or float16; choose another --dtype.')
-
-
-def _load(source: str, settings: dict[str, Any], key: str | None) -> Base:
-  """Returns the base; what is wrong with the weights themselves is said with the name of their file."""
-  with naming(source):
-    return base.load(source, settings, key, as_stored=True)
 
 
 def _interpolated(bases: list[Base], weights: list[float], names: list[str]) -> tuple[Base, list[str]]:

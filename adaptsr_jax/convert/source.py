@@ -1,10 +1,9 @@
 """Weight files from and to disk: .pth, .pt and .safetensors, with what is wrapped around the weights."""
 
-import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,28 +51,24 @@ def read_source(path: str | Path, key: str | None = None) -> Source:
     UserError: the file is absent, foreign, damaged, quantised, would execute code, or has no such network.
   """
   path = Path(path)
-  with torchfile.faults(path), open(path, 'rb') as file:
+  with torchfile.faults(path):
     digest = files.sha256(path)
-    is_safe = torchfile.sniff(file.read(512)) == 'safetensors'
-  if is_safe:
-    tree, metadata = safefile.load(path)
+    with open(path, 'rb') as file:
+      is_safe = torchfile.sniff(file.read(512)) == 'safetensors'
+    tree, metadata = safefile.load(path) if is_safe else (torchfile.load(path), torchfile.extra(path))
     # Merged networks have an entry of this name too, on where they come from.
-    if '"adaptsr_jax adapter"' in metadata.get('adaptsr_jax', ''):
+    if is_safe and '"adaptsr_jax adapter"' in metadata.get('adaptsr_jax', ''):
       raise UserError(
         f'{path} is an adapter, not a network; fold it into its base: python -m adaptsr_jax.adapters merge BASE '
         f'{path} OUT.pth'
       )
-  else:
-    tree = torchfile.load(path)
-    with torchfile.faults(path):
-      metadata = torchfile.extra(path)
-  with torchfile.faults(path):
     found = networks.find(path, tree)
     chosen = networks.choose(path, found, key)
     arrays = {name: item.numpy() if isinstance(item, tensors.Tensor) else item for name, item in chosen.weights.items()}
     _refuse_quantised(path, arrays)
     weights, beside = networks.stripped(chosen, architectures.rrdb.with_model(arrays))
-  same = [other for other in found if all(_shape(other, name) == array.shape for name, array in weights.items())]
+  shapes = {(name, array.shape) for name, array in weights.items()}
+  same = [other for other in found if shapes <= {(name, item.shape) for name, item in other.weights.items()}]
   layout = {
     'file': path.name,
     'sha256': digest,
@@ -84,10 +79,6 @@ def read_source(path: str | Path, key: str | None = None) -> Source:
     'metadata': metadata,
   }
   return Source(weights, layout, tuple(_notes(path, found, chosen, beside)))
-
-
-def _shape(network: networks.Network, name: str) -> tuple[int, ...] | None:
-  return network.weights[name].shape if name in network.weights else None
 
 
 def _notes(
@@ -145,11 +136,14 @@ def write(
     for key in () if is_safe else where:
       node = node.setdefault(key, {})
     node.update({prefix + key: array for key, array in arrays.items()})
-  with _replacing(path) as file:
-    if is_safe:
-      safefile.save(file, tree, {'format': 'pt'} | (metadata if layout.get('format') == 'safetensors' else origin))
-    else:
-      torchfile.save(file, tree, origin)
+  try:
+    with files.aside(path) as temporary, open(temporary, 'r+b') as file:
+      if is_safe:
+        safefile.save(file, tree, {'format': 'pt'} | (metadata if layout.get('format') == 'safetensors' else origin))
+      else:
+        torchfile.save(file, tree, origin)
+  except OSError as error:
+    raise UserError(f'{path} cannot be written: {error.strerror or error}.') from error
 
 
 def _plain_places(weights: Mapping[str, Any], layout: Mapping[str, Any]) -> list[tuple[list[str], str]]:
@@ -158,13 +152,3 @@ def _plain_places(weights: Mapping[str, Any], layout: Mapping[str, Any]) -> list
   usual = [(where, '') for where, _ in places if len(where) == 1 and where[0] in _WRAPPERS]
   bare = any(not where for where, _ in places) or (not places and 'head.0.weight' in weights)
   return usual or ([([], '')] if bare else [(['params'], '')])
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-  """Opens a file beside `path` that takes its place if all went well, and vanishes if not."""
-  try:
-    with files.aside(path) as temporary, open(temporary, 'r+b') as file:
-      yield file
-  except OSError as error:
-    raise UserError(f'{path} cannot be written: {error.strerror or error}.') from error

@@ -7,6 +7,7 @@ zip format is written, in a form that `torch.load(weights_only=True)` accepts; t
 """
 
 import contextlib
+import io
 import mmap
 import struct
 import zipfile
@@ -23,7 +24,7 @@ from adaptsr_jax.errors import UserError, shown
 MAGIC = 0x1950A86A20F9469CFC6C
 ALIGNMENT = 64  # of storages in the file, so that they can be mapped into memory
 ORIGIN = 'adaptsr_jax'  # what merged networks tell of themselves, in JSON: readers of PyTorch pass over the record
-MAX_LINE = 65536  # bytes of a name in a pickle
+MAX_ORIGIN = 65536  # bytes of that record
 
 _STORAGE_CLASS = {dtype: name for name, dtype in tensors.STORAGE_CLASSES.items()}
 
@@ -50,7 +51,7 @@ def extra(path: str | Path) -> dict[str, str]:
     return {}
   with zipfile.ZipFile(path) as archive:
     names = [name for name in archive.namelist() if name.split('/')[1:] == ['extra', f'{ORIGIN}.json']]
-    small = names and archive.getinfo(names[0]).file_size < MAX_LINE
+    small = names and archive.getinfo(names[0]).file_size < MAX_ORIGIN
     return {ORIGIN: archive.read(names[0]).decode(errors='replace')} if small else {}
 
 
@@ -104,7 +105,7 @@ def _load_zip(path: Path, data: mmap.mmap) -> Any:
   root = roots[0]
   if f'{root}constants.pkl' in entries:
     raise UserError(f'{path} is a TorchScript program: save the state_dict of its model with torch.save instead.')
-  value, storages = unpickle.load(_Reader(_record(data, entries[f'{root}data.pkl'])))
+  value, storages = unpickle.load(io.BytesIO(_record(data, entries[f'{root}data.pkl'])))
   order = entries.get(f'{root}byteorder')
   swapped = order is not None and bytes(_record(data, order)).strip() == b'big'
   for key, storage in storages.items():
@@ -130,39 +131,21 @@ def _record(data: mmap.mmap, info: zipfile.ZipInfo) -> memoryview:
   return content
 
 
-class _Reader:
-  """A memoryview as a binary file, for as much as reading a pickle needs; reads never exceed what is there."""
-
-  def __init__(self, view: memoryview):
-    self.view, self.position = view, 0
-
-  def tell(self) -> int:
-    return self.position
-
-  def read(self, count: int) -> bytes:
-    chunk = bytes(self.view[self.position : self.position + count])
-    self.position += len(chunk)
-    return chunk
-
-  def readline(self) -> bytes:
-    chunk = bytes(self.view[self.position : self.position + MAX_LINE])
-    return self.read(chunk.find(b'\n') + 1 or len(chunk))
-
-
 def _load_stream(path: Path, data: mmap.mmap) -> Any:
-  reader = _Reader(memoryview(data))
-  if unpickle.load(reader)[0] != MAGIC:
+  if unpickle.load(data)[0] != MAGIC:
     raise UserError(f'{path} is a pickle, but not of torch.save.')
-  unpickle.load(reader)  # protocol
-  unpickle.load(reader)  # system: storages are little-endian whatever it says
-  value, storages = unpickle.load(reader)
-  for key in unpickle.load(reader)[0]:
+  unpickle.load(data)  # protocol
+  unpickle.load(data)  # system: storages are little-endian whatever it says
+  value, storages = unpickle.load(data)
+  keys, _ = unpickle.load(data)
+  start = data.tell()
+  for key in keys:
     storage = storages[key]
-    (count,) = struct.unpack('<q', reader.read(8))
+    (count,) = struct.unpack_from('<q', data, start)
     if count != storage.count:
       raise ValueError(f'the storage {shown(key)} has {count} elements instead of {storage.count}')
-    storage.data = reader.view[reader.position : reader.position + storage.nbytes]
-    reader.position += storage.nbytes
+    end = start + 8 + storage.nbytes
+    storage.data, start = memoryview(data)[start + 8 : end], end
   for key, storage in storages.items():
     if storage.data is None or len(storage.data) < storage.nbytes:
       raise ValueError(f'the storage {shown(key)} is not all there')

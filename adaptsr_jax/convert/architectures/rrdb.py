@@ -18,14 +18,6 @@ class _Style(NamedTuple):
   last: str
 
 
-def _basicsr(blocks: int, stages: int) -> _Style:
-  return _Style('conv_first', 'body.{}.rdb{}.conv{}', 'conv_body', 'conv_up{}', 'conv_hr', 'conv_last')
-
-
-def _bsrgan(blocks: int, stages: int) -> _Style:
-  return _Style('conv_first', 'RRDB_trunk.{}.RDB{}.conv{}', 'trunk_conv', 'upconv{}', 'HRconv', 'conv_last')
-
-
 def _esrgan(blocks: int, stages: int) -> _Style:
   """Numbers in a row; those between hold upsamplers and activations. The last block is followed by the convolution."""
   hr, last = f'model.{3 * stages + 2}', f'model.{3 * stages + 4}'
@@ -94,12 +86,12 @@ ARCHITECTURES = (
   _architecture(
     'rrdb',
     ('conv_first.weight', 'body.0.rdb1.conv1.weight', 'conv_body.weight', 'conv_last.weight'),
-    _basicsr,
+    lambda *_: _Style('conv_first', 'body.{}.rdb{}.conv{}', 'conv_body', 'conv_up{}', 'conv_hr', 'conv_last'),
   ),
   _architecture(
     'rrdb_bsrgan',
     ('conv_first.weight', 'RRDB_trunk.0.RDB1.conv1.weight', 'trunk_conv.weight', 'conv_last.weight'),
-    _bsrgan,
+    lambda *_: _Style('conv_first', 'RRDB_trunk.{}.RDB{}.conv{}', 'trunk_conv', 'upconv{}', 'HRconv', 'conv_last'),
   ),
   _architecture('rrdb_esrgan', ('model.0.weight', 'model.1.sub.0.RDB1.conv1.0.weight'), _esrgan),
 )
