@@ -202,8 +202,7 @@ def _mix(options: argparse.Namespace) -> None:
   from adaptsr_jax import config, tree
   from adaptsr_jax.adapters import file, operations
 
-  _check_out(options.out, options.files)
-  _check_adapter_name(options.out)
+  _check_adapter(options.out, options.files)
   weights = config.numbers(options.weights, len(options.files), '--weights')
   loaded = [file.load(path) for path in options.files]
   params = None
@@ -226,8 +225,7 @@ def _extract(options: argparse.Namespace) -> None:
   from adaptsr_jax import lora, tree
   from adaptsr_jax.adapters import file, truncation
 
-  _check_out(options.out, [options.base, options.tuned])
-  _check_adapter_name(options.out)
+  _check_adapter(options.out, [options.base, options.tuned])
   base, tuned = base_lib.load(options.base), base_lib.load(options.tuned)
   if (base.name, base.fields) != (tuned.name, tuned.fields):
     raise UserError(f'{options.base} is {base.name} {base.fields}, and {options.tuned} {tuned.name} {tuned.fields}.')
@@ -272,8 +270,7 @@ def _print_loss(options: argparse.Namespace, base, tuned, adapter) -> None:
 def _resize(options: argparse.Namespace) -> None:
   from adaptsr_jax.adapters import file, truncation
 
-  _check_out(options.out, [options.file])
-  _check_adapter_name(options.out)
+  _check_adapter(options.out, [options.file])
   result = truncation.resize(file.load(options.file), options.rank, options.budget)
   file.save(options.out, result.adapter)
   print(truncation.text(options.out, result))
@@ -293,7 +290,7 @@ def _import(options: argparse.Namespace) -> None:
   from adaptsr_jax import lora, tree
   from adaptsr_jax.adapters import file, peft
 
-  _check_adapter_name(options.out)
+  _check_adapter(options.out, [])
   base = base_lib.load(options.base, key=options.key)
   adapter = peft.load(options.folder, base.name, base.fields, base.params, lora.find_sites(base.model()))
   meta = {**adapter.meta, 'base_file': Path(options.base).name, 'base_licence': base.licence}
@@ -301,7 +298,8 @@ def _import(options: argparse.Namespace) -> None:
   print(f'{options.out}: {tree.count(adapter.tensors):,} parameters, for {options.base}')
 
 
-def _check_adapter_name(out: str) -> None:
+def _check_adapter(out: str, inputs: Sequence[str]) -> None:
+  _check_out(out, inputs)
   if Path(out).suffix != '.safetensors':
     raise UserError(f'{out} would be an adapter file; let it end in .safetensors.')
 

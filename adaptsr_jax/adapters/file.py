@@ -18,6 +18,7 @@ Further entries are kept and not read. Version 1 was of method 'lora' alone, wit
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +93,7 @@ def load(path: str | os.PathLike) -> Adapter:
     raise UserError(f'{path} has a damaged header: its {_ENTRY!r} entry is not JSON ({shown(error, 200)}).') from error
   if isinstance(meta, dict) and meta.get('version') == 1:
     meta['version'] = VERSION
-    tensors = {_named_today(name): leaf for name, leaf in tensors.items()}
+    tensors = {re.sub('^extra/', 'biases/', name): leaf for name, leaf in tensors.items()}
   trained, constants = methods.parted(tensors)
   _check(path, meta, trained)
   return Adapter(meta, trained, constants)
@@ -101,10 +102,6 @@ def load(path: str | os.PathLike) -> Adapter:
 def spec_of(adapter: Adapter) -> dict[str, Any]:
   """Returns what of the meta is the method's."""
   return {key: value for key, value in adapter.meta.items() if key not in _OF_THE_FILE}
-
-
-def _named_today(name: str) -> str:
-  return f'biases/{name.removeprefix("extra/")}' if name.startswith('extra/') else name
 
 
 def check_base(meta: Mapping[str, Any], params: tree.Params) -> None:

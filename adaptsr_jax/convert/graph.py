@@ -316,18 +316,17 @@ class _Builder:
     self._nodes = []
     names = [f'v{next(self._numbers)}' for _ in inputs]
     results = [self.name(each) for each in self.run(program.jaxpr, program.consts, [*known, *names])]
-    typed = [
-      [
-        make.make_tensor_value_info(name, self.type_of(aval.dtype), None)
-        for name, aval in zip(among, avals, strict=True)
-      ]
-      for among, avals in ((names, program.in_avals[len(known) :]), (results, program.out_avals))
-    ]
-    body = make.make_graph(self._nodes, 'body', *typed)
+
+    def typed(names: Sequence[str], avals: Sequence[Any]) -> list[Any]:
+      pairs = zip(names, avals, strict=True)
+      return [make.make_tensor_value_info(name, self.type_of(aval.dtype), None) for name, aval in pairs]
+
+    ends = typed(names, program.in_avals[len(known) :]), typed(results, program.out_avals)
+    body = make.make_graph(self._nodes, 'body', *ends)
     self._nodes, self._sizes = outer  # what was computed within is not seen from outside
     return self.nodes('Scan', *inputs, outputs=len(results), body=body, num_scan_inputs=len(inputs))
 
-  def elementwise(self, kind: str, equation: Any, given: Sequence[Any]) -> str:
+  def elementwise(self, equation: Any, given: Sequence[Any], kind: str) -> str:
     """Adds a node whose inputs ONNX expands to one another, where one of them has the whole shape."""
     shape = equation.outvars[0].aval.shape
     whole = [not isinstance(v, _Late) and a.aval.shape == shape for v, a in zip(given, equation.invars, strict=True)]
@@ -348,20 +347,6 @@ _KNOWN: dict[str, Callable[[np.ndarray, Mapping[str, Any]], np.ndarray]] = {
 }
 
 Handler = Callable[[_Builder, Any, list[Any]], Any]
-
-
-def _elementwise(kind: str) -> Handler:
-  return lambda builder, equation, given: builder.elementwise(kind, equation, given)
-
-
-def _integer_power(builder, equation, given):
-  dtype = equation.invars[0].aval.dtype
-  return builder.node('Pow', given[0], np.asarray(equation.params['y'], dtype))
-
-
-def _remainder(builder, equation, given):
-  given = [builder.full(value) for value in given]
-  return builder.node('Mod', *given, fmod=1)  # of the sign of the first, as in C
 
 
 def _select(builder, equation, given):
@@ -412,13 +397,9 @@ def _reshaped(builder, equation, given):
 def _sliced(builder, equation, given):
   p = equation.params
   steps = list(p['strides'] or [1] * len(p['start_indices']))
-  axes = [
-    i
-    for i, (start, stop, size) in enumerate(
-      zip(p['start_indices'], p['limit_indices'], equation.invars[0].aval.shape, strict=True)
-    )
-    if not (isinstance(start, int) and start == 0 and stop == size and steps[i] == 1)
-  ]
+  bounds = zip(p['start_indices'], p['limit_indices'], equation.invars[0].aval.shape, steps, strict=True)
+  whole = [isinstance(low, int) and (low, high, step) == (0, size, 1) for low, high, size, step in bounds]
+  axes = [i for i, all_of_it in enumerate(whole) if not all_of_it]
   if not axes:
     return given[0]
   ends = (builder.shape([p[name][i] for i in axes]) for name in ('start_indices', 'limit_indices'))
@@ -450,12 +431,6 @@ def _reversed(builder, equation, given):
   axes = list(equation.params['dimensions'])
   ends = ([-1] * len(axes), [np.iinfo(np.int64).min] * len(axes), axes, [-1] * len(axes))
   return builder.node('Slice', given[0], *map(np.array, ends))
-
-
-def _reduced(kind: str) -> Handler:
-  return lambda builder, equation, given: builder.node(
-    kind, *given, np.array(equation.params['axes'], np.int64), keepdims=0
-  )
 
 
 def _counted(builder, equation, given):
@@ -539,7 +514,7 @@ def _taken(builder, equation, given):
 
 _HANDLERS: dict[str, Handler] = {
   **{
-    name: _elementwise(kind)
+    name: functools.partial(_Builder.elementwise, kind=kind)
     for name, kind in {
       **{'add': 'Add', 'add_any': 'Add', 'sub': 'Sub', 'mul': 'Mul', 'div': 'Div', 'max': 'Max', 'min': 'Min'},
       **{'neg': 'Neg', 'abs': 'Abs', 'sign': 'Sign', 'floor': 'Floor', 'exp': 'Exp', 'log': 'Log', 'tanh': 'Tanh'},
@@ -547,7 +522,12 @@ _HANDLERS: dict[str, Handler] = {
       **{'eq': 'Equal', 'lt': 'Less', 'le': 'LessOrEqual', 'gt': 'Greater', 'ge': 'GreaterOrEqual'},
     }.items()
   },
-  **{name: _reduced(kind) for name, kind in (('reduce_sum', 'ReduceSum'), ('reduce_max', 'ReduceMax'))},
+  **{
+    name: lambda builder, equation, given, kind=kind: builder.node(
+      kind, *given, np.array(equation.params['axes'], np.int64), keepdims=0
+    )
+    for name, kind in (('reduce_sum', 'ReduceSum'), ('reduce_max', 'ReduceMax'))
+  },
   **dict.fromkeys(('stop_gradient', 'copy', 'copy_p', 'reduce_precision'), lambda builder, equation, given: given[0]),
   'broadcast_in_dim': _expanded,
   'clamp': lambda builder, _, given: builder.node('Min', builder.node('Max', given[1], given[0]), given[2]),
@@ -557,11 +537,13 @@ _HANDLERS: dict[str, Handler] = {
   'dim_as_value': _size_as_value,
   'dot_general': _multiplied,
   'gather': _taken,
-  'integer_pow': _integer_power,
+  'integer_pow': lambda builder, equation, given: builder.node(
+    'Pow', given[0], np.asarray(equation.params['y'], equation.invars[0].aval.dtype)
+  ),
   'iota': _counted,
-  'ne': lambda builder, *rest: builder.node('Not', builder.elementwise('Equal', *rest)),
+  'ne': lambda builder, *rest: builder.node('Not', builder.elementwise(*rest, 'Equal')),
   'pad': _padded,
-  'rem': _remainder,
+  'rem': lambda builder, _, given: builder.node('Mod', *map(builder.full, given), fmod=1),  # of the sign of the first
   'reshape': _reshaped,
   'rev': _reversed,
   'rsqrt': lambda builder, _, given: builder.node('Reciprocal', builder.node('Sqrt', *given)),

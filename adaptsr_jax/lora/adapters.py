@@ -49,7 +49,8 @@ def init(key: jax.Array | None, sites: Sequence[Site], ranks: Mapping[str, int],
     return {site: {name: np.zeros(size, np.float32) for name, size in both.items()} for site, both in sizes.items()}
   if not adapted:
     return {}
-  fans = [_fan_in(site, sizes[site.name]['a'], form) for site in adapted]
+  firsts = [(site, sizes[site.name]['a']) for site in adapted]
+  fans = [shape[1] if is_loralib(site, form) else math.prod(shape[:-1]) for site, shape in firsts]
   # One program for all shapes: what is drawn for the first n of a longer row is what would be drawn for n.
   longest = max(math.prod(both['a']) for both in sizes.values())
   labels = np.array([zlib.crc32(site.name.encode()) for site in adapted], np.uint32)
@@ -60,10 +61,6 @@ def init(key: jax.Array | None, sites: Sequence[Site], ranks: Mapping[str, int],
     site: {'a': row[: math.prod(both['a'])].reshape(both['a']), 'b': xp.zeros(both['b'], np.float32)}
     for row, (site, both) in zip(rows, sizes.items(), strict=True)
   }
-
-
-def _fan_in(site: Site, shape: tuple[int, ...], form: str) -> int:
-  return shape[1] if is_loralib(site, form) else math.prod(shape[:-1])
 
 
 @functools.partial(jax.jit, static_argnums=3)

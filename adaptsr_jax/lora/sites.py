@@ -59,7 +59,8 @@ def find_sites(model: nn.Module, exclude: Iterable[str] = (), split_qkv: bool = 
       found[module.path] = _whole(module, module.variables['params']['kernel'].shape)
     return y
 
-  side = _smallest_side(model)
+  multiple = getattr(model, 'multiple', 1)
+  side = -(-getattr(model, 'minimum', _TRACE_SIDE) // multiple) * multiple
   picture = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
   with nn.intercept_methods(record):
     jax.eval_shape(model.init, jax.random.key(0), picture)
@@ -92,11 +93,6 @@ def _parts(site: Site) -> list[Site]:
     site._replace(name=f'{site.name}:{letter}', shape=(cin, width), part=(i * width, (i + 1) * width))
     for i, letter in enumerate('qkv')
   ]
-
-
-def _smallest_side(model: nn.Module) -> int:
-  multiple = getattr(model, 'multiple', 1)
-  return -(-getattr(model, 'minimum', _TRACE_SIDE) // multiple) * multiple
 
 
 def to_json(sites: Iterable[Site], ranks: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -150,12 +150,8 @@ def mix(specs, states: Sequence[Tensors], weights, names, base: Tensors) -> tupl
 def _as_lora(spec: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
   """Returns spec and tensors of method 'lora' with the same update."""
   sites, _ = lora.from_json(spec['sites'])
-  trained: dict[str, dict[str, Any]] = {'adapters': {}, 'pools': {}}
-  for name, tensor in tensors.items():
-    group, rest = name.split('/', 1)
-    owner, leaf = rest.rsplit('/', 1)
-    trained[group].setdefault(owner, {})[leaf] = tensor
-  plain = _plain(spec, sites, trained)
+  both, _ = plain_lora.parted(tensors)  # names of pools have a blank, which those of sites have not
+  plain = _plain(spec, sites, {'adapters': both, 'pools': both})
   ranks = {site.name: lora.rank_of(site, plain[site.name], spec['form']) for site in sites}
   rows = lora.to_json(sites, ranks)
   fields = {'method': 'lora', 'form': spec['form'], 'alpha': 1.0, 'rslora': False, 'biases': False, 'path': 'merged'}

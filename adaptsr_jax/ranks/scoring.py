@@ -104,11 +104,10 @@ def mean_gradients(
   add = jax.jit(lambda total, new: jax.tree.map(jnp.add, total, new), donate_argnums=0)
   params = jax.tree.map(jnp.asarray, params)
   total, number = None, 0
-  for batch in batches:
+  for batch in _present(batches):
     new = gradients_fn(params, batch)
     total = new if total is None else add(total, new)
     number += 1
-  _check_batches(number)
   return {site.name: np.asarray(gradient) / number for site, gradient in zip(sites, total, strict=True)}
 
 
@@ -151,14 +150,11 @@ def _batch_scores(
   else:
     measure = _compiled(lambda params, batch: _mean_squares_of_activations(loss_fn, params, batch, sites, side))
   params = jax.tree.map(jnp.asarray, params)
-  number = 0
-  for batch in batches:
+  for batch in _present(batches):
     row = np.asarray(measure(params, batch), np.float64)
     if kind == 'activation':
       row = np.sqrt(_per_call(row, sites))
     yield len(jax.tree.leaves(batch)[0]), row
-    number += 1
-  _check_batches(number)
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -276,6 +272,10 @@ def _normalised(score: float, site: lora.Site, normalise: str, form: str) -> flo
   return score
 
 
-def _check_batches(number: int) -> None:
-  if not number:
+def _present(batches: Iterable[Batch]) -> Iterator[Batch]:
+  """Yields `batches`; there must be one."""
+  batch = None
+  for batch in batches:
+    yield batch
+  if batch is None:
     raise UserError('There is no batch to score the sites on.')
