@@ -97,7 +97,8 @@ def taps(
   layout = layout_of(weights)
   for number, stage in enumerate(layout.stages):
     if number in layout.pooled:
-      x = pool(x) if pool else _max_pool(x, layout.window)
+      window = (1, layout.window, layout.window, 1)
+      x = pool(x) if pool else jax.lax.reduce_window(x, -np.inf, jax.lax.max, window, (1, 2, 2, 1), 'VALID')
     for conv in stage:
       y = _convolve(weights[str(conv.index)], x, conv)
       x = jax.nn.relu(y)
@@ -114,10 +115,6 @@ def _convolve(weights: Mapping[str, Any], x: Array, conv: Conv) -> Array:
     precision=jax.lax.Precision.HIGHEST,
   )
   return y + weights['bias']
-
-
-def _max_pool(x: Array, window: int) -> Array:
-  return jax.lax.reduce_window(x, -np.inf, jax.lax.max, (1, window, window, 1), (1, 2, 2, 1), 'VALID')
 
 
 def l2_pool(x: Array) -> Array:

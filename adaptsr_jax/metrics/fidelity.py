@@ -72,10 +72,14 @@ def to_luma(rgb: np.ndarray) -> np.ndarray:
   return (rgb @ _LUMA / _PEAK + 16)[..., None]
 
 
-def _cropped(a: np.ndarray, b: np.ndarray, crop: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns both batches without their border."""
+def check_shapes(a: np.ndarray, b: np.ndarray) -> None:
   if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 3:
     raise ValueError(f'pictures to compare must both be (B, H, W, 3), not {a.shape} and {b.shape}')
+
+
+def _cropped(a: np.ndarray, b: np.ndarray, crop: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns both batches without their border."""
+  check_shapes(a, b)
   height, width = a.shape[1:3]
   if crop < 0 or min(height, width) <= 2 * crop:
     raise ValueError(f'a border of {crop} pixels cannot be removed from pictures of {height} x {width}')

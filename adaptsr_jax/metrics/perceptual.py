@@ -15,6 +15,7 @@ from PIL import Image
 from adaptsr_jax import image, memory
 from adaptsr_jax.errors import UserError
 from adaptsr_jax.metrics import features
+from adaptsr_jax.metrics.fidelity import check_shapes
 
 # The mean and deviation of ImageNet's pictures, and as LPIPS applies them, in [-1, 1].
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -40,7 +41,7 @@ def lpips(weights: Mapping[str, Any], a: np.ndarray, b: np.ndarray) -> np.ndarra
   Raises:
     UserError: the pictures are too small for the network: 31 pixels a side with AlexNet, 16 with VGG16.
   """
-  _check_shapes(a, b)
+  check_shapes(a, b)
   layout, (height, width) = features.layout_of(weights['trunk']), a.shape[1:3]
   if min(height, width) < layout.least:
     raise UserError(
@@ -64,13 +65,8 @@ def dists(weights: Mapping[str, Any], a: np.ndarray, b: np.ndarray) -> np.ndarra
   Returns:
     Float64 array (B,).
   """
-  _check_shapes(a, b)
+  check_shapes(a, b)
   return np.array([_dissimilarity(weights, _shrunk(pair)) for pair in _pairs(a, b)])
-
-
-def _check_shapes(a: np.ndarray, b: np.ndarray) -> None:
-  if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 3:
-    raise ValueError(f'pictures to compare must both be (B, H, W, 3), not {a.shape} and {b.shape}')
 
 
 def _pairs(a: np.ndarray, b: np.ndarray) -> Iterator[np.ndarray]:

@@ -43,14 +43,9 @@ MODELS: dict[str, type[nn.Module]] = {
 
 # Published configurations: name -> (model name, fields).
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-  **edsr.PRESETS,
-  **safmn.PRESETS,
-  **swinir.PRESETS,
-  **drct.PRESETS,
-  **rrdb.PRESETS,
-  **srvgg.PRESETS,
-  **msrresnet.PRESETS,
-  **dasr.PRESETS,
+  name: preset
+  for family in (edsr, safmn, swinir, drct, rrdb, srvgg, msrresnet, dasr)
+  for name, preset in family.PRESETS.items()
 }
 
 _MOST = 2**16  # channels, blocks, factors, ranges: far above any network's

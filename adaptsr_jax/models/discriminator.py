@@ -5,6 +5,7 @@ in the collection 'spectral' and move by one power iteration where `iterate` is 
 constants for the gradient.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -111,16 +112,12 @@ DISCRIMINATORS = {'patch': Patch, 'unet': UNet}
 def _doubled(x: jax.Array) -> jax.Array:
   """Enlarges (B, H, W, C) twofold, bilinearly between centres of pixels: two shifted sums an axis, no gather."""
   for axis in (1, 2):
-    size = x.shape[axis]
-    before = jnp.concatenate([_slice(x, 0, 1, axis), _slice(x, 0, size - 1, axis)], axis)
-    after = jnp.concatenate([_slice(x, 1, size, axis), _slice(x, size - 1, size, axis)], axis)
+    size, part = x.shape[axis], functools.partial(jax.lax.slice_in_dim, axis=axis)
+    before = jnp.concatenate([part(x, 0, 1), part(x, 0, size - 1)], axis)
+    after = jnp.concatenate([part(x, 1, size), part(x, size - 1, size)], axis)
     pairs = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
     x = pairs.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
   return x
-
-
-def _slice(x: jax.Array, start: int, stop: int, axis: int) -> jax.Array:
-  return jax.lax.slice_in_dim(x, start, stop, axis=axis)
 
 
 def from_torch(weights: Mapping[str, np.ndarray]) -> tuple[Params, Params]:

@@ -314,6 +314,26 @@ def small_conv(features: int, name: str, dtype: Any = jnp.float32) -> nn.Conv:
   return nn.Conv(features, (3, 3), kernel_init=SMALL_INIT, conv_general_dilated_cls=own, dtype=dtype, name=name)
 
 
+def extended(model: nn.Module, x: Array) -> Array:
+  """Extends (b, h, w, c) at the bottom and the right, by reflection, to multiples of `model.multiple`.
+
+  Raises:
+    UserError: a side is too short to be reflected that far.
+  """
+  _, h, w, _ = x.shape
+  bottom, right = (-side % model.multiple for side in (h, w))
+  if bottom >= h or right >= w:
+    raise too_small(model, x)
+  return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)), mode='reflect')
+
+
+def too_small(model: nn.Module, x: Array) -> UserError:
+  """Returns the error of a picture (b, h, w, c) with a side below `model.minimum`."""
+  _, h, w, _ = x.shape
+  kind = type(model).__name__
+  return UserError(f'{kind}: the picture is {w} x {h} pixels, and each side must have {model.minimum}; pad it first.')
+
+
 def in_colours(model: nn.Module, x: Array, colours: int, network: Callable[[Array], Array]) -> Array:
   """Returns network(x); a network for gray pictures (1 of `colours`) is given the colours of others one by one.
 

@@ -97,12 +97,7 @@ class RRDBNet(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     _, h, w, _ = x.shape
-    bottom, right = (-side % self.unshuffle for side in (h, w))
-    if bottom >= h or right >= w:
-      raise UserError(
-        f'RRDBNet: the picture is {w} x {h} pixels, and each side must have {self.minimum}; pad it first.'
-      )
-    x = jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)), mode='reflect')
+    x = layers.extended(self, x)
     return layers.in_colours(self, x, self.num_in_ch, self._network)[:, : h * self.upscale, : w * self.upscale]
 
   def _network(self, x: Array) -> Array:

@@ -176,11 +176,8 @@ def _check_dim(model: nn.Module) -> None:
 
 
 def _check_size(model: nn.Module, x: Array) -> None:
-  _, h, w, _ = x.shape
-  if h < model.minimum or w < model.minimum:
-    raise UserError(
-      f'{type(model).__name__}: the picture is {w} x {h} pixels, and each side must have {model.minimum}; pad it first.'
-    )
+  if min(x.shape[1:3]) < model.minimum:
+    raise layers.too_small(model, x)
 
 
 PRESETS = {

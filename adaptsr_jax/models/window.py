@@ -128,25 +128,10 @@ def restore(model: nn.Module, x: Array, network: Callable[[Array], Array]) -> Ar
 
   def restored(x: Array) -> Array:
     _, h, w, _ = x.shape
-    y = network((whole_windows(model, x) - mean) * model.img_range) / model.img_range + mean
+    y = network((layers.extended(model, x) - mean) * model.img_range) / model.img_range + mean
     return y[:, : h * model.upscale, : w * model.upscale]
 
   return layers.in_colours(model, x, len(model.rgb_mean), restored)
-
-
-def whole_windows(model: nn.Module, x: Array) -> Array:
-  """Extends (b, h, w, c) at the bottom and the right, by reflection, to multiples of the window.
-
-  Raises:
-    UserError: a side is too short to be reflected that far.
-  """
-  _, h, w, _ = x.shape
-  bottom, right = (-side % model.window_size for side in (h, w))
-  if bottom >= h or right >= w:
-    raise UserError(
-      f'{type(model).__name__}: the picture is {w} x {h} pixels, and each side must have {model.minimum}; pad it first.'
-    )
-  return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)), mode='reflect')
 
 
 def sides(model: nn.Module) -> tuple[int, int]:
