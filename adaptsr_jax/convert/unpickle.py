@@ -142,19 +142,18 @@ class _Machine:
     values, self.stack = self.stack, self.below.pop()
     return values
 
-  def persistent(self, kind: str, what: Any, *rest: Any) -> Any:
+  def persistent(
+    self, kind: str, what: Any, key: Any = None, _location: Any = None, count: Any = None, view: Any = None
+  ) -> Any:
     """Returns a storage, or the class of a whole model, which the stream format writes with its source text."""
     if kind == 'module' and isinstance(what, tensors.Name):
       return what
     if kind != 'storage' or not isinstance(what, tensors.StorageType):
       raise tensors.Refused('it refers to something outside the file that is not a storage of numbers')
-    return self.storage(what, *rest)
-
-  def storage(self, storage_type: Any, key: str, _location: str, count: int, view: Any = None) -> Any:
     if not isinstance(key, str) or not isinstance(count, int) or not 0 <= count < 2**63:
       raise tensors.Refused('it speaks of a storage without a proper name or size')
-    storage = self.storages.setdefault(key, tensors.Storage(key, storage_type.dtype, count))
-    if (storage.dtype, storage.count) != (storage_type.dtype, count):
+    storage = self.storages.setdefault(key, tensors.Storage(key, what.dtype, count))
+    if (storage.dtype, storage.count) != (what.dtype, count):
       raise tensors.Refused(f'it gives two types or sizes to the storage {shown(key)}')
     return storage if view is None else tensors.StorageView(storage, view[1])
 

@@ -181,12 +181,11 @@ def _list(folder: str, field: str) -> list[Path]:
   if not path.is_dir():
     raise UserError(f'{field}: {folder} is {"a file, not a folder" if path.is_file() else "not there"}.')
   files = image.list_images(path)
-  if files:
-    image.tell_unread(path)
   if not files:
     inner = sorted(child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith('.'))
     hint = f'; its folders are not searched ({", ".join(inner[:3])}): give one of them' if inner else ''
     raise UserError(f'{field}: {image.no_pictures(path)}{hint}.')
+  image.tell_unread(path)
   return files
 
 

@@ -71,7 +71,8 @@ def open_packed(config: Any, scale: int, cache_bytes: int, split: str) -> Packed
     raise UserError(
       f'packed: {folder} has pairs of x{index["scale"]}, and the model is x{scale}; pack with --scale={scale}.'
     )
-  forms = list(zip(crop_names(index), _picture_of_crops(index), strict=True))
+  pictures = [name for name, count in index['pictures'] for _ in range(count)]
+  forms = list(zip(crop_names(index), pictures, strict=True))
   chosen = choose(forms, **restriction(config), where=str(folder))
   return PackedSource(folder, index, chosen, cache_bytes, getattr(config, 'degrade', ''))
 
@@ -104,10 +105,6 @@ def crop_names(index: dict[str, Any]) -> list[str]:
   return [f'{name}_s{number:03}' for name, count in index['pictures'] for number in range(count)]
 
 
-def _picture_of_crops(index: dict[str, Any]) -> list[str]:
-  return [name for name, count in index['pictures'] for _ in range(count)]
-
-
 def write(folder: Path, source: Source, crop: int, stride: int, force: bool = False) -> Iterator[str]:
   """Packs `source` into a new folder, which appears whole or not at all; yields the name of each picture when done.
 
@@ -125,17 +122,11 @@ def write(folder: Path, source: Source, crop: int, stride: int, force: bool = Fa
     if value < 1 or value % source.scale or (most and value > most):
       limit = f' and at most the crop of {most}' if most else ''
       raise UserError(f'{name} is {value}; it must be a positive multiple of the scale, {source.scale}{limit}.')
-  _check_target(folder, force)
-  return _write(folder, source, crop, stride)
-
-
-def _check_target(folder: Path, force: bool) -> None:
-  if not folder.exists():
-    return
-  if not (folder / INDEX).is_file():
+  if folder.exists() and not (folder / INDEX).is_file():
     raise UserError(f'{folder} is there and is not a packed folder; choose another name.')
-  if not force:
+  if folder.exists() and not force:
     raise UserError(f'{folder} is there; replace it with --force, or choose another name.')
+  return _write(folder, source, crop, stride)
 
 
 def _write(folder: Path, source: Source, crop: int, stride: int) -> Iterator[str]:

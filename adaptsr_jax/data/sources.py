@@ -141,7 +141,8 @@ class Stored:
       )
     decoded = sum(3 * (h * w + lh * lw) for (h, w), (lh, lw) in self._sizes)
     self.cache_bytes = decoded if decoded <= cache_bytes else 0
-    self._digest = _digest(self._identity(), scale)
+    lines = '\n'.join([f'x{scale}', *self._identity()])
+    self._digest = hashlib.sha256(lines.encode(errors='surrogateescape')).hexdigest()[:16]
     self._clear()
 
   def __len__(self) -> int:
@@ -311,10 +312,6 @@ def show(size: Size) -> str:
 def _span(kind: str, sizes: Sequence[Size]) -> str:
   smallest, largest = (show(choose(sizes, key=lambda size: size[0] * size[1])) for choose in (min, max))
   return f'{kind} {smallest}' + (f' to {largest}' if largest != smallest else '')
-
-
-def _digest(lines: Sequence[str], scale: int) -> str:
-  return hashlib.sha256('\n'.join([f'x{scale}', *lines]).encode(errors='surrogateescape')).hexdigest()[:16]
 
 
 def _times(size: Size, scale: int) -> Size:

@@ -85,9 +85,7 @@ def _exif_of_tiff(image: Any) -> bytes | None:
 
   try:
     tags, block = image.getexif(), Image.Exif()
-    for tag in _TIFF_TEXTS:
-      if tag in tags:
-        block[tag] = tags[tag]
+    block.update({tag: tags[tag] for tag in _TIFF_TEXTS if tag in tags})
     for tag in _EXIF_IFDS:
       if tags.get_ifd(tag):
         block.get_ifd(tag).update(tags.get_ifd(tag))
@@ -181,9 +179,7 @@ def tiff_tags(exif: bytes | None) -> dict[int, Any]:
   try:
     block = Image.Exif()
     block.load(exif)
-    for tag in _TIFF_TEXTS:
-      if tag in block:
-        tags[tag] = block[tag]
+    tags.update({tag: block[tag] for tag in _TIFF_TEXTS if tag in block})
     for tag in _EXIF_IFDS:
       # The interoperability directory is an offset into the old block.
       entries = {key: value for key, value in block.get_ifd(tag).items() if key != _INTEROP_IFD}

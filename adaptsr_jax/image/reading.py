@@ -243,10 +243,12 @@ def _srgb_of_cmyk(image: Any) -> Any:
 def _decode_deep(image: Any, path: str | os.PathLike) -> np.ndarray:
   """Decodes a 16-bit picture into (H, W, C), as stored."""
   import cv2
+  from PIL import Image
 
   data = np.fromfile(path, np.uint8)
   if image.format == 'PNG':
-    _check_png(path)
+    with Image.open(path, formats=('PNG',)) as chunks:
+      chunks.verify()  # all checksums; OpenCV shows a damaged picture without complaint
     gray, inverted = metadata.png_header(path)[1] in (0, 4), False  # colour type
   else:
     metadata.set_first(data, image.tell())  # the only page that OpenCV reads
@@ -284,11 +286,3 @@ def _rgb(pixels: np.ndarray) -> np.ndarray:
   if pixels.shape[-1] <= 2:
     return np.repeat(pixels[..., :1], 3, axis=-1)
   return np.ascontiguousarray(pixels[..., :3])
-
-
-def _check_png(path: str | os.PathLike) -> None:
-  """Reads all chunks with their checksums; OpenCV shows a damaged picture without complaint."""
-  from PIL import Image
-
-  with Image.open(path, formats=('PNG',)) as image:
-    image.verify()

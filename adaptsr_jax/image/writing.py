@@ -138,8 +138,7 @@ def _tiff(pixels: np.ndarray, icc: bytes | None, exif: bytes | None) -> bytes:
     tags[338] = 2  # ExtraSamples: straight alpha
   if icc:
     tags[34675] = icc
-  for tag, value in metadata.tiff_tags(exif).items():
-    tags[tag] = value
+  tags.update(metadata.tiff_tags(exif))
   buffer = io.BytesIO()
   tags.save(buffer)
   buffer.write(data)

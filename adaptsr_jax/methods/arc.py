@@ -113,7 +113,8 @@ def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Metho
       if block not in blocks or name not in ('norm2', 'mlp') or context.method_name != '__call__':
         return call(*args, **kwargs)
       if name == 'norm2':
-        changes[block] = change = _change(args[0], *blocks[block])
+        p, c, e = blocks[block]
+        changes[block] = change = _matmul(_matmul(args[0], p) * c, p.T) + e
         return call(args[0] + change)
       # The block adds this to the stream as it was.
       return call(*args, **kwargs) + changes[block]
@@ -139,10 +140,6 @@ def _fold(layer: Params, p, c, e) -> Params:
     window = tuple(range(max(0, kernel.ndim - 4), kernel.ndim - 2))
     folded['bias'] = layer['bias'] + _matmul(e, kernel.sum(axis=window))
   return folded
-
-
-def _change(x, p, c, e):
-  return _matmul(_matmul(x, p) * c, p.T) + e
 
 
 def _matmul(a, b):

@@ -23,10 +23,8 @@ DEFAULTS = {'lr': 2e-4, 'schedule': 'halvings'}
 def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Plan:
   """Returns {'method', 'modules'}: names of the modules that are trained, or None for every parameter."""
   kinds = tuple(config.sites.kinds)
-  modules = None
-  if kinds:
-    modules = list(dict.fromkeys('/'.join(site.path) for site in sites if site.kind in kinds))
-  return Plan({'method': 'full', 'modules': modules})
+  modules = list(dict.fromkeys('/'.join(site.path) for site in sites if site.kind in kinds))
+  return Plan({'method': 'full', 'modules': modules if kinds else None})
 
 
 def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Method:
@@ -41,9 +39,7 @@ def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Metho
     return base, {name: flat[name].copy() for name in flat if name.rpartition('/')[0] in modules}
 
   def merge(frozen: Params, trainable: Params) -> Params:
-    if modules is None:
-      return trainable
-    return tree.overlay(frozen, trainable)
+    return trainable if modules is None else tree.overlay(frozen, trainable)
 
   return Method(init, merge, lambda trainable: 'train', through_merge(merge), spec)
 

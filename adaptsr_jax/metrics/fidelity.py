@@ -37,7 +37,8 @@ def psnr(a: np.ndarray, b: np.ndarray, crop: int, luma: bool) -> np.ndarray:
     Float64 array (B,).
   """
   with np.errstate(divide='ignore'):
-    return 10 * np.log10(_PEAK**2 / _mean(_squared, *_cropped(a, b, crop), luma))
+    squares = _mean(lambda a, b: np.mean((a - b) ** 2, axis=(1, 2, 3)), *_cropped(a, b, crop), luma)
+    return 10 * np.log10(_PEAK**2 / squares)
 
 
 def ssim(a: np.ndarray, b: np.ndarray, crop: int, luma: bool) -> np.ndarray:
@@ -64,7 +65,8 @@ def quality(output: np.ndarray, hr: np.ndarray, crop: int) -> dict[str, float]:
 
 def level(output: np.ndarray, hr: np.ndarray, crop: int) -> float:
   """Returns by how many grey levels (Y) one picture (H, W, 3) is brighter than another in the mean; see `psnr`."""
-  return float(_mean(_brighter, *_cropped(output[None], hr[None], crop), luma=True)[0])
+  pair = _cropped(output[None], hr[None], crop)
+  return float(_mean(lambda a, b: a.mean(axis=(1, 2, 3)) - b.mean(axis=(1, 2, 3)), *pair, luma=True)[0])
 
 
 def to_luma(rgb: np.ndarray) -> np.ndarray:
@@ -100,14 +102,6 @@ def _mean(fn: Callable[..., np.ndarray], a: np.ndarray, b: np.ndarray, luma: boo
     means.append(fn(*(to_luma(x) if luma else x.astype(np.float64) for x in strip)))
     counts.append(count)
   return np.average(means, axis=0, weights=counts) if len(means) > 1 else means[0]
-
-
-def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  return np.mean((a - b) ** 2, axis=(1, 2, 3))
-
-
-def _brighter(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  return np.mean(a, axis=(1, 2, 3)) - np.mean(b, axis=(1, 2, 3))
 
 
 def _similar(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -52,19 +52,14 @@ def attribute(
   lr = np.asarray(lr, np.float32)
   if lr.ndim != 4 or lr.shape[0] != 1 or lr.shape[-1] != 3:
     raise ValueError(f'an attribution takes one picture (1, h, w, 3), not {lr.shape}')
-  _check_box(apply_fn, params, lr, box)
-  images, slopes = blurring_path(lr[0], sigma, fold, kernel)
-  x, y, side = box
-  total = _integrate(apply_fn, side, min(batch, fold), params, images, slopes, (0, y, x, 0))
-  saliency = np.abs(np.asarray(total, np.float64).sum(-1))
-  return saliency / (saliency.max() or 1.0)
-
-
-def _check_box(apply_fn: Callable[..., Any], params: Params, lr: np.ndarray, box: tuple[int, int, int]) -> None:
   x, y, side = box
   height, width = jax.eval_shape(apply_fn, {'params': params}, lr).shape[1:3]
   if side < 1 or min(x, y) < 0 or x + side >= width or y + side >= height:
     raise ValueError(f'the box {box} does not fit into {width} x {height} pixels with one to spare')
+  images, slopes = blurring_path(lr[0], sigma, fold, kernel)
+  total = _integrate(apply_fn, side, min(batch, fold), params, images, slopes, (0, y, x, 0))
+  saliency = np.abs(np.asarray(total, np.float64).sum(-1))
+  return saliency / (saliency.max() or 1.0)
 
 
 def blurring_path(lr: np.ndarray, sigma: float, fold: int, kernel: int) -> tuple[np.ndarray, np.ndarray]:

@@ -127,14 +127,12 @@ def _dissimilarity(weights: Mapping[str, Any], pair: np.ndarray) -> float:
   return float(dists_of_taps(channels, [(a[None], b[None]) for a, b in taps])[0])
 
 
-@jax.jit
-def _dists_taps(trunk: features.Weights, pair: jax.Array) -> list[jax.Array]:
-  return dists_taps(trunk, pair)
-
-
 def dists_taps(trunk: features.Weights, x: jax.Array) -> list[jax.Array]:
   """Returns what DISTS compares of pictures (B, H, W, 3) in [0, 1]: themselves, and the features of the stages."""
   return [x, *features.taps(trunk, (x - MEAN) / STD, features.l2_pool)]
+
+
+_dists_taps = jax.jit(dists_taps)
 
 
 def dists_of_taps(channels: Mapping[str, Any], taps: Iterable[tuple[Any, Any]]) -> Any:

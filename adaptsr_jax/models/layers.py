@@ -153,19 +153,12 @@ def pointwise(features: int, **fields: Any) -> nn.Conv:
   return nn.Conv(features, (1, 1), conv_general_dilated_cls=Pointwise, **fields)
 
 
-class Pointwise:
-  """Stands in for `lax.conv_general_dilated` in an `nn.Conv` of 1x1 kernels."""
-
-  def __call__(self, x: Array, kernel: Array, strides: Any, padding: Any, precision: Any = None, **_: Any) -> Array:
-    return jnp.matmul(x, kernel[0, 0], precision=precision)
-
-
 def to_picture(channels: int, name: str) -> nn.Conv:
   """Returns the 3x3 convolution that ends a network; float32, as bfloat16 would round the picture to 8 bits."""
   return nn.Conv(channels, (3, 3), conv_general_dilated_cls=_thin_if(channels), dtype=jnp.float32, name=name)
 
 
-def _thin_if(channels: int) -> type | None:
+def _thin_if(channels: int) -> Any:
   """Returns what an `nn.Conv` with so many outputs, stride 1 and zero padding is computed by."""
   return Thin if channels < 16 else None
 
@@ -177,13 +170,6 @@ def thin(conv: nn.Conv) -> nn.Conv:
   plain = conv.padding in ('SAME', around) and all(step in (1, None, (1, 1)) for step in steps)
   ours = plain and all(side % 2 for side in conv.kernel_size) and conv.feature_group_count == 1
   return conv.clone(conv_general_dilated_cls=Thin) if ours and conv.conv_general_dilated_cls is None else conv
-
-
-class Thin:
-  """Stands in for `lax.conv_general_dilated` in an `nn.Conv` with few inputs or outputs (see `thin_convolution`)."""
-
-  def __call__(self, x: Array, kernel: Array, strides: Any, padding: Any, precision: Any = None, **_: Any) -> Array:
-    return thin_convolution(precision, x, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -261,13 +247,6 @@ def _neighbourhoods(x: Array, kh: int, kw: int) -> Array:
   return seen.reshape(-1, kh * kw * c)
 
 
-class Depthwise:
-  """Stands in for `lax.conv_general_dilated` in an `nn.Conv` with one input per output channel (see `shifted_sum`)."""
-
-  def __call__(self, x: Array, kernel: Array, strides: Any, padding: Any, **_: Any) -> Array:
-    return shifted_sum(x, kernel)
-
-
 def shifted_sum(x: Array, kernel: Array) -> Array:
   """Convolves each channel of (b, h, w, c) with its own kernel (kh, kw, 1, c), odd sizes, zero padding, stride 1.
 
@@ -279,6 +258,16 @@ def shifted_sum(x: Array, kernel: Array) -> Array:
   # By lax: of a size that is a symbol, indexing makes a gather.
   parts = {(i, j): jax.lax.slice(x, (0, i, j, 0), (b, i + h, j + w, c)) for i in range(kh) for j in range(kw)}
   return sum(part * kernel[i, j, 0] for (i, j), part in parts.items())
+
+
+def _standing_in(computed: Callable[[Array, Array, Any], Array]) -> Callable[[], Callable[..., Array]]:
+  """Returns what an `nn.Conv` takes as `conv_general_dilated_cls` to be `computed` of input, kernel and precision."""
+  return lambda: lambda x, kernel, strides, padding, precision=None, **_: computed(x, kernel, precision)
+
+
+Pointwise = _standing_in(lambda x, kernel, precision: jnp.matmul(x, kernel[0, 0], precision=precision))
+Thin = _standing_in(lambda x, kernel, precision: thin_convolution(precision, x, kernel))  # few inputs or outputs
+Depthwise = _standing_in(lambda x, kernel, _: shifted_sum(x, kernel))  # one input for each output
 
 
 def pixel_unshuffle(x: Array, factor: int) -> Array:

@@ -153,7 +153,10 @@ def _batch_scores(
   for batch in _present(batches):
     row = np.asarray(measure(params, batch), np.float64)
     if kind == 'activation':
-      row = np.sqrt(_per_call(row, sites))
+      for site, (_, calls) in zip(sites, row, strict=True):
+        if not calls:
+          raise ValueError(f'Site {site.name} was not seen while the loss was computed; loss_fn must not be jitted.')
+      row = np.sqrt(row[:, 0] / row[:, 1])
     yield len(jax.tree.leaves(batch)[0]), row
 
 
@@ -203,15 +206,7 @@ def _record(y: jax.Array, value: jax.Array, probe: jax.Array) -> jax.Array:
   return y
 
 
-def _record_forward(y, value, probe):
-  return y, value
-
-
-def _record_backward(value, cotangent):
-  return cotangent, jnp.zeros_like(value), value
-
-
-_record.defvjp(_record_forward, _record_backward)
+_record.defvjp(lambda y, value, probe: (y, value), lambda value, cotangent: (cotangent, jnp.zeros_like(value), value))
 
 
 def _mean_squares_of_activations(
@@ -238,14 +233,6 @@ def _mean_squares_of_activations(
 
   recorded = jax.grad(loss_of)({site.name: jnp.zeros(2) for site in sites})
   return jnp.stack([recorded[site.name] for site in sites])
-
-
-def _per_call(recorded: np.ndarray, sites: Sequence[lora.Site]) -> np.ndarray:
-  """Returns the mean squares (sites,) of what `_mean_squares_of_activations` measured."""
-  for site, (_, calls) in zip(sites, recorded, strict=True):
-    if not calls:
-      raise ValueError(f'Site {site.name} was not seen while the loss was computed; loss_fn must not be jitted.')
-  return recorded[:, 0] / recorded[:, 1]
 
 
 def _of_site(gradient: jax.Array, site: lora.Site) -> jax.Array:

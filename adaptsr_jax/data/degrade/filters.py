@@ -1,5 +1,6 @@
 """Filters: a 2-D kernel for each picture, and unsharp masking."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -91,17 +92,5 @@ def _times_band(x: jax.Array, matrix: jax.Array) -> jax.Array:
 
 def _fft_side(n: int) -> int:
   """Returns the least even number from `n` on without a prime factor above 7: quick to transform."""
-  n += n % 2
-  while _largest_factor(n) > 7:
-    n += 2
-  return n
-
-
-def _largest_factor(n: int) -> int:
-  factor = 2
-  while factor * factor <= n:
-    if n % factor:
-      factor += 1
-    else:
-      n //= factor
-  return n
+  # Below 2**16 these are the divisors of (2 * 3 * 5 * 7)**16.
+  return next(side for side in itertools.count(n + n % 2, 2) if 210**16 % side == 0)

@@ -111,20 +111,15 @@ def options(preset: str, changes: Mapping[str, Any] | None = None) -> Options:
       near = difflib.get_close_matches(name, Options._fields, 1)
       hint = f'did you mean {near[0]}?' if near else f'there are {", ".join(Options._fields)}.'
       raise UserError(f'config.data.degrade.{name} does not exist; {hint}')
-    found = found._replace(**{name: _checked(name, value, getattr(PRESETS['realesrgan'], name))})
+    value = _typed(name, value, getattr(PRESETS['realesrgan'], name))
+    if fault := _fault(name, value):
+      raise UserError(f'config.data.degrade.{name} is {value}; {fault}.')
+    found = found._replace(**{name: value})
   return found
 
 
-def _checked(name: str, value: Any, default: Any) -> Any:
-  """Returns `value` in the type of `default`, or raises UserError."""
-  value = _typed(name, value, default)
-  fault = _fault(name, value)
-  if fault:
-    raise UserError(f'config.data.degrade.{name} is {value}; {fault}.')
-  return value
-
-
 def _typed(name: str, value: Any, default: Any) -> Any:
+  """Returns `value` in the type of `default`, or raises UserError."""
   try:
     if isinstance(default, str):
       return str(value)

@@ -124,7 +124,9 @@ def degraded(
   lr_size, lr_canvas = (tuple(n // scale for n in shape) for shape in (extent, x.shape[2:]))
   first_size = resizing.scaled(extent, draws.resize1.factor)
   second_size = resizing.scaled(lr_size, draws.resize2.factor)
-  factors = _canvas_factors(options)
+  # Sides of the first stage's canvases relative to HR, in rising order.
+  largest = _largest_factor(options.resize1_prob, options.resize1_range)
+  factors = [f for f in _CANVASES if options.resize1_range[0] < f < largest] + [largest]
   canvases = [_canvas(x.shape[2:], factor) for factor in factors]
   second_canvas = _canvas(lr_canvas, _largest_factor(options.resize2_prob, options.resize2_range))
 
@@ -174,12 +176,6 @@ def _noisy(stage: int, x: jax.Array, chosen: Noise, random: noise.Random, extent
 def rounded(x: jax.Array) -> jax.Array:
   """Rounds [0, 1] to multiples of 1 / 255, half to even, and clips."""
   return jnp.clip(jnp.rint(255 * x), 0, 255) / 255
-
-
-def _canvas_factors(options: Options) -> list[float]:
-  """Returns the sides of the first stage's canvases relative to HR, in rising order."""
-  largest = _largest_factor(options.resize1_prob, options.resize1_range)
-  return [f for f in _CANVASES if options.resize1_range[0] < f < largest] + [largest]
 
 
 def _largest_factor(probs: tuple[float, float, float], factors: tuple[float, float]) -> float:
