@@ -19,20 +19,11 @@ MAX_HEADER = 100_000_000  # bytes, as in the format's own reader
 MAX_AXES = 64  # as in numpy
 
 _DTYPES = {
-  'F64': np.dtype('<f8'),
-  'F32': np.dtype('<f4'),
-  'F16': np.dtype('<f2'),
+  **{f'{kind.upper()}{8 * size}': np.dtype(f'<{kind}{size}') for kind in 'iu' for size in (8, 4, 2, 1)},
+  **{f'F{8 * size}': np.dtype(f'<f{size}') for size in (8, 4, 2)},
   'BF16': np.dtype(ml_dtypes.bfloat16),
   'F8_E4M3': np.dtype(ml_dtypes.float8_e4m3fn),
   'F8_E5M2': np.dtype(ml_dtypes.float8_e5m2),
-  'I64': np.dtype('<i8'),
-  'I32': np.dtype('<i4'),
-  'I16': np.dtype('<i2'),
-  'I8': np.dtype('i1'),
-  'U64': np.dtype('<u8'),
-  'U32': np.dtype('<u4'),
-  'U16': np.dtype('<u2'),
-  'U8': np.dtype('u1'),
   'BOOL': np.dtype('?'),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}

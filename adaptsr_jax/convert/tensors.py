@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401 (numpy then knows its types by name)
 import numpy as np
 
 from adaptsr_jax.errors import shown
@@ -149,28 +149,14 @@ _FUNCTIONS: dict[str, Callable] = {
 }
 
 _DTYPES = {
-  'float64': 'f8',
-  'float32': 'f4',
-  'float16': 'f2',
-  'bfloat16': ml_dtypes.bfloat16,
-  'int64': 'i8',
-  'int32': 'i4',
-  'int16': 'i2',
-  'int8': 'i1',
-  'uint8': 'u1',
-  'uint16': 'u2',
-  'uint32': 'u4',
-  'uint64': 'u8',
-  'bool': '?',
-  'complex64': 'c8',
-  'complex128': 'c16',
-  'float8_e4m3fn': ml_dtypes.float8_e4m3fn,
-  'float8_e5m2': ml_dtypes.float8_e5m2,
-  # Quantised ones, of which the numbers are of no use without their scales.
-  'quint8': 'u1',
-  'qint8': 'i1',
-  'qint32': 'i4',
+  name: np.dtype(name)
+  for name in (
+    *('float64', 'float32', 'float16', 'bfloat16', 'float8_e4m3fn', 'float8_e5m2', 'complex64', 'complex128', 'bool'),
+    *('int64', 'int32', 'int16', 'int8', 'uint8', 'uint16', 'uint32', 'uint64'),
+  )
 }
+# Of quantised ones the numbers are of no use without their scales.
+_DTYPES |= {'quint8': np.dtype('uint8'), 'qint8': np.dtype('int8'), 'qint32': np.dtype('int32')}
 
 STORAGE_CLASSES = {
   'DoubleStorage': 'float64',
@@ -190,9 +176,9 @@ _QUANTISED = {'QUInt8Storage': 'quint8', 'QInt8Storage': 'qint8', 'QInt32Storage
 
 _NAMES: dict[str, Any] = {
   **_FUNCTIONS,
-  **{f'torch.{name}': np.dtype(code) for name, code in _DTYPES.items()},
+  **{f'torch.{name}': dtype for name, dtype in _DTYPES.items()},
   **{
-    f'{module}.{name}': StorageType(np.dtype(_DTYPES[dtype]))
+    f'{module}.{name}': StorageType(_DTYPES[dtype])
     for module in ('torch', 'torch.cuda')
     for name, dtype in (STORAGE_CLASSES | _QUANTISED).items()
   },

@@ -32,17 +32,8 @@ _DIV2K_MARK = re.compile(r'\d_?x([2-8])(?:[md]|w\d?)?$', re.IGNORECASE)
 _STABLESR = ('DIV2K_V2_val', 'RealSRVal_crop128', 'DrealSRVal_crop128')
 # How folders of LR and HR are called, '{s}' being the scale.
 _SPELLINGS = (
-  ('LR', 'HR'),
-  ('LR/x{s}', 'HR'),
-  ('LR_x{s}', 'HR'),
-  ('LR_bicubic/x{s}', 'HR'),
-  ('LR_bicubic_x{s}', 'HR'),
-  ('LQ', 'GT'),
-  ('LQ', 'HR'),
-  ('LR', 'GT'),
-  ('input', 'target'),
-  ('inputs', 'targets'),
-  ('low', 'high'),
+  *((lr, 'HR') for lr in ('LR', 'LR/x{s}', 'LR_x{s}', 'LR_bicubic/x{s}', 'LR_bicubic_x{s}')),
+  *(('LQ', 'GT'), ('LQ', 'HR'), ('LR', 'GT'), ('input', 'target'), ('inputs', 'targets'), ('low', 'high')),
 )
 _PARTS = {
   'train': ('train', 'training', 'train_x{s}'),

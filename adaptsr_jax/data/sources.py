@@ -218,15 +218,12 @@ class Stored:
       pictures = self._read(index, kinds)
     for kind, array in pictures.items():
       array.flags.writeable = False
-      self._keep((index, kind), array)
+      # Counted in real bytes: 16-bit pictures take twice what their headers let expect.
+      with self._lock:
+        if (index, kind) not in self._cache and self._cached_bytes + array.nbytes <= self.cache_bytes:
+          self._cache[index, kind] = array
+          self._cached_bytes += array.nbytes
     return pictures
-
-  def _keep(self, key: tuple[int, str], array: np.ndarray) -> None:
-    # Counted in real bytes: 16-bit pictures take twice what their headers let expect.
-    with self._lock:
-      if key not in self._cache and self._cached_bytes + array.nbytes <= self.cache_bytes:
-        self._cache[key] = array
-        self._cached_bytes += array.nbytes
 
   def _read(self, index: int, kinds: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Decodes the pictures `kinds` ('hr', 'lr') of pair `index`, HR cut to `scale` times LR."""

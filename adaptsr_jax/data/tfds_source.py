@@ -37,14 +37,10 @@ class TfdsSource(Stored):
 
   def _read(self, index: int, kinds: tuple[str, ...]) -> dict[str, np.ndarray]:
     record = self._records[int(self.names[index])]
-    pictures = {}
-    for kind, size in zip(('hr', 'lr'), self._sizes[index], strict=True):
-      if kind in kinds:
-        pictures[kind] = self._decode(index, kind, record[kind], size)
+    sizes = dict(zip(('hr', 'lr'), self._sizes[index], strict=True))
+    pictures = {kind: self._decode(index, kind, record[kind], sizes[kind]) for kind in kinds}
     h, w = self._hr_size(index)
-    if 'hr' in pictures:
-      pictures['hr'] = pictures['hr'][:h, :w]
-    return pictures
+    return {**pictures, 'hr': pictures['hr'][:h, :w]}
 
   def _decode(self, index: int, kind: str, encoded: bytes, size: Size) -> np.ndarray:
     try:

@@ -176,7 +176,7 @@ def _check_dim(model: nn.Module) -> None:
 
 
 def _check_size(model: nn.Module, x: Array) -> None:
-  if min(x.shape[1:3]) < model.minimum:
+  if any(side < model.minimum for side in x.shape[1:3]):
     raise layers.too_small(model, x)
 
 
