@@ -394,7 +394,8 @@ def test_stability_golden():
   assert set(found) == {'mean_pairwise', 'std_pairwise', 'mean_against_average', 'min_against_average'}
   for field, value in found.items():
     assert value == pytest.approx(meta[field], abs=1e-9)
-  assert ranks.spearman(data['tie_a'], data['tie_b']) == pytest.approx(meta['tie_example'], abs=1e-9)
+  tied = ranks.stability(np.stack([data['tie_a'], data['tie_b']]))
+  assert tied['mean_pairwise'] == pytest.approx(meta['tie_example'], abs=1e-9)
 
 
 def test_stability_within_kinds_equals_stability_of_their_columns():
@@ -406,10 +407,9 @@ def test_stability_within_kinds_equals_stability_of_their_columns():
   assert found['within']['attn'] == ranks.stability(table[:, attn])
 
 
-def test_spearman_of_extremes():
-  assert ranks.spearman([1, 2, 3], [10, 20, 90]) == pytest.approx(1)
-  assert ranks.spearman([1, 2, 3], [5, 4, 1]) == pytest.approx(-1)
-  assert np.isnan(ranks.spearman([1, 2, 3], [7, 7, 7]))
+@pytest.mark.parametrize(('other', 'agreement'), [([10, 20, 90], 1), ([5, 4, 1], -1), ([7, 7, 7], np.nan)])
+def test_agreement_of_extremes(other, agreement):
+  assert ranks.stability([[1, 2, 3], other])['mean_pairwise'] == pytest.approx(agreement, nan_ok=True)
 
 
 def test_stability_needs_two_batches_and_two_sites():

@@ -70,13 +70,9 @@ def words(camera: Mapping[str, Any]) -> str:
   """Returns a member of the list for people: 'Canon EOS 5D, EF50mm, ISO 100 to 400'."""
   make, model, lens = (camera.get(name, '') for name in TEXTS)
   body = model if model.lower().startswith(make.lower()) else f'{make} {model}'.strip()
-  iso = camera.get('iso')
-  return shown(', '.join(part for part in (body or make, lens, _range(iso) if iso else '') if part), 160)
-
-
-def _range(iso: Sequence[float]) -> str:
-  low, high = iso
-  return f'ISO {low:g}' + (f' to {high:g}' if high != low else '')
+  low, high = camera.get('iso', (0, 0))
+  iso = f'ISO {low:g}' + (f' to {high:g}' if high != low else '')
+  return shown(', '.join(part for part in (body or make, lens, iso if 'iso' in camera else '') if part), 160)
 
 
 class Choice(NamedTuple):

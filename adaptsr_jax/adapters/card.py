@@ -104,11 +104,13 @@ def text(name: str, size: int, adapter: Adapter) -> str:
   fields = ', '.join(f'{shown(field)}={shown(value)}' for field, value in meta['fields'].items())
   base = f'{shown(meta.get("base_file") or "not named")}, fingerprint {meta["base_fingerprint"][:12]}'
   data, steps = meta.get('data', {}), f', {meta["steps"]:,} steps' if 'steps' in meta else ''
+  known = meta.get('versions', {})
+  versions = ', '.join(f'{name} {known[name]}' for name in ('adaptsr-jax', 'jax', 'python') if name in known)
   rows = {
     'model': f'{shown(meta["model"])} ({fields})',
     'base': base + (f', licence {meta["base_licence"]}' if meta.get('base_licence') else ''),
     'trained': f'{tree.count(adapter.tensors):,} parameters by {meta["method"]}{steps}',
-    'made': _when(meta),
+    'made': f'{meta.get("date", "")} {f"({versions})" if versions else ""}'.strip(),
     'data': ', licence '.join(filter(None, (data.get('train'), meta.get('data_licence')))),
     'tested on': data.get('valid', ''),
     'picture': f'before and after, {len(meta["thumbnail"]):,} bytes; --json has it' if meta.get('thumbnail') else '',
@@ -118,12 +120,6 @@ def text(name: str, size: int, adapter: Adapter) -> str:
   lines = [f'{name}: {size:,} bytes', *(f'  {label:9}  {shown(row, _LONGEST)}' for label, row in rows.items() if row)]
   lines += [f'  {"gain" if not number else "":9}  {shown(row, _LONGEST)}' for number, row in enumerate(_gains(meta))]
   return '\n'.join(lines)
-
-
-def _when(meta: Mapping[str, Any]) -> str:
-  versions = meta.get('versions', {})
-  told = ', '.join(f'{name} {versions[name]}' for name in ('adaptsr-jax', 'jax', 'python') if name in versions)
-  return f'{meta.get("date", "")} {f"({told})" if told else ""}'.strip()
 
 
 def _gains(meta: Mapping[str, Any]) -> list[str]:

@@ -111,7 +111,8 @@ def find_pairs(places: Sequence[Folders], scale: int, names: str = '', skip_name
     faults |= unfit
     counts.append(f'{len(hr_files)} HR in {place.hr}' + (f', {len(lr_files)} LR in {place.lr}' if lr_files else ''))
   named = _with_camera(named)
-  faults |= _homonyms(named)
+  number = collections.Counter(named.values())
+  faults |= {path: f'{number[name]} HR pictures have this name' for path, name in named.items() if number[name] > 1}
 
   where = ' and '.join(place.hr for place in places)
   files = list(named)
@@ -282,11 +283,6 @@ def _with_camera(named: dict[Path, tuple[str, str]]) -> dict[Path, str]:
     cameras[stem].add(camera)
   shared = any(len(alike) > 1 for alike in cameras.values())
   return {path: f'{camera}_{stem}' if shared and camera else stem for path, (camera, stem) in named.items()}
-
-
-def _homonyms(named: dict[Path, str]) -> dict[Path, str]:
-  count = collections.Counter(named.values())
-  return {path: f'{count[name]} HR pictures have this name' for path, name in named.items() if count[name] > 1}
 
 
 def choose(forms: Sequence[tuple[str, ...]], names: str, skip_names: str, where: str) -> list[int]:

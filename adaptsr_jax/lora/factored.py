@@ -114,16 +114,12 @@ def _with_gradient(update: Callable, adapters: Mapping, x: jax.Array, y: jax.Arr
   return y
 
 
-def _keep(update, adapters, x, y):
-  return y, (adapters, x)
-
-
 def _gradient(update, kept, gradient):
   adapters, x = kept
   return *jax.vjp(lambda own: update(own, x), adapters)[1](gradient), None, gradient
 
 
-_with_gradient.defvjp(_keep, _gradient)
+_with_gradient.defvjp(lambda update, adapters, x, y: (y, (adapters, x)), _gradient)
 
 
 def _low_rank(

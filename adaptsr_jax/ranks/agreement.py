@@ -8,11 +8,6 @@ import numpy as np
 from adaptsr_jax.errors import UserError
 
 
-def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-  """Returns Spearman's rank correlation, with average ranks for ties; nan where one of the two is constant."""
-  return float(_correlations(np.stack([average_ranks(np.asarray(a)), average_ranks(np.asarray(b))]))[0, 1])
-
-
 def average_ranks(values: np.ndarray) -> np.ndarray:
   """Returns the position of each value in rising order, from 1; equal values share the mean of their positions."""
   from scipy import stats  # slow to import, and only agreement needs it

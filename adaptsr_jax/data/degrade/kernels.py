@@ -32,7 +32,9 @@ def blur(
   """
   with jax.enable_x64(True):
     family = jnp.asarray(family)[..., None, None]
-    sigma_x, sigma_y, theta, beta = (_float64(p)[..., None, None] for p in (sigma_x, sigma_y, theta, beta))
+    sigma_x, sigma_y, theta, beta = (
+      jnp.asarray(p).astype(jnp.float64)[..., None, None] for p in (sigma_x, sigma_y, theta, beta)
+    )
     isotropic = family % 2 == 0
     sigma_y = jnp.where(isotropic, sigma_x, sigma_y)
     theta = jnp.where(isotropic, 0.0, theta)
@@ -56,7 +58,7 @@ def sinc(size: jax.Array, cutoff: jax.Array) -> jax.Array:
   nodes = (np.arange(_NODES) + 0.5) * np.pi / (2 * _NODES)  # a quarter of the circle stands for all
   radii, places = np.unique(np.hypot(_OFFSETS, _OFFSETS[:, None]), return_inverse=True)
   with jax.enable_x64(True):
-    x = _float64(cutoff)[..., None, None] * radii[:, None]
+    x = jnp.asarray(cutoff).astype(jnp.float64)[..., None, None] * radii[:, None]
     values = jnp.mean(jnp.cos(x * np.cos(nodes)) * np.sin(nodes) ** 2, axis=-1)
     return _normalised(values[..., places.reshape(SIDE, SIDE)], size)
 
@@ -64,10 +66,6 @@ def sinc(size: jax.Array, cutoff: jax.Array) -> jax.Array:
 def delta() -> jax.Array:
   """Returns the kernel (21, 21) that changes nothing."""
   return jnp.zeros((SIDE, SIDE)).at[SIDE // 2, SIDE // 2].set(1.0)
-
-
-def _float64(x: jax.Array) -> jax.Array:
-  return jnp.asarray(x).astype(jnp.float64)
 
 
 def _normalised(kernel: jax.Array, size: jax.Array) -> jax.Array:

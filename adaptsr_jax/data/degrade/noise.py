@@ -87,7 +87,7 @@ def poisson(
     Planes of the same shape in [0, 1].
   """
   gray_x = jnp.broadcast_to(gray_of(x), x.shape)
-  quantised = _level(jnp.where(_by_picture(gray), gray_x, x))
+  quantised = jnp.clip(jnp.rint(255 * jnp.where(_by_picture(gray), gray_x, x)), 0, 255)
   rate_scale = _by_picture(levels(quantised, extent))
   quantised = quantised / 255
   noise = counts(quantised * rate_scale, gray) / rate_scale - quantised
@@ -134,11 +134,6 @@ def poisson_quantile(u: jax.Array, rate: jax.Array) -> jax.Array:
     + (z**4 / 270 + 7 * z**2 / 810 - 8 / 405) / jnp.square(root)
   )
   return jnp.where(rate < _SMALL_RATE, exact, jnp.maximum(jnp.floor(expansion), 0))
-
-
-def _level(x: jax.Array) -> jax.Array:
-  """Rounds [0, 1] to whole numbers from 0 to 255, half to even."""
-  return jnp.clip(jnp.rint(255 * x), 0, 255)
 
 
 def _by_picture(values: jax.Array) -> jax.Array:

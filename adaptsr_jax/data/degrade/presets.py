@@ -150,12 +150,9 @@ def _fault(name: str, value: Any) -> str:
     return '' if fits else 'it must be probabilities that add up to 1'
   if name.endswith('_prob'):
     return '' if 0 <= value <= 1 else 'a probability is from 0 to 1'
-  if isinstance(value, tuple):
-    return _range_fault(name, *value)
-  return ''
-
-
-def _range_fault(name: str, low: float, high: float) -> str:
+  if not isinstance(value, tuple):
+    return ''
+  low, high = value
   if not low <= high < float('inf'):  # also refuses NaN
     return 'a range is (low, high) with low <= high'
   if low < 0 or (low == 0 and not name.startswith(('noise', 'poisson'))):
