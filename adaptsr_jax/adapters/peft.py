@@ -42,15 +42,6 @@ def save(folder: str | os.PathLike, adapter: Adapter) -> None:
   Raises:
     UserError: PEFT has no place for it.
   """
-  config, tensors = exported(adapter)
-  folder = Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  files.write(folder / WEIGHTS, safetensors.numpy.save(tensors, {'format': 'pt'}))
-  files.write_json(folder / CONFIG, config)
-
-
-def exported(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """Returns the config and the tensors of `save`."""
   meta = adapter.meta
   if meta['method'] != 'lora':
     raise UserError(f'What method {meta["method"]} trained has no counterpart in PEFT here; only lora has.')
@@ -98,7 +89,11 @@ def exported(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     'target_modules': '|'.join(map(re.escape, found)),
     'rank_pattern': {f'^{re.escape(module)}': rank for module, rank in found.items() if rank != usual},
   }
-  return config, {_PREFIX + name: np.ascontiguousarray(leaf, np.float32) for name, leaf in tensors.items()}
+  named = {_PREFIX + name: np.ascontiguousarray(leaf, np.float32) for name, leaf in tensors.items()}
+  folder = Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  files.write(folder / WEIGHTS, safetensors.numpy.save(named, {'format': 'pt'}))
+  files.write_json(folder / CONFIG, config)
 
 
 def _exact(site: lora.Site, form: str) -> bool:
@@ -142,7 +137,7 @@ def load(
     parts.setdefault(match[1], {})[kind] = leaf.astype(np.float32)
   alpha, rslora = float(config.get('lora_alpha', 8)), bool(config.get('use_rslora'))
   adapters, ranks, biases = {}, {}, {}
-  by_path = {'/'.join(site.path): site for site in sites}
+  by_path, flat = {'/'.join(site.path): site for site in sites}, tree.flatten(params)
   for module, part in parts.items():
     site = by_path.get(paths[module])
     if site is None or ('lora_A' in part) != ('lora_B' in part):
@@ -157,7 +152,7 @@ def load(
     adapters[site.name] = _factors(folder, site, part, factor)
     if 'lora_B.bias' in part:
       change = part['lora_B.bias'] * np.float32(scaling(own, rank, rslora))
-      biases[f'{paths[module]}/bias'] = np.asarray(tree.flatten(params)[f'{paths[module]}/bias']) + change
+      biases[f'{paths[module]}/bias'] = np.asarray(flat[f'{paths[module]}/bias']) + change
   spec = {'method': 'lora', 'form': 'kxk_1x1', 'alpha': alpha, 'rslora': rslora, 'biases': bool(biases)}
   meta = {
     'model': name,
@@ -165,7 +160,6 @@ def load(
     'base_fingerprint': tree.fingerprint(params),
     **{**spec, 'path': 'merged', 'sites': lora.to_json(sites, ranks), 'metrics': {}, 'date': card.today()},
   }
-  flat = tree.flatten(params)
   for path, leaf in biases.items():
     if flat.get(path, np.zeros(0)).shape != leaf.shape:
       raise UserError(f'{folder} has a bias of shape {leaf.shape} at {path}; the base has not.')

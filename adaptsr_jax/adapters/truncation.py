@@ -153,11 +153,10 @@ def _cut(
     raise UserError('There is no kernel with a change that an adapter can hold.')
   if not any(chosen.values()):
     raise UserError(f'A budget of {budget:,} parameters is too small for a single rank; give a larger one.')
-  by_name = {site.name: site for site in sites}
   adapters = {
-    name: truncation.truncated(by_name[name], updates[name], each, form, alpha, rslora)
-    for name, each in chosen.items()
-    if each
+    site.name: truncation.truncated(site, updates[site.name], chosen[site.name], form, alpha, rslora)
+    for site in sites
+    if chosen[site.name]
   }
   kept = {name: float(gains[name][: chosen[name]].sum() / whole) for name, whole in energy.items() if whole}
   return _Cut(chosen, adapters, kept, energy)

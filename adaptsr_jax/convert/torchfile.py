@@ -166,7 +166,8 @@ def save(file: BinaryIO, tree: Mapping[str, Any], extra: Mapping[str, str] | Non
     _entry(archive, file, 'data.pkl', pickle)
     _entry(archive, file, 'byteorder', b'little')
     for key, array in enumerate(arrays.values()):
-      _entry(archive, file, f'data/{key}', _little_endian(array).tobytes())
+      little = array.astype(array.dtype.newbyteorder('<')) if array.dtype.kind in 'iufc' else array
+      _entry(archive, file, f'data/{key}', little.tobytes())
     _entry(archive, file, 'version', b'3\n')
     for name, text in (extra or {}).items():
       _entry(archive, file, f'extra/{name}.json', text.encode())
@@ -180,10 +181,6 @@ def _entry(archive: zipfile.ZipFile, file: BinaryIO, name: str, content: bytes) 
   padding = -unpadded % ALIGNMENT
   info.extra = struct.pack('<2sH', b'FB', padding) + b'Z' * padding
   archive.writestr(info, content)
-
-
-def _little_endian(array: np.ndarray) -> np.ndarray:
-  return array.astype(array.dtype.newbyteorder('<')) if array.dtype.kind in 'iufc' else array
 
 
 def _pickled(value: Any, arrays: dict[int, np.ndarray]) -> bytes:

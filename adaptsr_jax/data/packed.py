@@ -30,8 +30,13 @@ class PackedSource(Stored):
 
   def __init__(self, folder: Path, index: dict[str, Any], chosen: list[int], cache_bytes: int, degrade: str):
     """Takes the records `chosen`; the rest as `Source` takes it."""
+    from array_record.python import array_record_data_source
+
     self._path = folder / _RECORDS
-    self._records = _opened(self._path)
+    try:
+      self._records = array_record_data_source.ArrayRecordDataSource(str(self._path))
+    except Exception as error:  # the reader raises what its C++ layers report
+      raise UserError(f'packed: {self._path} cannot be opened ({error}); pack the pictures again.') from error
     self._chosen = chosen
     self._source = index['source']
     names, s = crop_names(index), index['scale']
@@ -45,21 +50,12 @@ class PackedSource(Stored):
   def _read(self, index: int, kinds: tuple[str, ...]) -> dict[str, np.ndarray]:
     try:
       record = self._records[self._chosen[index]]
-    except Exception as error:  # the reader raises what its C++ layers report
+    except Exception as error:  # as above
       raise UserError(f'{self._path} cannot be read at {self.names[index]} ({error}).') from error
     return _unpacked(record, self._sizes[index], self.origin(index))
 
   def _identity(self) -> list[str]:
     return [self._source, *map(repr, zip(self.names, self._sizes, strict=True))]
-
-
-def _opened(path: Path) -> Any:
-  from array_record.python import array_record_data_source
-
-  try:
-    return array_record_data_source.ArrayRecordDataSource(str(path))
-  except Exception as error:  # as above
-    raise UserError(f'packed: {path} cannot be opened ({error}); pack the pictures again.') from error
 
 
 def open_packed(config: Any, scale: int, cache_bytes: int, split: str) -> PackedSource:

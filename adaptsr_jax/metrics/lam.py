@@ -41,9 +41,7 @@ def attribute(
     params: its parameters.
     lr: one picture (1, h, w, 3), floats in [0, 1].
     box: (x, y, side) of the patch in SR pixels; the output must go on for a pixel beyond its right and lower side.
-    sigma: see `SIGMA`.
-    fold: see `FOLD`.
-    kernel: see `KERNEL`; odd.
+    sigma, fold, kernel: see `SIGMA`, `FOLD` and `KERNEL`, which is odd.
     batch: pictures of the path that go through the network at a time; memory grows with it, the result is the same.
 
   Returns:

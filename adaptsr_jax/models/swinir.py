@@ -63,6 +63,7 @@ class SwinIR(nn.Module):
   remat: bool = False  # compute each block again for its gradient instead of keeping its activations
 
   tileable = True
+  minimum = property(window.minimum)
 
   def __post_init__(self):
     super().__post_init__()
@@ -87,10 +88,6 @@ class SwinIR(nn.Module):
   def multiple(self) -> int:
     """The window. Other sides work too; tiles must be cut at its multiples to have the windows of the picture."""
     return self.window_size
-
-  @property
-  def minimum(self) -> int:
-    return window.minimum(self)
 
   @property
   def receptive(self) -> int:

@@ -176,7 +176,9 @@ def _site_gradients(loss_fn: LossFn, params: tree.Params, batch: Batch, sites: S
     return loss_fn(full, batch)
 
   gradients = jax.grad(loss_of)(kernels)
-  return [_of_site(gradients['/'.join(site.path)], site) for site in sites]
+  found = [(gradients['/'.join(site.path)], site) for site in sites]
+  # Experts of a mixed kernel have the update of a site in common.
+  return [_columns(x if x.ndim == len(site.shape) else x.sum(0), site) for x, site in found]
 
 
 def _norms(gradients: Sequence[jax.Array]) -> jax.Array:
@@ -233,11 +235,6 @@ def _mean_squares_of_activations(
 
   recorded = jax.grad(loss_of)({site.name: jnp.zeros(2) for site in sites})
   return jnp.stack([recorded[site.name] for site in sites])
-
-
-def _of_site(gradient: jax.Array, site: lora.Site) -> jax.Array:
-  """Returns the gradient with respect to an update of the site, which experts of a mixed kernel have in common."""
-  return _columns(gradient if gradient.ndim == len(site.shape) else gradient.sum(0), site)
 
 
 def _columns(array: jax.Array, site: lora.Site) -> jax.Array:
