@@ -54,13 +54,6 @@ def _number(value: Any) -> int:
   return value if isinstance(value, int) else 0
 
 
-def stored_size(image: Any) -> tuple[int, int]:
-  """Returns (height, width) before any turn; Pillow gives TIFF files their turned size."""
-  if image.format == 'TIFF':
-    return image.tag_v2[257], image.tag_v2[256]
-  return image.height, image.width
-
-
 def orientation(image: Any, path: str | os.PathLike) -> int:
   """Returns the EXIF orientation, 1 where there is none or none that can be read."""
   if image.format == 'PNG' and 'exif' not in image.info and not _png_may_be_turned(path):

@@ -66,7 +66,8 @@ _told: set[str] = set()
 def size(path: str | os.PathLike) -> tuple[int, int]:
   """Returns (height, width) of the upright picture from its header, without decoding it."""
   with _opened(path) as image:
-    height, width = metadata.stored_size(image)
+    # Pillow gives TIFF files their turned size.
+    height, width = (image.tag_v2[257], image.tag_v2[256]) if image.format == 'TIFF' else (image.height, image.width)
     return (width, height) if metadata.orientation(image, path) >= 5 else (height, width)
 
 

@@ -59,15 +59,11 @@ def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Pl
   firsts = branches_of('arc', sites, c.branches)
   if c.form == 'swin' and not any(path.endswith('mlp/fc1') for path in firsts):
     raise UserError("config.arc.form is 'swin', and there is no MLP in a block of attention here; use 'fold'.")
-  branches = {path: _shared(path) for path in firsts}
+  # The branches of a stage share one projection: its name is that of their layer without the number of the block.
+  parts = ((path, *path.rpartition('/')) for path in firsts)
+  branches = {path: re.sub(r'_\d+(?!.*_\d)', '_*', module) + f'/{layer}' for path, module, _, layer in parts}
   widths = {branches[path]: site.shape[-2] for path, site in firsts.items()}
   return Plan({'method': 'arc', 'form': c.form, 'rank': c.rank, 'branches': branches, 'widths': widths})
-
-
-def _shared(path: str) -> str:
-  """Returns the name of the projection of a branch: that of its layer, without the number of the block."""
-  module, _, layer = path.rpartition('/')
-  return re.sub(r'_\d+(?!.*_\d)', '_*', module) + f'/{layer}'
 
 
 def build(spec: Mapping[str, Any], constants: Mapping[str, np.ndarray]) -> Method:

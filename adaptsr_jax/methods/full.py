@@ -51,9 +51,6 @@ def scale(spec: Mapping[str, Any], tensors: Tensors, base: Tensors, strength: fl
 
 def mix(specs, states: Sequence[Tensors], weights, names, base: Tensors) -> tuple[dict[str, Any], Tensors]:
   """Returns the weighted sum of the changes of all parameters that any of them trains."""
-  modules = [name for spec in specs for name in spec['modules'] or ()]
+  modules = list(dict.fromkeys(name for spec in specs for name in spec['modules'] or ()))
   every = any(spec['modules'] is None for spec in specs)
-  return (
-    {'method': 'full', 'modules': None if every else list(dict.fromkeys(modules))},
-    mixed_leaves(states, weights, names, base),
-  )
+  return {'method': 'full', 'modules': None if every else modules}, mixed_leaves(states, weights, names, base)

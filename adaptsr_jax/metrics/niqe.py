@@ -62,13 +62,9 @@ def _of_plane(parameters: Pristine, plane: np.ndarray) -> float:
   plane = np.rint(plane[: rows * BLOCK, : columns * BLOCK]).astype(np.float64)
   # In float32, as the reference does: the last digit can decide between two shapes of the grid below.
   half = bicubic.imresize(np.float32(plane / 255), 0.5).astype(np.float64) * 255
-  blocks = np.concatenate(
-    [
-      _features(_blocks(_normalised(levels, parameters.window), side))
-      for levels, side in ((plane, BLOCK), (half, BLOCK // 2))
-    ],
-    axis=1,
-  )
+  scales = ((plane, BLOCK), (half, BLOCK // 2))
+  features = [_features(_blocks(_normalised(levels, parameters.window), side)) for levels, side in scales]
+  blocks = np.concatenate(features, axis=1)
   # Flat blocks have no statistics: some or all of their features are NaN.
   whole = blocks[~np.isnan(blocks).any(axis=1)]
   if len(whole) < 2:
