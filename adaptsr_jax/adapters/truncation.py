@@ -67,18 +67,18 @@ def extract(
   for site in sites:
     if updates[site.name].ndim != len(site.shape):
       raise UserError(f'{site.name} mixes several kernels, each with a change of its own, which no one adapter holds.')
-  cut = _cut(sites, updates, rank, budget, form, 1.0, True)
-  adapted = ['/'.join(site.path) for site in sites if site.name in cut.adapters]
+  chosen, adapters, kept, energy = _cut(sites, updates, rank, budget, form, 1.0, True)
+  adapted = ['/'.join(site.path) for site in sites if site.name in adapters]
   biases = {f'{path}/bias': changed[f'{path}/bias'] for path in adapted if f'{path}/bias' in changed}
   spec = {'method': 'lora', 'form': form, 'alpha': 1.0, 'rslora': True, 'biases': bool(biases), 'path': 'merged'}
   adapter = Adapter(
-    {**meta, **spec, 'sites': lora.to_json(sites, cut.ranks), 'metrics': {}, 'date': card.today()},
-    method.joined(cut.adapters, biases),
+    {**meta, **spec, 'sites': lora.to_json(sites, chosen), 'metrics': {}, 'date': card.today()},
+    method.joined(adapters, biases),
   )
   held = {f'{path}/kernel' for path in adapted} | biases.keys()
   left_out = {name: square for name, square in squares.items() if square and name not in held}
-  lost = sum(left_out.values()) + sum((1 - cut.kept[name]) * cut.energy[name] for name in cut.adapters)
-  return Truncated(adapter, cut.kept, left_out, 1 - lost / total)
+  lost = sum(left_out.values()) + sum((1 - kept[name]) * energy[name] for name in adapters)
+  return Truncated(adapter, kept, left_out, 1 - lost / total)
 
 
 @methods.fitting()
@@ -98,32 +98,24 @@ def resize(adapter: Adapter, rank: int = 0, budget: int = 0) -> Truncated:
   meta = adapter.meta
   if meta['method'] != 'lora':
     raise UserError(f'What method {meta["method"]} trained has no ranks to cut; only adapters of lora can be resized.')
-  sites, had = lora.from_json(meta['sites'])
+  everything, had = lora.from_json(meta['sites'])
   form, alpha, rslora = meta['form'], meta['alpha'], meta['rslora']
   pairs, biases = method.parted(adapter.tensors)
-  sites = tuple(site for site in sites if had[site.name])
+  sites = [site for site in everything if had[site.name]]
   updates = {site.name: lora.delta(site, pairs[site.name], alpha, form, rslora) for site in sites}
-  cut = _cut(sites, updates, rank, budget, form, alpha, rslora, had)
-  modules = {'/'.join(site.path) for site in sites if site.name in cut.adapters}
-  kept = {name: leaf for name, leaf in biases.items() if name.rpartition('/')[0] in modules}
+  chosen, adapters, kept, energy = _cut(sites, updates, rank, budget, form, alpha, rslora, had)
+  modules = {'/'.join(site.path) for site in sites if site.name in adapters}
+  held = {name: leaf for name, leaf in biases.items() if name.rpartition('/')[0] in modules}
   measured = ('metrics', 'gains', 'pictures', 'thumbnail')
-  everything = lora.to_json(lora.from_json(meta['sites'])[0], cut.ranks)
+  rows = lora.to_json(everything, chosen)
   resized = {
     **{name: value for name, value in meta.items() if name not in measured},
-    **{'sites': everything, 'metrics': {}, 'resized_from': tree.count(adapter.tensors), 'date': card.today()},
+    **{'sites': rows, 'metrics': {}, 'resized_from': tree.count(adapter.tensors), 'date': card.today()},
   }
-  small = Adapter(resized, method.joined(cut.adapters, kept))
-  total = sum(cut.energy.values())
-  share = sum(cut.kept[name] * cut.energy[name] for name in cut.kept) / total if total else 1.0
-  left_out = {f'biases/{name}': 0.0 for name in biases if name not in kept}
-  return Truncated(small, cut.kept, left_out, share)
-
-
-class _Cut(NamedTuple):
-  ranks: dict[str, int]
-  adapters: dict[str, Mapping[str, np.ndarray]]
-  kept: dict[str, float]
-  energy: dict[str, float]
+  total = sum(energy.values())
+  share = sum(kept[name] * energy[name] for name in kept) / total if total else 1.0
+  left_out = {f'biases/{name}': 0.0 for name in biases if name not in held}
+  return Truncated(Adapter(resized, method.joined(adapters, held)), kept, left_out, share)
 
 
 def _cut(
@@ -135,8 +127,11 @@ def _cut(
   alpha: float,
   rslora: bool,
   limits: Mapping[str, int] | None = None,
-) -> _Cut:
-  """Returns ranks within `limits`, and the adapters of these ranks that are nearest to `updates`."""
+) -> tuple[dict[str, int], dict[str, Mapping[str, np.ndarray]], dict[str, float], dict[str, float]]:
+  """Returns ranks within `limits`, the adapters of them nearest to `updates`, what share of each is kept, and of what.
+
+  The last is the squared update, as far as an adapter of the form can hold it.
+  """
   if (rank > 0) == (budget > 0):
     raise UserError('Give a rank or a budget, above 0.')
   gains = {site.name: truncation.energies(updates[site.name], form) for site in sites}
@@ -159,7 +154,7 @@ def _cut(
     if chosen[site.name]
   }
   kept = {name: float(gains[name][: chosen[name]].sum() / whole) for name, whole in energy.items() if whole}
-  return _Cut(chosen, adapters, kept, energy)
+  return chosen, adapters, kept, energy
 
 
 def text(name: str, result: Truncated) -> str:
