@@ -138,12 +138,9 @@ def _check(path: str | os.PathLike, meta: Any, tensors: Mapping[str, np.ndarray]
     raise UserError(
       f'{path} has version {shown(meta.get("version"))} and this program reads {VERSION}; update adaptsr_jax.'
     )
-  bad = {name: count for name, leaf in tensors.items() if (count := np.size(leaf) - int(np.isfinite(leaf).sum()))}
-  if bad:
-    name, count = next(iter(bad.items()))
-    raise UserError(
-      f"{path} cannot be used: '{shown(name)}' has NaN or infinite values ({count} of {tensors[name].size})."
-    )
+  for name, leaf in tensors.items():
+    if count := leaf.size - int(np.isfinite(leaf).sum()):
+      raise UserError(f"{path} cannot be used: '{shown(name)}' has NaN or infinite values ({count} of {leaf.size}).")
   try:
     module = methods.module_of(meta)
     for field, kind in {**_FIELDS, **getattr(module, 'SPEC', {})}.items():

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from adaptsr_jax import tree
 from adaptsr_jax.convert import architectures, names, parts
 from adaptsr_jax.convert.detect import detect
 from adaptsr_jax.convert.source import Source, read, read_source, write
 from adaptsr_jax.convert.torchfile import ORIGIN, faults
 from adaptsr_jax.errors import UserError, some
-
-# What needs jax (tree, models) is imported where it is used: the help of the command comes at once.
 
 
 def to_flax(name: str, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -29,8 +28,6 @@ def to_flax(name: str, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
   Raises:
     UserError: the weights are not those of the network `name`.
   """
-  from adaptsr_jax import tree
-
   found, fields, _ = detect(weights)
   if found != name:
     raise UserError(f'The weights are of {found}, not of {name}.')
@@ -50,8 +47,6 @@ def to_torch(name: str, fields: Mapping[str, Any], params: Mapping[str, Any]) ->
   Raises:
     UserError: the parameters are not those of the network `name` with these fields.
   """
-  from adaptsr_jax import tree
-
   entries = architectures.entries(name, fields)
   expected = {entry.path: np.broadcast_to(np.float32(0), names.flax_shape(entry)) for entry in entries if entry.path}
   if difference := tree.compare(tree.unflatten(expected), params):

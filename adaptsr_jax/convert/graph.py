@@ -470,18 +470,13 @@ def _convolved(builder, equation, given):
 def _multiplied(builder, equation, given):
   (left, right), (batch, same) = equation.params['dimension_numbers']
   ranks = [len(variable.aval.shape) for variable in equation.invars]
-  if not batch and ranks[1] == 2 and left == (ranks[0] - 1,):
+  leading, rows = tuple(range(len(batch))), not batch and left == (ranks[0] - 1,)  # rows may lie along several axes
+  if batch == same == leading and len(left) == 1 and ranks[1] == len(batch) + 2 and (rows or ranks[0] == ranks[1]):
     x, y = given
-    if right == (1,):
-      y = y.T if isinstance(y, np.ndarray) else builder.node('Transpose', y, perm=[1, 0])
-    return builder.node('MatMul', x, y)
-  leading = tuple(range(len(batch)))
-  if batch == same == leading and ranks == [len(batch) + 2] * 2 and len(left) == 1:
-    x, y = given
-    last, before = ranks[0] - 1, ranks[0] - 2
-    swap = [*leading, last, before]
-    x = x if left == (last,) else builder.node('Transpose', x, perm=swap)
-    y = y if right == (before,) else builder.node('Transpose', y, perm=swap)
+    swap = [*leading, ranks[1] - 1, ranks[1] - 2]
+    x = x if left == (ranks[0] - 1,) else builder.node('Transpose', x, perm=swap)
+    if right != (ranks[1] - 2,):
+      y = y.transpose(swap) if isinstance(y, np.ndarray) else builder.node('Transpose', y, perm=swap)
     return builder.node('MatMul', x, y)
   letters = iter(string.ascii_letters)
   first = [next(letters) for _ in range(ranks[0])]

@@ -98,14 +98,8 @@ def _parts(site: Site) -> list[Site]:
 def to_json(sites: Iterable[Site], ranks: Mapping[str, int]) -> list[dict[str, Any]]:
   """Returns the sites with their ranks (0 where absent) as JSON: what a method and an adapter file keep of them."""
   return [
-    {
-      'name': site.name,
-      'path': list(site.path),
-      'kind': site.kind,
-      'shape': list(site.shape),
-      'part': list(site.part) if site.part else None,
-      'rank': int(ranks.get(site.name, 0)),
-    }
+    {field: list(value) if isinstance(value, tuple) else value for field, value in site._asdict().items()}
+    | {'rank': int(ranks.get(site.name, 0))}
     for site in sites
   ]
 

@@ -31,7 +31,11 @@ def transfer(name: str, url: str, target: Path) -> None:
       if attempt:
         time.sleep(PAUSE * 2 ** (attempt - 1))
       try:
-        with _request(session, url, file.tell() if tag else 0, tag) as answer:
+        headers = {'Accept-Encoding': 'identity'}
+        if tag and file.tell():  # the rest, provided that the file still has the tag
+          headers |= {'Range': f'bytes={file.tell()}-', 'If-Range': tag}
+        with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+          answer.raise_for_status()
           start, total = _extent(answer)
           # A weak tag does not promise the same bytes, so it cannot join two transfers.
           tag = '' if answer.headers.get('ETag', '').startswith('W/') else answer.headers.get('ETag', '')
@@ -48,16 +52,6 @@ def transfer(name: str, url: str, target: Path) -> None:
           raise
     sizes = f'{file.tell():,} of {total:,} bytes' if total else f'{file.tell():,} bytes'
     raise Broken(f'the transfer broke off {ATTEMPTS} times, at last after {sizes}')
-
-
-def _request(session: Any, url: str, start: int, tag: str) -> Any:
-  """Asks for the bytes from `start` on, provided that the file still has the `tag`; the body is not read yet."""
-  headers = {'Accept-Encoding': 'identity'}
-  if start:
-    headers |= {'Range': f'bytes={start}-', 'If-Range': tag}
-  answer = session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
-  answer.raise_for_status()
-  return answer
 
 
 def _extent(answer: Any) -> tuple[int, int | None]:
