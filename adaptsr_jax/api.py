@@ -281,7 +281,15 @@ def adapt(
   """
   if net.adapters or not net.spec:
     raise UserError(f'{net!r} is in no file; save it, load that, and adapt the network so loaded.')
-  config = _config(net, pairs, valid, fields)
+  config = config_lib.default().lock()
+  try:
+    config.update(fields)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    said = error.args[0] if error.args else error
+    raise UserError(f'adapt: no such field, or not of its type: {" ".join(str(said).split())}') from error
+  config.base, config.fields = net.spec, net.fields
+  for part, given in (('train', pairs), ('valid', valid)):
+    config.data[part].update(given.where if given else {})
   config.tensorboard = fields.get('tensorboard', workdir is not None)
   with contextlib.ExitStack() as stack:
     folder = Path(workdir or stack.enter_context(tempfile.TemporaryDirectory()))
@@ -298,19 +306,6 @@ def adapt(
       results,
       picture.read_bytes() if picture.is_file() else None,
     )
-
-
-def _config(net: Net, pairs: Pairs | None, valid: Pairs | None, fields: Mapping[str, Any]) -> Any:
-  config = config_lib.default().lock()
-  try:
-    config.update(fields)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    said = error.args[0] if error.args else error
-    raise UserError(f'adapt: no such field, or not of its type: {" ".join(str(said).split())}') from error
-  config.base, config.fields = net.spec, net.fields
-  for part, given in (('train', pairs), ('valid', valid)):
-    config.data[part].update(given.where if given else {})
-  return config
 
 
 def evaluate(

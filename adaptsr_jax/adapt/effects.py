@@ -148,9 +148,7 @@ def idle(config: ConfigDict, scoring: bool = False) -> str:
 
   A field that contradicts others is refused by `config.validate`; these are only of other methods, losses or data.
 
-  Args:
-    config: of the run.
-    scoring: the run scores batches, each by itself, and trains nothing.
+  With `scoring` the run scores batches, each by itself, and trains nothing.
   """
   default = config_lib.flat(config_lib.default())
   changed = [name for name, value in config_lib.flat(config).items() if value != default.get(name, value)]

@@ -75,9 +75,7 @@ def set_rate(config: ConfigDict) -> float:
 def schedule(config: ConfigDict, peak: Any = None) -> optax.Schedule:
   """Returns the learning rate as a function of the number of updates, scaled to the run's length.
 
-  Args:
-    config: the run's config.
-    peak: in place of `set_rate(config)`.
+  `peak` stands in the place of `set_rate(config)`.
   """
   o = config.optim
   preset = methods.METHODS[config.method].DEFAULTS

@@ -179,13 +179,7 @@ class Scores:
   """What tells how much each site matters (see `methods.Scores`): computed when first asked for, and kept."""
 
   def __init__(self, config: ConfigDict, setup: Setup, warm_up: WarmUp | None = None):
-    """Looks at nothing yet.
-
-    Args:
-      config: of the run.
-      setup: of the run.
-      warm_up: trains a plan for a while; None where nothing is trained.
-    """
+    """Looks at nothing yet; `warm_up` trains a plan for a while, and is None where nothing is trained."""
     self.available = setup.train is not None
     self.trains = warm_up is not None
     self.warmed_up = warm_up

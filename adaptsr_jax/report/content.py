@@ -173,7 +173,10 @@ def _remarks_and_advice(verdicts: Sequence[tuple[str, Verdict]]) -> list:
 def _numbers(systems: Sequence[System], asked: Measures) -> list:
   keys = _keys(systems)
   heads = [_metric(key) for key in keys]
-  means = [['', *heads], *([s.label, *(_mean_cell(s, key) for key in keys)] for s in systems)]
+  means = [['', *heads]]
+  for s in systems:
+    own = gather.metrics_of(s)
+    means.append([s.label, *(_cell(key, gather.mean(s, key), '') if key in own else '-' for key in keys)])
   first, *others = gather.adapted(systems)
   pairs = [(first, first.base)] + [(system, reference) for system in others for reference in (system.base, first)]
   differences = [['', *heads]]
@@ -198,12 +201,6 @@ def _keys(systems: Sequence[System]) -> list[str]:
 
 def _metric(key: str) -> str:
   return NAMES.get(key, key.upper().replace('_', ' '))
-
-
-def _mean_cell(system: System, key: str) -> str:
-  if key not in gather.metrics_of(system):
-    return '-'
-  return _cell(key, gather.mean(system, key), '')
 
 
 def _gain_cell(system: System, reference: System, key: str) -> str:
