@@ -272,7 +272,8 @@ def default() -> ConfigDict:
   c.gan.ceiling = 0.0
 
   c.optim = ConfigDict()
-  # Adam's learning rate; 0: the preset of the method (lora 1e-3, full 2e-4).
+  # Adam's learning rate; 0: the preset of the method (lora 2e-3, full 5e-4; experiments/008_promise tells
+  # on what).
   c.optim.lr = 0.0
   # Learning rate of trained biases relative to `lr`, which suits factors: biases move pictures as a whole.
   c.optim.bias_lr_scale = 0.2

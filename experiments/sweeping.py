@@ -12,6 +12,9 @@ import numpy as np
 
 from adaptsr_jax import figures
 
+# The default rates until 008 found better ones; what was run with them goes on with them.
+FIRST = {'lora': {'optim.lr': 1e-3}, 'full': {'method': 'full', 'optim.lr': 2e-4}}
+
 
 def adapted(workdir: Path, config: str, fields: Mapping[str, Any]) -> dict[str, Any]:
   """Returns results.json of the run in `workdir`; starts or continues the run where it is not done."""

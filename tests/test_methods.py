@@ -85,7 +85,7 @@ def trained(c, method, network, steps=2):
 
 def test_second_factors_move_by_their_own_rate(network):
   c, method = make('lora eq. 2', network[2])
-  c.optim.b_lr_scale, c.optim.schedule = 4.0, 'constant'
+  c.optim.lr, c.optim.b_lr_scale, c.optim.schedule = 1e-3, 4.0, 'constant'
   after = tree.flatten(trained(c, method, network, steps=1)[2])
   moved = np.concatenate([leaf.ravel() for key, leaf in after.items() if key.endswith('/b')])
   # Adam's first step is the rate.

@@ -17,7 +17,7 @@ from adaptsr_jax.methods.base import Method, Plan, Scores, Tensors, between, mix
 from adaptsr_jax.tree import Params
 
 # The paper's, for SwinIR.
-DEFAULTS = {'lr': 2e-4, 'schedule': 'halvings'}
+DEFAULTS = {'lr': 5e-4, 'schedule': 'halvings'}
 
 
 def plan(config: ConfigDict, sites: Sequence[Site], scores: Scores | None) -> Plan:

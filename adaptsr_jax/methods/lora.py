@@ -17,7 +17,7 @@ from adaptsr_jax.methods.base import Method, Plan, Scores, Tensors, between, mix
 from adaptsr_jax.tree import Params
 
 # The rate is the paper's for adapters; of the schedule it only says that the rate decays in three steps.
-DEFAULTS = {'lr': 1e-3, 'schedule': 'steps'}
+DEFAULTS = {'lr': 2e-3, 'schedule': 'steps'}
 CHOICES = {
   'form': lora.FORMS,
   'rule': (*ranks.RULES, 'post_hoc'),

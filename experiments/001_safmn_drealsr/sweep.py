@@ -20,11 +20,11 @@ from experiments import sweeping
 HERE = Path(__file__).parent
 _PAPER = {'lora.rslora': False, 'optim.bias_lr_scale': 1.0, 'optim.clip': 0.0, 'optim.ema': 0.0}
 ARMS = {
-  'uniform r = 8': {'lora.rule': 'uniform'},
-  'rank-aware': {},
-  'full fine-tuning': {'method': 'full'},
-  "uniform r = 8, paper's scale, no average": {'lora.rule': 'uniform', **_PAPER},
-  "rank-aware, paper's scale, no average": _PAPER,
+  'uniform r = 8': {**sweeping.FIRST['lora'], 'lora.rule': 'uniform'},
+  'rank-aware': sweeping.FIRST['lora'],
+  'full fine-tuning': sweeping.FIRST['full'],
+  "uniform r = 8, paper's scale, no average": {**sweeping.FIRST['lora'], 'lora.rule': 'uniform', **_PAPER},
+  "rank-aware, paper's scale, no average": {**sweeping.FIRST['lora'], **_PAPER},
 }
 # What the question is about comes first, for all seeds.
 MAIN = ('uniform r = 8', 'rank-aware', 'full fine-tuning')

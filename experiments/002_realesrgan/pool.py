@@ -64,6 +64,7 @@ def main() -> None:
   for seed in range(args.seeds):
     config = config_lib.default()
     config.base, config.method, config.steps, config.seed, config.patch = args.base, 'full', args.steps, seed, 128
+    config.optim.lr = 2e-4
     config.data.train.hr, config.data.train.degrade = args.photos, 'realesrgan'
     config.data.valid.lr, config.data.valid.hr = args.lr, args.hr
     for label, pool in (('fresh', None), ('pool', Pool(SIZE, seed))):

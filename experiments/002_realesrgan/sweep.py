@@ -17,7 +17,11 @@ from adaptsr_jax.evaluate import tables
 from experiments import sweeping
 
 HERE = Path(__file__).parent
-ARMS = {'uniform r = 8': {'lora.rule': 'uniform'}, 'rank-aware': {}, 'full fine-tuning': {'method': 'full'}}
+ARMS = {
+  'uniform r = 8': {**sweeping.FIRST['lora'], 'lora.rule': 'uniform'},
+  'rank-aware': sweeping.FIRST['lora'],
+  'full fine-tuning': sweeping.FIRST['full'],
+}
 METRICS = {'psnr_y': 3, 'ssim_y': 4, 'lpips_alex': 4}  # and the digits that are shown
 REAL, SIMULATED = 'real pairs', 'simulated camera'
 

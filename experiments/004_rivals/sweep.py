@@ -21,9 +21,10 @@ from adaptsr_jax.evaluate import statistics, tables
 from experiments import sweeping
 
 HERE = Path(__file__).parent
-LORA, UNIFORM = {'method': 'lora'}, {'method': 'lora', 'lora.rule': 'uniform'}
+LORA = {'method': 'lora', **sweeping.FIRST['lora']}
+UNIFORM = {**LORA, 'lora.rule': 'uniform'}
 COMMON = {
-  'full fine-tuning': {'method': 'full'},
+  'full fine-tuning': sweeping.FIRST['full'],
   'full fine-tuning, 2.5 times the rate': {'method': 'full', 'optim.lr': 5e-4},
   'AdaptSR, rank-aware, of rank 8': LORA,
   'AdaptSR, of rank 8, twice the rate': {**LORA, 'optim.lr': 2e-3},

@@ -21,9 +21,9 @@ from experiments import sweeping
 
 HERE = Path(__file__).parent
 ARMS = {
-  'uniform r = 8': {'lora.rule': 'uniform'},
-  'rank-aware': {},
-  'full fine-tuning': {'method': 'full'},
+  'uniform r = 8': {**sweeping.FIRST['lora'], 'lora.rule': 'uniform'},
+  'rank-aware': sweeping.FIRST['lora'],
+  'full fine-tuning': sweeping.FIRST['full'],
 }
 SIZE = {
   'srvgg': {'steps': 200, 'batch_size': 8, 'patch': 128, 'eval_every': 50},

@@ -86,7 +86,7 @@ def stages(args: argparse.Namespace, prefix: str, pictures: dict, gan_steps: int
     'metric_weights': args.metric_weights,
   }
   faithful, sharp = (args.runs / f'{prefix}{name}' / 'adapter.safetensors' for name in ('l1', 'gan'))
-  sweeping.adapted(faithful.parent, 'configs/safmn.py', {**fields, 'steps': args.steps})
+  sweeping.adapted(faithful.parent, 'configs/safmn.py', {**fields, **sweeping.FIRST['lora'], 'steps': args.steps})
   sweeping.adapted(sharp.parent, 'configs/safmn_gan.py', {**fields, 'steps': gan_steps, 'init_from': faithful})
   return [faithful, sharp]
 
