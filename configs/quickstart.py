@@ -20,8 +20,6 @@ def get_config():
   c.data.valid.hr = 'samples:valid'
   c.steps = 200
   c.patch = 128
-  # A run this short wants larger updates than the default.
-  c.lora.alpha = 3.0
   c.score.batches = 4
   c.eval_every = 50
   c.tensorboard = False
