@@ -63,23 +63,8 @@ def add_flags(parser: argparse.ArgumentParser, *names: str, **changes: Any) -> N
     parser.add_argument(f'--{name}', **{**_FLAGS[name], **changes})
 
 
-class _Once:
-  """A lock that tells whether it is held for the first time."""
-
-  def __init__(self):
-    self._lock, self._first = threading.Lock(), True
-
-  def __enter__(self) -> bool:
-    self._lock.acquire()
-    first, self._first = self._first, False
-    return first
-
-  def __exit__(self, *exception):
-    self._lock.release()
-
-
 _stderr = 2  # its descriptor
-_last_word = _Once()  # that the program stops is said in one line, whoever says it
+_last_word, _said = threading.Lock(), threading.Event()  # that the program stops is said in one line, whoever says it
 
 
 def start(main: Callable[[], int | None]) -> NoReturn:
@@ -178,6 +163,7 @@ def ended(work: Callable[[], int | None], stopped: str = STOPPED) -> int:
     return work() or 0
   except KeyboardInterrupt:
     with _last_word:
+      _said.set()
       print(f'\n{stopped}' if sys.stderr.isatty() else stopped, file=sys.stderr, flush=True)
     return INTERRUPTED
   except Exception as error:
@@ -252,8 +238,8 @@ def _hush() -> None:
 
 
 def _end_at_once() -> NoReturn:
-  with _last_word as first:
-    if first:
+  with _last_word:
+    if not _said.is_set():
       at_once(b'Stopped at once; what was saved is whole.\n')
     os._exit(INTERRUPTED)
 

@@ -286,7 +286,9 @@ def _run(jobs: list[Job], enlarge: Callable[..., Enlarged], scale: int, done: Do
     except Exception as error:
       if not isinstance(error, UserError | OSError) and not lacks_memory(error):
         raise
-      done.failures.append(_sentence(job.source, error))
+      large = lacks_memory(error) and not isinstance(error, UserError)
+      text = 'the result does not fit into the memory of this machine.' if large else command.sentence(error)
+      done.failures.append(text if escaped(str(job.source)) in text else escaped(f'{job.source}: {text}'))
       told = 'FAILED'
     work.advance(number - work.done)
     log.say(f'[{number}/{len(jobs)}]  {work.state().partition("  ")[2] or "0:00 left"}  {shown(job.source)} {told}')
@@ -453,13 +455,6 @@ def _state(path: Path) -> tuple[int, int] | None:
     status = path.stat()
     return (status.st_size, status.st_mtime_ns) if status.st_size else None
   return None
-
-
-def _sentence(source: Path, error: BaseException) -> str:
-  if lacks_memory(error) and not isinstance(error, UserError):
-    return escaped(f'{source}: the result does not fit into the memory of this machine.')
-  text = command.sentence(error)
-  return text if escaped(str(source)) in text else escaped(f'{source}: {text}')
 
 
 if __name__ == '__main__':

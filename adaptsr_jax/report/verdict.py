@@ -57,12 +57,11 @@ def judge(system: System, look: Look | None) -> Verdict:
 def compare(system: System, first: System) -> str:
   """Returns a sentence on two adapted networks."""
   gain = gather.gain(system, first, METRIC)
-  words = f'{system.label} is {_amount(gain)} against {first.label}'
+  mean, low, high = (signed(value, _digits(gain)) for value in gain[:3])
   if not math.isfinite(gain.low):
-    return f'{words}.'
-  return words + (
-    ', a difference that holds over the pictures.' if gain.certain else ': no difference that these pictures show.'
-  )
+    return f'{system.label} is {mean} dB against {first.label}.'
+  holds = ', a difference that holds over the pictures' if gain.certain else ': no difference that these pictures show'
+  return f'{system.label} is {mean} dB (95 % interval {low} to {high}) against {first.label}{holds}.'
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -106,12 +105,6 @@ def _detail(kind: str, gain: Interval) -> str:
 
 def _digits(gain: Interval) -> int:
   return 2 if abs(gain.mean) >= 0.095 else 3
-
-
-def _amount(gain: Interval) -> str:
-  digits = _digits(gain)
-  interval = f' (95 % interval {signed(gain.low, digits)} to {signed(gain.high, digits)})'
-  return f'{signed(gain.mean, digits)} dB{interval if math.isfinite(gain.low) else ""}'
 
 
 def _facts(run: Run, gain: Interval, spread: pictures.Spread) -> dict[str, str]:
