@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
+from scipy import ndimage
 
 from adaptsr_jax import data, infer, lora, methods, metrics, tree
 from adaptsr_jax.adapt import prepare
@@ -28,6 +29,7 @@ HERE = Path(__file__).parent
 STEPS = {'SAFMN': 300, 'SwinIR': 200, 'EDSR': 200}
 USUAL = {'optim.lr': sweep.BEST['rank-aware'], 'metrics': (), 'strengths': ()}
 UNIFORM = {'lora.rule': 'uniform'}
+FULL = {'method': 'full', 'optim.lr': sweep.BEST['full']}
 # Of these ranks as in 009; a budget of rank 1 leaves nothing to choose where every site is to have one.
 RANKS = {
   'rank 1': {'lora.rank': 1, 'lora.r_max': 64, 'lora.r_min': 0},
@@ -36,6 +38,7 @@ RANKS = {
 }
 SAME_AT_8 = 8**0.5  # alpha of alpha / r that scales rank 8 as alpha = 1 does of alpha / sqrt(r)
 GREYS = (0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9)
+NOISE = 3 / 255  # about that of the dark picture
 
 
 class Trial(NamedTuple):
@@ -99,21 +102,19 @@ TRIALS = [
   *alphas('SAFMN', 0)[:1],
   frozen('SwinIR'),
   usual('SwinIR'),
-  *starts('SAFMN', 0, ('rank-aware', 'rank 1')),
-  *starts('SwinIR', 0, ('rank-aware',)),
-  *alphas('SAFMN', 0)[1:],
-  *low('SAFMN'),
-  *low('SwinIR'),
-  *starts('SwinIR', 0, ('rank 1',)),
-  trial('flat', '', 'uniform', UNIFORM, 'SAFMN', 2, levelled=True),
-  *maps('SAFMN', 0, (1, 2, 3)),
-  *alphas('SwinIR', 0)[:3],
   usual('EDSR'),
-  frozen('EDSR'),
-  *starts('SAFMN', 0, ('rank 2',)),
-  *starts('SwinIR', 0, ('rank 2',)),
-  trial('alphas', '', 'uniform', UNIFORM, 'SAFMN', 0),
-  trial('alphas', 'uniform', 'uniform, scale 1', {**UNIFORM, 'lora.alpha': SAME_AT_8}, 'SAFMN', 0),
+  *starts('SAFMN', 0, ('rank-aware', 'rank 1')),
+  *low('SAFMN'),
+  usual('SwinIR', 1),
+  usual('SAFMN', 1),
+  *starts('SwinIR', 0, ('rank-aware',)),
+  usual('EDSR', 1),
+  trial('flat', '', 'full', FULL, 'SwinIR', 0, levelled=True),
+  *alphas('SAFMN', 0)[1:2],
+  *maps('SAFMN', 0, (1,)),
+  trial('flat', '', 'uniform', UNIFORM, 'SAFMN', 2, levelled=True),
+  *maps('SAFMN', 0, (2,)),
+  *alphas('SwinIR', 0)[1:2],
 ]
 
 
@@ -213,14 +214,19 @@ def levelled(ready: sweep.Ready, end: sweep.Trained) -> dict[str, Any]:
   """Measures with what the adapted network adds to flat grey, against the base, taken off its output.
 
   A bias of the output, one of each channel, can take off one value for all levels: the mean over `GREYS`, or that at
-  the darkest. 'by level' takes off what is added at the mean of the LR picture, which no bias can.
+  the darkest. What no bias can: take off what is added at the mean of the LR picture ('by level'), or around each pixel
+  ('by local level'), or what is added to grey with noise; or give each picture the mean of each channel that the base
+  gives it, or that its LR picture has, or that around each pixel.
   """
   params = ready.method.merge(end.frozen, end.trainable)
   adapted, base = (infer.network(ready.setup.model, p, infer.WHOLE) for p in (params, ready.setup.base.params))
-  shifts = np.array([in_the_middle(adapted, grey) - in_the_middle(base, grey) for grey in GREYS])  # (greys, 3)
+  flat, noisy = (
+    np.array([in_the_middle(adapted, grey, noise) - in_the_middle(base, grey, noise) for grey in GREYS])  # (greys, 3)
+    for noise in (0, NOISE)
+  )
 
-  def by_level(lr: np.ndarray) -> np.ndarray:
-    return np.array([np.interp(lr[..., c].mean(), GREYS, shifts[:, c]) for c in range(3)])
+  def at(levels: np.ndarray, shifts: np.ndarray = flat) -> np.ndarray:  # (..., 3) -> (..., 3)
+    return np.stack([np.interp(levels[..., c], GREYS, shifts[:, c]) for c in range(3)], axis=-1)
 
   def measured(off: Callable[[np.ndarray], np.ndarray]) -> dict[str, dict[str, float]]:
     pairs = data.pairs(ready.setup.valid)
@@ -228,19 +234,29 @@ def levelled(ready: sweep.Ready, end: sweep.Trained) -> dict[str, Any]:
     return {name: sweep.kept(values, result['levels'][name]) for name, values in result['images'].items()}
 
   ways = {
-    'mean of all greys': lambda lr: shifts.mean(axis=0),
-    'darkest grey': lambda lr: shifts[0],
-    'by level': by_level,
+    'mean of all greys': lambda lr: flat.mean(axis=0),
+    'darkest grey': lambda lr: flat[0],
+    'by level': lambda lr: at(lr.mean(axis=(0, 1))),
+    'by local level': lambda lr: at(wide(lr, 8).repeat(4, 0).repeat(4, 1)),
+    'by level, noisy grey': lambda lr: at(lr.mean(axis=(0, 1)), noisy),
+    'level of the LR picture': lambda lr: adapted(lr).mean(axis=(0, 1)) - lr.mean(axis=(0, 1)),
+    'local level of the LR picture': lambda lr: wide(adapted(lr), 32) - wide(lr, 8).repeat(4, 0).repeat(4, 1),
+    'level of the base': lambda lr: (adapted(lr) - base(lr)).mean(axis=(0, 1)),
   }
   return {
-    'flat': {f'{grey:g}': [round(float(x) * 255, 4) for x in shift] for grey, shift in zip(GREYS, shifts, strict=True)},
+    'flat': {f'{grey:g}': [round(float(x) * 255, 4) for x in shift] for grey, shift in zip(GREYS, flat, strict=True)},
     'corrected': {way: measured(off) for way, off in ways.items()},
   }
 
 
-def in_the_middle(network: infer.Network, grey: float) -> np.ndarray:
-  """Returns what a network makes of flat grey, channel by channel, far from the border."""
-  output = network(np.full((64, 64, 3), grey, np.float32))
+def wide(picture: np.ndarray, sigma: float) -> np.ndarray:
+  return ndimage.gaussian_filter(picture, (sigma, sigma, 0))
+
+
+def in_the_middle(network: infer.Network, grey: float, noise: float) -> np.ndarray:
+  """Returns what a network makes of grey, flat or with noise, channel by channel, far from the border."""
+  picture = np.clip(grey + noise * np.random.default_rng(0).standard_normal((64, 64, 3)), 0, 1)
+  output = network(picture.astype(np.float32))
   return output[96:-96, 96:-96].mean(axis=(0, 1))
 
 
