@@ -30,13 +30,8 @@ STEPS = {'SAFMN': 300, 'SwinIR': 200, 'EDSR': 200}
 USUAL = {'optim.lr': sweep.BEST['rank-aware'], 'metrics': (), 'strengths': ()}
 UNIFORM = {'lora.rule': 'uniform'}
 FULL = {'method': 'full', 'optim.lr': sweep.BEST['full']}
-# Of these ranks as in 009; a budget of rank 1 leaves nothing to choose where every site is to have one.
-RANKS = {
-  'rank 1': {'lora.rank': 1, 'lora.r_max': 64, 'lora.r_min': 0},
-  'rank 2': {'lora.rank': 2, 'lora.r_max': 64},
-  'rank-aware': {},
-}
-SAME_AT_8 = 8**0.5  # alpha of alpha / r that scales rank 8 as alpha = 1 does of alpha / sqrt(r)
+# A budget of rank 1 as in 009.
+RANKS = {'rank-aware': {}, 'rank 1': {'lora.rank': 1, 'lora.r_max': 64, 'lora.r_min': 0}}
 GREYS = (0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9)
 NOISE = 3 / 255  # about that of the dark picture
 
@@ -48,73 +43,58 @@ class Trial(NamedTuple):
   against: str  # name of the arm that it is compared with
   arm: sweep.Arm
   start: str = ''  # what the first factors lie along: 'gradient' or 'activation'
-  power: float | None = None  # the scale of a site follows this power of its rank
+  one_scale: bool = False  # at all ranks, that of rank 8
   map_seed: int | None = None  # of a random map, apart from that of the run
-  levelled: bool = False  # measured with its level on flat grey corrected, too
+  levelled: bool = False  # measured with its level corrected, too
 
 
 def trial(
-  table: str, against: str, name: str, fields: Mapping[str, Any], backbone: str, seed: int, **how: Any
+  table: str, against: str, name: str, fields: Mapping[str, Any], backbone: str, seed: int = 0, **how: Any
 ) -> Trial:
   return Trial(table, against, sweep.Arm(name, {**USUAL, **fields}, backbone, seed=seed, steps=STEPS[backbone]), **how)
-
-
-def starts(backbone: str, seed: int, ranks: tuple[str, ...] = tuple(RANKS)) -> list[Trial]:
-  """First factors along the leading directions of the mean gradient, and of the inputs (EVA)."""
-  return [
-    trial('starts', name, f'{name}, along the {start}', RANKS[name], backbone, seed, start=start)
-    for name in ranks
-    for start in ('gradient', 'activation')
-  ]
 
 
 def usual(backbone: str, seed: int = 0) -> Trial:
   return trial('flat', '', 'rank-aware', {}, backbone, seed, levelled=True)
 
 
-def low(backbone: str, seed: int = 0) -> list[Trial]:
-  return [trial('starts', '', name, RANKS[name], backbone, seed) for name in ('rank 1', 'rank 2')]
+def frozen(backbone: str) -> Trial:
+  return trial('flat', 'rank-aware', 'biases frozen', {'lora.biases': False}, backbone)
 
 
-def alphas(backbone: str, seed: int) -> list[Trial]:
-  """Scales that fall or grow with the rank otherwise than with its root; of rank 8 as usual, but where it is 1."""
+def starts(backbone: str, name: str) -> list[Trial]:
+  """First factors along the leading directions of the mean gradient, and of the inputs (EVA)."""
   return [
-    trial('alphas', 'rank-aware', 'alpha over r', {'lora.rslora': False, 'lora.alpha': SAME_AT_8}, backbone, seed),
-    trial('alphas', 'rank-aware', 'one scale for all ranks', {}, backbone, seed, power=0.0),
-    trial('alphas', 'rank-aware', 'scale with sqrt(r)', {}, backbone, seed, power=0.5),
-    trial('alphas', 'rank-aware', 'scale 1', {'lora.alpha': SAME_AT_8}, backbone, seed, power=0.0),
+    trial('starts', name, f'{name}, along the {start}', RANKS[name], backbone, start=start)
+    for start in ('gradient', 'activation')
   ]
 
 
-def maps(backbone: str, seed: int, seeds: tuple[int, ...]) -> list[Trial]:
-  """Random maps of other seeds, with the batches and start of the run's own."""
-  fields = {'score.kind': 'random'}
-  return [trial('maps', 'rank-aware', f'random map {s}', fields, backbone, seed, map_seed=s) for s in seeds]
+def alphas() -> list[Trial]:
+  """Scales that follow the rank otherwise than by its root; that of rank 8 is as usual."""
+  of_paper = {'lora.rslora': False, 'lora.alpha': 8**0.5}
+  return [
+    trial('alphas', 'rank-aware', 'alpha over r', of_paper, 'SAFMN'),
+    trial('alphas', 'rank-aware', 'one scale for all ranks', {}, 'SAFMN', one_scale=True),
+  ]
 
 
-def frozen(backbone: str, seed: int = 0) -> Trial:
-  return trial('flat', 'rank-aware', 'biases frozen', {'lora.biases': False}, backbone, seed)
+def random_map(seed: int) -> Trial:
+  """Ranks by chance, with the batches and the start of the usual run."""
+  return trial('maps', 'rank-aware', f'random map {seed}', {'score.kind': 'random'}, 'SAFMN', map_seed=seed)
 
 
 TRIALS = [
-  frozen('SAFMN'),
-  usual('SAFMN'),
-  *alphas('SAFMN', 0)[:1],
-  frozen('SwinIR'),
-  usual('SwinIR'),
-  usual('EDSR'),
-  *starts('SAFMN', 0, ('rank-aware', 'rank 1')),
-  *low('SAFMN'),
-  usual('SwinIR', 1),
-  usual('SAFMN', 1),
-  *starts('SwinIR', 0, ('rank-aware',)),
-  usual('EDSR', 1),
-  trial('flat', '', 'full', FULL, 'SwinIR', 0, levelled=True),
-  *alphas('SAFMN', 0)[1:2],
-  *maps('SAFMN', 0, (1,)),
+  *(usual(backbone, seed) for seed in range(2) for backbone in STEPS),
+  trial('flat', '', 'full', FULL, 'SwinIR', levelled=True),
   trial('flat', '', 'uniform', UNIFORM, 'SAFMN', 2, levelled=True),
-  *maps('SAFMN', 0, (2,)),
-  *alphas('SwinIR', 0)[1:2],
+  *map(frozen, ('SAFMN', 'SwinIR')),
+  trial('starts', '', 'rank 1', RANKS['rank 1'], 'SAFMN'),  # a row of 009
+  *starts('SAFMN', 'rank-aware'),
+  *starts('SAFMN', 'rank 1'),
+  *starts('SwinIR', 'rank-aware'),
+  *alphas(),
+  *map(random_map, (1, 2)),
 ]
 
 
@@ -145,8 +125,8 @@ def run(each: Trial, args: argparse.Namespace) -> dict[str, Any]:
     ready = ready._replace(plan=plan, method=methods.from_spec(plan.spec, plan.constants))
   if each.start:
     ready = ready._replace(plan=ready.plan._replace(start=start_along(ready, each.start)))
-  if each.power is not None:
-    ready = ready._replace(method=following(ready.method, each.power))
+  if each.one_scale:
+    ready = ready._replace(method=with_one_scale(ready.method))
   end = sweep.trained(ready)
   row = sweep.row_of(each.arm, args, ready, end)
   return {**row, **(levelled(ready, end) if each.levelled and end.finite else {})}
@@ -194,11 +174,10 @@ def second_moments(ready: sweep.Ready) -> dict[tuple[str, ...], np.ndarray]:
   return {path: sum(np.asarray(each[path], np.float64) for each in of_batches) for path in of_batches[0]}
 
 
-def following(method: methods.Method, power: float) -> methods.Method:
-  """Returns `method` with scales that follow a power of the rank; that of rank 8 stays as it is, alpha / sqrt(8)."""
+def with_one_scale(method: methods.Method) -> methods.Method:
+  """Returns `method` with the scale of rank 8, alpha / sqrt(8), at all ranks."""
   sites, ranks = lora.from_json(method.spec['sites'])
-  # The root of the rank is divided by already.
-  factors = {site.name: (ranks[site.name] / 8) ** (power + 0.5) for site in sites if ranks[site.name]}
+  factors = {site.name: (ranks[site.name] / 8) ** 0.5 for site in sites if ranks[site.name]}
 
   def scaled(trainable: tree.Params) -> tree.Params:
     adapters = {name: {'a': ab['a'], 'b': ab['b'] * factors[name]} for name, ab in trainable['adapters'].items()}
