@@ -243,7 +243,7 @@ def compare(ours: Sequence[Mapping], theirs: Sequence[Mapping], without: Sequenc
 def trials(rows: Sequence[Mapping], table: str) -> str:
   """Returns what the trials of one kind gained, by network, beside the arm that each is compared with."""
   levelled = [
-    {**row, 'name': f'{row["name"]}, less {way}', 'adapted': adapted, 'against': row['name']}
+    {**row, 'name': f'{row["name"]}, {way}', 'adapted': adapted, 'against': row['name']}
     for row in rows
     for way, adapted in row.get('corrected', {}).items()
   ]

@@ -28,7 +28,6 @@ sweep = importlib.import_module('experiments.008_promise.sweep')
 HERE = Path(__file__).parent
 STEPS = {'SAFMN': 300, 'SwinIR': 200, 'EDSR': 200}
 USUAL = {'optim.lr': sweep.BEST['rank-aware'], 'metrics': (), 'strengths': ()}
-UNIFORM = {'lora.rule': 'uniform'}
 FULL = {'method': 'full', 'optim.lr': sweep.BEST['full']}
 # A budget of rank 1 as in 009.
 RANKS = {'rank-aware': {}, 'rank 1': {'lora.rank': 1, 'lora.r_max': 64, 'lora.r_min': 0}}
@@ -75,7 +74,7 @@ def alphas() -> list[Trial]:
   of_paper = {'lora.rslora': False, 'lora.alpha': 8**0.5}
   return [
     trial('alphas', 'rank-aware', 'alpha over r', of_paper, 'SAFMN'),
-    trial('alphas', 'rank-aware', 'one scale for all ranks', {}, 'SAFMN', one_scale=True),
+    *(trial('alphas', 'rank-aware', 'one scale for all ranks', {}, 'SAFMN', s, one_scale=True) for s in range(2)),
   ]
 
 
@@ -87,14 +86,13 @@ def random_map(seed: int) -> Trial:
 TRIALS = [
   *(usual(backbone, seed) for seed in range(2) for backbone in STEPS),
   trial('flat', '', 'full', FULL, 'SwinIR', levelled=True),
-  trial('flat', '', 'uniform', UNIFORM, 'SAFMN', 2, levelled=True),
   *map(frozen, ('SAFMN', 'SwinIR')),
   trial('starts', '', 'rank 1', RANKS['rank 1'], 'SAFMN'),  # a row of 009
   *starts('SAFMN', 'rank-aware'),
   *starts('SAFMN', 'rank 1'),
   *starts('SwinIR', 'rank-aware'),
   *alphas(),
-  *map(random_map, (1, 2)),
+  random_map(1),
 ]
 
 
