@@ -87,8 +87,8 @@ TRIALS = [
   *(usual(backbone, seed) for seed in range(2) for backbone in STEPS),
   trial('flat', '', 'full', FULL, 'SwinIR', levelled=True),
   *map(frozen, ('SAFMN', 'SwinIR')),
-  trial('starts', '', 'rank 1', RANKS['rank 1'], 'SAFMN'),  # a row of 009
   *starts('SAFMN', 'rank-aware'),
+  trial('starts', '', 'rank 1', RANKS['rank 1'], 'SAFMN'),  # a row of 009
   *starts('SAFMN', 'rank 1'),
   *starts('SwinIR', 'rank-aware'),
   *alphas(),
