@@ -5,6 +5,7 @@ import argparse
 import contextlib
 import ctypes
 import errno
+import io
 import logging
 import multiprocessing
 import os
@@ -262,7 +263,7 @@ def _apart(stream: TextIO) -> TextIO:
   return open(_stderr, 'w', buffering=1, encoding=stream.encoding)
 
 
-class _Steady:
+class _Steady(io.TextIOBase):
   """A text stream that never fails: text that it cannot take is escaped, and what nobody reads is dropped."""
 
   def __init__(self, stream: TextIO):
@@ -274,6 +275,23 @@ class _Steady:
 
   def __getattr__(self, name: str) -> Any:
     return getattr(self._stream, name)
+
+  @property
+  def encoding(self) -> str:
+    return self._stream.encoding
+
+  @property
+  def errors(self) -> str:
+    return self._stream.errors
+
+  def isatty(self) -> bool:
+    return self._stream.isatty()
+
+  def fileno(self) -> int:
+    return self._stream.fileno()
+
+  def writable(self) -> bool:
+    return True
 
   def write(self, text: str) -> int:
     with self._dropping():

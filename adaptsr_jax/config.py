@@ -40,6 +40,7 @@ CHOICES = {
   'score.kind': ('gradient', 'fisher', 'activation', 'random'),
   'score.normalise': ('none', 'sqrt_size', 'per_cost'),
   'score.reduce': ('norm_of_mean', 'mean_of_norms'),
+  'optim.preset': ('short', 'paper'),
   'optim.schedule': ('auto', 'steps', 'halvings', 'cosine', 'wsd', 'constant'),
 }
 _LONGEST_REASON = 1000  # characters
@@ -272,9 +273,11 @@ def default() -> ConfigDict:
   c.gan.ceiling = 0.0
 
   c.optim = ConfigDict()
-  # Adam's learning rate; 0: the preset of the method (lora 2e-3, full 5e-4; experiments/008_promise tells
-  # on what).
+  # Adam's learning rate; 0: that of the preset.
   c.optim.lr = 0.0
+  # 'short': what served runs of hundreds of steps best on three networks (lora 2e-3, full 5e-4;
+  # experiments/008_promise). 'paper': the rates of its long runs (1e-3, 2e-4). Other methods have one rate.
+  c.optim.preset = 'short'
   # Learning rate of trained biases relative to `lr`, which suits factors: biases move pictures as a whole.
   c.optim.bias_lr_scale = 0.2
   # Learning rate of the second factors b of adapters (methods lora and dora), which start at 0, relative to `lr`, that
@@ -340,6 +343,7 @@ def as_in_paper(c: ConfigDict) -> None:
   c.lora.alpha = 1.0
   c.lora.rslora = False
   c.lora.biases = True
+  c.optim.preset = 'paper'
   c.optim.bias_lr_scale = 1.0
   c.optim.clip = 0.0
   c.optim.ema = 0.0
@@ -549,6 +553,8 @@ def kept(fields: dict[str, Any]) -> dict[str, Any]:
     own = not old.endswith('.kinds') or old.startswith(f'{fields.get("method")}.')
     if own and value is not None:
       fields[new] = [] if old == 'lora.kinds' and value == list(KINDS) else value
+  if not fields.get('optim.lr'):
+    fields.setdefault('optim.preset', 'paper')  # versions before this field had no other rates
   return flat(default()) | fields
 
 

@@ -13,17 +13,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
 from etils import epy
-from ml_collections import config_flags
 
 from adaptsr_jax import command, files, log
-from adaptsr_jax import config as config_lib
 from adaptsr_jax.errors import UserError
 
 with epy.lazy_imports():
   import numpy as np
+  from absl import flags
+  from ml_collections import config_flags
 
+  from adaptsr_jax import config as config_lib
   from adaptsr_jax import figures, ranks
   from adaptsr_jax.adapt import effects, prepare
 

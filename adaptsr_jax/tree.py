@@ -15,8 +15,8 @@ with epy.lazy_imports():  # readers of flags come by this module, and need not w
 Params = dict[str, Any]
 
 
-def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns {'a/b/c': leaf} of a nested dict, in the order of the tree."""
+def flatten(tree: Params) -> dict[str, Any]:
+  """Returns {'a/b/c': leaf} of a nested dict or FrozenDict with str keys, in the order of the tree."""
   return traverse_util.flatten_dict(tree, sep='/')
 
 

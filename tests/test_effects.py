@@ -97,6 +97,17 @@ def test_steps_that_change_nothing_are_no_training():
   whole._check_moved(before, {**before, 'b': np.array([0, 1e-6], np.float32)}, 7)
 
 
+def test_a_run_of_an_earlier_version_does_not_go_on_at_another_rate(tmp_path):
+  run = folder.Folder(tmp_path)
+  run.take(made(), {'base': 'b'})
+  old = run.read('config')
+  for rate, changed in ((0.0, ['optim.preset']), (1e-3, [])):
+    optim = {name: value for name, value in old['optim'].items() if name != 'preset'} | {'lr': rate}
+    run.write('config', {**old, 'optim': optim})
+    assert list(run.changed_fields(made(**{'optim.lr': rate}))) == changed
+    assert run.changed_fields(made(**{'optim.lr': rate, 'optim.preset': 'paper'})) == {}
+
+
 def test_an_adapter_to_start_from_may_lie_elsewhere_and_may_be_gone(tmp_path):
   c, run = made(init_from='here.safetensors'), folder.Folder(tmp_path)
   material = {'base': 'b', 'adapter to start from': 'digest'}

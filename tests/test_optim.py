@@ -30,6 +30,14 @@ def test_full_fine_tuning_halves_where_the_paper_does():
   assert got == pytest.approx([5e-4 / 2**i for i in range(5)])
 
 
+@pytest.mark.parametrize(('method', 'rate'), [('lora', 1e-3), ('full', 2e-4), ('bitfit', 1e-3)])
+def test_the_papers_rates_are_a_preset(method, rate):
+  c = setup(method=method, **{'optim.lr': 0.0, 'optim.preset': 'paper'})
+  assert optim.set_rate(c) == rate
+  c.optim.lr = 0.1
+  assert optim.set_rate(c) == 0.1
+
+
 def test_rate_and_schedule_can_be_set():
   assert rates(setup(**{'optim.lr': 0.1, 'optim.schedule': 'constant'}), [0, 999]) == pytest.approx([0.1, 0.1])
   cosine = rates(setup(**{'optim.lr': 0.1, 'optim.schedule': 'cosine'}), [0, 500, 1000])

@@ -151,6 +151,8 @@ class Folder(NamedTuple):
       ours, theirs = config_lib.flat(config), config_lib.kept(kept)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
       raise UserError(f'{self.path / "config.json"} is damaged ({error}).') from error
+    if ours['optim.lr'] and theirs['optim.lr']:
+      theirs['optim.preset'] = ours['optim.preset']  # which has no effect
     pairs = {field: (theirs.get(field), ours.get(field)) for field in sorted(ours | theirs)}
     changed = {field: pair for field, pair in pairs.items() if pair[0] != pair[1] and field not in _FREE_FIELDS}
     return {field: pair for field, pair in changed.items() if field not in _STARTS or not all(pair)}

@@ -69,7 +69,8 @@ def averaged(average: Params, current: Params, step: jax.Array, decay: float) ->
 
 def set_rate(config: ConfigDict) -> float:
   """Returns the learning rate that is set, or that the method has by default."""
-  return config.optim.lr or methods.METHODS[config.method].DEFAULTS['lr']
+  preset = methods.METHODS[config.method].DEFAULTS
+  return config.optim.lr or (config.optim.preset == 'paper' and preset.get('paper_lr')) or preset['lr']
 
 
 def schedule(config: ConfigDict, peak: Any = None) -> optax.Schedule:

@@ -19,10 +19,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from etils import epy
+
 from adaptsr_jax import command, files
 from adaptsr_jax.errors import UserError
 
-# What needs jax is imported where it is used: help and usage errors come at once.
+with epy.lazy_imports():  # help and usage errors come at once
+  import numpy as np
+
+  from adaptsr_jax import base as base_lib
+  from adaptsr_jax import config, data, image, infer, log, lora, methods, params_folder, tree
+  from adaptsr_jax.adapters import cameras, card, file, operations, peft, sweep, truncation
+  from adaptsr_jax.evaluate import guard, measure, tables
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,9 +133,6 @@ def _add_size(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-  from adaptsr_jax import methods, tree
-  from adaptsr_jax.adapters import card, file
-
   adapter = file.load(options.file)
   meta, total = adapter.meta, tree.count(adapter.tensors)
   if options.json:
@@ -142,8 +147,6 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _tag(options: argparse.Namespace) -> None:
-  from adaptsr_jax.adapters import cameras, file
-
   camera = cameras.tagged(options.make, options.model, options.lens, options.iso)
   adapter = file.load(options.file)
   found = [*(cameras.of(adapter.meta) if options.add else []), camera]
@@ -152,10 +155,6 @@ def _tag(options: argparse.Namespace) -> None:
 
 
 def _merge(options: argparse.Namespace) -> None:
-  from adaptsr_jax import base as base_lib
-  from adaptsr_jax import params_folder
-  from adaptsr_jax.adapters import card, file, operations
-
   _check_out(options.out, [options.base, options.file])
   if not base_lib.is_file(options.out, written=True):
     files.check_folder(options.out, base_lib.FILES)
@@ -177,9 +176,6 @@ def _merge(options: argparse.Namespace) -> None:
 
 def _guard(where: str, base, merged) -> None:
   """Warns of pictures that the merged network enlarges with another level, more at the ends, or a grid."""
-  from adaptsr_jax import image, infer, log
-  from adaptsr_jax.evaluate import guard
-
   model, paths = base.model(), [Path(where)]
   if Path(where).is_dir():
     paths = image.list_images(where)
@@ -198,10 +194,6 @@ def _guard(where: str, base, merged) -> None:
 
 
 def _mix(options: argparse.Namespace) -> None:
-  from adaptsr_jax import base as base_lib
-  from adaptsr_jax import config, tree
-  from adaptsr_jax.adapters import file, operations
-
   _check_adapter(options.out, options.files)
   weights = config.numbers(options.weights, len(options.files), '--weights')
   loaded = [file.load(path) for path in options.files]
@@ -215,16 +207,10 @@ def _mix(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-  from adaptsr_jax.adapters import sweep
-
   sweep.run(options)
 
 
 def _extract(options: argparse.Namespace) -> None:
-  from adaptsr_jax import base as base_lib
-  from adaptsr_jax import lora, tree
-  from adaptsr_jax.adapters import file, truncation
-
   _check_adapter(options.out, [options.base, options.tuned])
   base, tuned = base_lib.load(options.base), base_lib.load(options.tuned)
   if (base.name, base.fields) != (tuned.name, tuned.fields):
@@ -247,10 +233,6 @@ def _extract(options: argparse.Namespace) -> None:
 
 def _print_loss(options: argparse.Namespace, base, tuned, adapter) -> None:
   """Measures base, fine-tuned network and base with the adapter on the pictures that are given."""
-  from adaptsr_jax import data, infer
-  from adaptsr_jax.adapters import operations
-  from adaptsr_jax.evaluate import measure, tables
-
   model = base.model()
   source = data.open_source(options, model.upscale, cache_gb=2, split='test')
   data.check_task(source)
@@ -268,8 +250,6 @@ def _print_loss(options: argparse.Namespace, base, tuned, adapter) -> None:
 
 
 def _resize(options: argparse.Namespace) -> None:
-  from adaptsr_jax.adapters import file, truncation
-
   _check_adapter(options.out, [options.file])
   result = truncation.resize(file.load(options.file), options.rank, options.budget)
   file.save(options.out, result.adapter)
@@ -277,8 +257,6 @@ def _resize(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-  from adaptsr_jax.adapters import file, peft
-
   files.check_folder(options.out, strict=True)
   adapter = file.load(options.file)
   peft.save(options.out, adapter)
@@ -286,10 +264,6 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-  from adaptsr_jax import base as base_lib
-  from adaptsr_jax import lora, tree
-  from adaptsr_jax.adapters import file, peft
-
   _check_adapter(options.out, [])
   base = base_lib.load(options.base, key=options.key)
   adapter = peft.load(options.folder, base.name, base.fields, base.params, lora.find_sites(base.model()))
@@ -305,19 +279,13 @@ def _check_adapter(out: str, inputs: Sequence[str]) -> None:
 
 
 def _check_out(out: str, inputs: Sequence[str]) -> None:
-  from adaptsr_jax import base
-
-  for given in (Path(base.place(spec)[0]) for spec in inputs):
+  for given in (Path(base_lib.place(spec)[0]) for spec in inputs):
     if given.exists() and Path(out).exists() and given.samefile(out):
       raise UserError(f'{out} is one of the inputs; choose another OUT.')
 
 
 def _largest_change(base, merged) -> tuple[float, str]:
   """Returns the largest absolute change of any parameter, and the name of its leaf; refuses what is not finite."""
-  import numpy as np
-
-  from adaptsr_jax import tree
-
   before = tree.flatten(base)
   changes = {name: float(np.abs(np.asarray(leaf) - before[name]).max()) for name, leaf in tree.flatten(merged).items()}
   wrong = [name for name, change in changes.items() if not math.isfinite(change)]

@@ -2,7 +2,8 @@
 
 Such a module has
 
-  DEFAULTS                           learning rate 'lr' and 'schedule' that `config.optim` takes where it says so
+  DEFAULTS                           learning rate 'lr' and 'schedule' that `config.optim` takes where it says so, and
+                                     'paper_lr' where the paper's is another
   fields() -> ConfigDict             its own fields of a config, which stand under its name; optional, as are CHOICES,
                                      LEAST and MOST (field -> what it can be), and check(config) for the rest
   plan(config, sites, scores)        -> `Plan`: what is decided before training

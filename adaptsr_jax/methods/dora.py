@@ -24,7 +24,7 @@ from adaptsr_jax.methods import lora
 from adaptsr_jax.methods.base import Method, Plan, Scores, Tensors, through_merge
 from adaptsr_jax.tree import Params
 
-DEFAULTS = lora.DEFAULTS
+DEFAULTS = {'lr': 1e-3, 'schedule': 'steps'}  # a higher rate, as adapters have, was not tried
 SPEC = lora.SPEC
 
 

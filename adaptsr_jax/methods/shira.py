@@ -29,7 +29,7 @@ from adaptsr_jax.lora import Site
 from adaptsr_jax.methods.base import CONSTANTS, Method, Plan, Scores, Tensors, through_merge
 from adaptsr_jax.tree import Params
 
-# That of full fine-tuning: the entries are trained in place. 1e-3 swung in a run of 100 steps.
+# That of full fine-tuning in the paper: the entries are trained in place. 1e-3 swung in a run of 100 steps.
 DEFAULTS = {'lr': 2e-4, 'schedule': 'steps'}
 CHOICES = {'mask': ('struct', 'random', 'magnitude', 'gradient', 'snip'), 'across': ('site', 'all')}
 LEAST = {'share': 0, 'rank': 0}

@@ -1,5 +1,6 @@
 """Config files and overrides at random, through the flags of `main` and as far as a run goes before its first step."""
 
+import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,8 @@ def _misspelt(random: Random, name: str) -> str:
 def _call(argv: list[str], to_the_end: bool) -> int:
   """Does what the program `main` does, with flags of its own."""
   values = flags.FlagValues()
+  for name in ('distributed', 'coordinator', 'processes', 'process'):
+    values[name] = copy.deepcopy(flags.FLAGS[name])
   others = {name: flag for name, flag in vars(main).items() if isinstance(flag, flags.FlagHolder)}
   own = {
     **{name: SimpleNamespace(value=flag.default) for name, flag in others.items()},

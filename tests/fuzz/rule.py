@@ -51,6 +51,8 @@ def run(
       code = end.code
   for stream in streams:
     stream.flush()
+  for stream in steady:
+    stream.close()
   out, err = (stream.buffer.getvalue().decode('utf-8') for stream in streams)
   said = Said(code or 0, out, err)
   check(said, codes, longest)
