@@ -23,9 +23,14 @@ AGAINST = {
   'forms': '1x1_kxk',
   'kinds': 'all, LoRA',
   'windows': 'all, LoRA',
+  'windows_own': 'all, LoRA',
   'options': 'one rate of 2e-3',
 }
-WITH_FULL = {'kinds': ('safmn_drealsr', True), 'windows': ('swinir_drealsr', True)}
+WITH_FULL = {
+  'kinds': ('safmn_drealsr', True),
+  'windows': ('swinir_drealsr', True),
+  'windows_own': ('swinir_drealsr_own', True),
+}
 PAIRS = (3, 5, 10, 20, 40, 79)
 
 
@@ -47,7 +52,7 @@ def read(name: str) -> list[dict]:
 def protocol(arm: str, table: str = 'safmn_drealsr') -> list[dict]:
   """Returns the runs of an arm of 008 on the same pictures; where it was run here too, the runs of here."""
   rows = [*promise.read(table), *(read('time') if table == 'safmn_drealsr' else [])]
-  return list({row['seed']: row for row in rows if row['name'] == arm}.values())
+  return list({row['seed']: row for row in rows if row['name'].split()[0] == arm}.values())
 
 
 def compared(rows: Sequence[Mapping], against: str, table: str = 'safmn_drealsr', full: bool = False) -> str:

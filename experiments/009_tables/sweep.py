@@ -59,6 +59,15 @@ def windows(seed: int) -> list:
   return [promise.Arm(name, {**MEASURED, **own}, 'SwinIR', seed=seed, steps=200) for name, own in fields.items()]
 
 
+def windows_own(seed: int) -> list:
+  """The same at the rates that suit this network."""
+  rates = {'LoRA': promise.OWN['SwinIR']['rank-aware'], 'full': promise.OWN['SwinIR']['full']}
+  return [
+    arm._replace(name=f'{arm.name}, own rate', fields={**arm.fields, 'optim.lr': rates[arm.name.split(', ')[1]]})
+    for arm in windows(seed)
+  ]
+
+
 def by_part(sites: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
   """Returns the fields of adapters and of full fine-tuning for every choice of sites."""
   both = {'LoRA': ADAPTERS, 'full': FULL}
@@ -113,6 +122,7 @@ TABLES = {
   'pairs': pairs,
   'kinds': kinds,
   'windows': windows,
+  'windows_own': windows_own,
   'options': options,
   'cameras': cameras,
   'keeping': keeping,
