@@ -113,8 +113,7 @@ def phones() -> list[Arm]:
   """Every camera is trained on, and all are measured."""
   places = (*PHONES, 'DRealSR')
   return [
-    Arm(f'{name}, carried over', {**own, 'strengths': (0.8, 0.6)}, 'EDSR', place, seed, 200, places)
-    for seed in range(2)
+    Arm(f'{name}, carried over', {**own, 'strengths': (0.8, 0.6)}, 'EDSR', place, steps=200, elsewhere=places)
     for place in places
     for name, own in at_own('EDSR', 'rank-aware', 'full').items()
   ]
