@@ -102,16 +102,20 @@ def keeping(seed: int) -> list:
   both = {f'{name}, on the way': {**own, **on_the_way} for name, own in BOTH.items()}
   average = {'rank-aware, average of 0.998': {**both['rank-aware, on the way'], 'optim.ema': 0.998}}
   made = []
-  for camera in ('panasonic', 'sony', 'DSC'):
+  for camera in ('sony', 'panasonic'):
     made += arms({**both, **average}, seed, camera)
-    for degraded in ('realesrgan', 'stablesr'):
-      made += arms(both, seed, f'{camera}, mixed with {degraded}')
+    made += arms(both, seed, f'{camera}, mixed with realesrgan')
   return made
 
 
 def options(seed: int) -> list:
-  """A higher rate for b than for a (LoRA+)."""
-  return arms({'b at 4 times 1e-3': {'optim.lr': 1e-3, 'optim.b_lr_scale': 4.0}}, seed)
+  """A higher rate for b than for a (LoRA+), and other courses of the rate."""
+  fields = {
+    'b at 4 times 1e-3': {'optim.lr': 1e-3, 'optim.b_lr_scale': 4.0},
+    'cosine': {**ADAPTERS, 'optim.schedule': 'cosine'},
+    'warm-up of 30 steps': {**ADAPTERS, 'optim.warmup': 30},
+  }
+  return arms(fields, seed)
 
 
 TABLES = {
