@@ -61,6 +61,7 @@ POINTS = [
   *(('LoRA r8', 310e3, 31.35, 31.28, 31.40), ('adapters', 320e3, 31.34), ('re-parameterised adapters', 315e3, 31.36)),
   *(('adapted', 330e3, 31.52, 31.46, 31.6), ('full', 11.8e6, 31.6, 31.5, 31.7)),
 ]
+MANY = [(f'{arm} {i}', 10 ** (3 + i / 5), 30 + 0.05 * i + 0.01 * j) for i in range(11) for j, arm in enumerate('abc')]
 CURVES = {f'method {i}': (range(0, 50000, 1000), 27 + 0.02 * i + np.log1p(np.arange(50))) for i in range(9)}
 
 
@@ -86,6 +87,7 @@ DRAWINGS = {
   ),
   'trade-off': lambda path: figures.tradeoff(path, POINTS, 'PSNR in dB', baselines={'base': 30.6, 'bicubic': 30.59}),
   'trade-off of one': lambda path: figures.tradeoff(path, [('full', 9e5, 0.3)], 'LPIPS', 'lower'),
+  'trade-off of many': lambda path: figures.tradeoff(path, MANY, 'PSNR in dB', baselines={'base': 29.9}),
   'attribution': lambda path: figures.attribution(path, *explained()),
   'strip': lambda path: figures.compare_strip(path, [[('a', np.zeros((8, 8, 3))), ('b\n27 dB', np.ones((8, 8, 3)))]]),
 }
@@ -127,13 +129,25 @@ def test_letters_of_an_svg_stay_letters(tmp_path, name, labels):
   assert set(labels) <= set(written)
 
 
-@pytest.mark.parametrize('name', ['many curves', 'trade-off', 'trade-off of one', 'attribution', 'heat map'])
-def test_no_two_labels_overlap_and_none_is_cut_off(tmp_path, monkeypatch, name):
-  drawn = []
-  monkeypatch.setattr(Figure, 'savefig', lambda self, file, **options: (drawn.append(self), file.touch()))
-  DRAWINGS[name](tmp_path / 'figure.png')
-  figure = drawn[0]
-  figure.draw_without_rendering()
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+  """Returns a function that draws one of the figures, and hands it out instead of writing it."""
+  figures_drawn = []
+  monkeypatch.setattr(Figure, 'savefig', lambda self, file, **options: (figures_drawn.append(self), file.touch()))
+
+  def draw(drawing):
+    drawing(tmp_path / 'figure.png')
+    figures_drawn[-1].draw_without_rendering()
+    return figures_drawn[-1]
+
+  return draw
+
+
+@pytest.mark.parametrize(
+  'name', ['many curves', 'trade-off', 'trade-off of one', 'trade-off of many', 'attribution', 'heat map']
+)
+def test_no_two_labels_overlap_and_none_is_cut_off(drawn, name):
+  figure = drawn(DRAWINGS[name])
   texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
   # Without the lines that lead to labels; ticks beyond the limits of their axis are known to matplotlib, and not drawn.
   boxes = {text: Text.get_window_extent(text) for text in texts}
@@ -144,6 +158,30 @@ def test_no_two_labels_overlap_and_none_is_cut_off(tmp_path, monkeypatch, name):
     assert shared is None or min(shared.width, shared.height) < 1, (a.get_text(), b.get_text())
   for text, box in boxes.items():
     assert min(*box.min, *(figure.bbox.max - box.max)) > -1, text.get_text()
+
+
+@pytest.mark.parametrize(('name', 'points', 'base'), [('trade-off', POINTS, 30.6), ('trade-off of many', MANY, 29.9)])
+def test_labels_of_a_trade_off_stand_by_their_marks_and_those_of_baselines_by_their_lines(drawn, name, points, base):
+  axes = drawn(DRAWINGS[name]).axes[0]
+  inside, labels = axes.get_window_extent(), {text.get_text(): text for text in axes.texts}
+  for label, *place in points:
+    box, mark = Text.get_window_extent(labels[label]), axes.transData.transform(place[:2])
+    assert (box.min >= inside.min - 1).all(), label
+    assert (box.max <= inside.max + 1).all(), label
+    away = np.maximum(0, np.maximum(box.min - mark, mark - box.max)).max()
+    assert away < 100, label  # pixels, of about 800
+    assert (labels[label].arrow_patch is not None) == (away > 30), label  # only where the label was moved is a line
+  assert len({labels[label].get_color() for label, *_ in points}) == len(points)
+  box = Text.get_window_extent(labels['base'])
+  assert box.x0 > inside.x1
+  assert abs((box.y0 + box.y1) / 2 - axes.transData.transform((1e3, base))[1]) < 20
+
+
+def test_a_range_may_be_missing_or_open_on_one_side(drawn):
+  points = [('a', 1e4, 30.0, None, None), ('b', 2e4, 31.0, 30.5), ('c', 3e4, 32.0, None, 32.5), ('d', 4e4, 33.0)]
+  ranges = drawn(lambda path: figures.tradeoff(path, points, 'dB')).axes[0].collections
+  ends = [tuple(lines.get_segments()[0][:, 1]) for lines in ranges]
+  assert ends == [(30, 30), (30.5, 31), (32, 32.5), (33, 33)]
 
 
 def outside(axes):

@@ -26,15 +26,15 @@ def learning_curves(
     baselines: label -> y of a horizontal reference line.
   """
   room = max([style.text_width(label, style.SMALL) for label in (*series, *baselines)], default=0.0)
-  figure = style.new_figure(5 + room, 3.2)
+  figure = style.new_figure(5 + room, max(3.2, 0.7 + 0.13 * (len(series) + len(baselines))))
   axes = style.plot_axes(figure, xlabel, ylabel)
-  labels = []
+  colours, labels = style.colours(len(series)), []
   for i, (label, (x, y)) in enumerate(series.items()):
     x, y = np.asarray(x, float), np.asarray(y, float)
     axes.plot(
       x,
       y,
-      color=style.colour(i),
+      color=colours[i],
       linestyle=style.DASHES[i % len(style.DASHES)],
       linewidth=1.5,
       marker=style.marker(i) if len(x) <= 25 else None,
@@ -42,7 +42,7 @@ def learning_curves(
     )
     if np.isfinite(y).any():
       last = np.flatnonzero(np.isfinite(y))[-1]
-      labels.append((label, (x[last], y[last]), style.colour(i)))
+      labels.append((label, (x[last], y[last]), colours[i]))
   axes.margins(x=0.02, y=0.08)
   if axes.get_xlim()[1] > 1e4:
     axes.xaxis.set_major_formatter(EngFormatter(sep=''))
@@ -75,10 +75,10 @@ def spreads(
   room = max(style.text_width(name, 6) for name in names) if labelled else 0.0
   figure = style.new_figure(float(np.clip(1.0 + 0.13 * len(names), 4.5, 12.0)), 3.0 + room)
   axes = style.plot_axes(figure, '' if labelled else f'{len(names)} modules, by median', ylabel, title)
-  for i, group in enumerate(dict.fromkeys(groups.get(name, '') for name in samples)):
+  kinds = dict.fromkeys(groups.get(name, '') for name in samples)
+  for i, (group, hue) in enumerate(zip(kinds, style.colours(len(kinds)), strict=True)):
     at = [j for j, name in enumerate(names) if groups.get(name, '') == group]
     low, first, middle, third, high = np.percentile([samples[names[j]] for j in at], (0, 25, 50, 75, 100), axis=1)
-    hue = style.colour(i)
     axes.vlines(at, low, high, color=hue, linewidth=0.7, alpha=0.7)
     axes.vlines(at, first, third, color=hue, linewidth=2.6, alpha=0.55)
     axes.plot(at, middle, style.marker(i), color=hue, markersize=3.2, label=group)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import ScaledTranslation
@@ -25,6 +26,7 @@ BASELINE = '0.45'  # lines that results are held against
 # Okabe and Ito's colours in an order of alternating lightness, without the yellow that vanishes on white paper.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
 DASHES = ('-', (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+LEADER = {'arrowstyle': '-', 'linewidth': 0.6, 'shrinkA': 1}  # a line from a label to what it names
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 _DARKEST = 0.45  # luma from which letters stand out on paper
 
@@ -76,20 +78,25 @@ def plot_axes(figure: Figure, xlabel: str, ylabel: str, title: str = '') -> Axes
   return axes
 
 
-def colour(i: int) -> str:
-  """Returns the colour of the i-th of several things."""
-  return COLOURS[i % len(COLOURS)]
+def colours(count: int) -> Sequence[str]:
+  """Returns a colour for each of several things; none comes twice."""
+  if count <= len(COLOURS):
+    return COLOURS[:count]
+  order = [*range(0, count, 2), *range(1, count, 2)]  # neighbours get colours half a map apart
+  shades = np.linspace(0, 0.88, count)[np.argsort(order)]  # without the yellow
+  return [to_hex(colormaps['plasma'](shade)) for shade in shades]
 
 
 def marker(i: int) -> str:
-  """Returns the mark of the i-th of several things; not the same again with the same colour."""
-  return MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
+  """Returns the mark of the i-th of several things."""
+  return MARKERS[i % len(MARKERS)]
 
 
-def ink_of(colour: str) -> tuple[float, ...]:
-  """Darkens a colour as far as letters in it need."""
+def letters(colour: str) -> dict:
+  """Returns how a label is written whose mark has this colour, darkened as far as letters need."""
   rgb = np.array(to_rgb(colour))
-  return tuple(rgb * min(1, _DARKEST / max(rgb @ image.LUMA, 1e-3)))
+  ink = tuple(rgb * min(1, _DARKEST / max(rgb @ image.LUMA, 1e-3)))
+  return {'size': SMALL, 'color': ink, 'parse_math': False}
 
 
 def text_width(text: str, size: float) -> float:
@@ -120,26 +127,9 @@ def label_in_margin(
   heights = apart([(y - low) / (high - low) for _, (_, y), _ in labels], line, 0, 1)
   margin = axes.transAxes + ScaledTranslation(9 / 72, 0, axes.figure.dpi_scale_trans)
   for (text, point, colour), height in zip(labels, heights, strict=True):
-    axes.annotate(
-      escaped(text),
-      point,
-      (1, height),
-      textcoords=margin,
-      size=SMALL,
-      color=ink_of(colour),
-      va='center',
-      parse_math=False,
-      annotation_clip=False,
-      arrowprops={
-        'arrowstyle': '-',
-        'color': colour,
-        'linewidth': 0.6,
-        'linestyle': ':',
-        'shrinkA': 1,
-        'shrinkB': 3,
-        'relpos': (0, 0.5),
-      },
-    )
+    leader = {**LEADER, 'color': colour, 'shrinkB': 2, 'relpos': (0, 0.5)}
+    place = {'xytext': (1, height), 'textcoords': margin, 'va': 'center', 'annotation_clip': False}
+    axes.annotate(escaped(text), point, arrowprops=leader, **place, **letters(colour))
 
 
 def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> np.ndarray:
