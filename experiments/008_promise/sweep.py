@@ -15,7 +15,7 @@ import importlib
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,10 +169,10 @@ def at_own(backbone: str, *names: str) -> dict[str, dict[str, Any]]:
   }
 
 
-def long(backbone: str, data: str = 'DRealSR') -> list[Arm]:
+def long(backbone: str, data: str = 'DRealSR', names: Iterable[str] = METHODS) -> list[Arm]:
   """Until the curves are flat."""
   fields = {'eval_every': 200, 'strengths': (0.8, 0.6)}
-  return [Arm(name, {**own, **fields}, backbone, data, steps=2000) for name, own in at_own(backbone, *METHODS).items()]
+  return [Arm(name, {**own, **fields}, backbone, data, steps=2000) for name, own in at_own(backbone, *names).items()]
 
 
 def defaults() -> list[Arm]:
@@ -229,6 +229,7 @@ TABLES = {
   'level_safmn': lambda: level_own('SAFMN', 300),
   'long': lambda: long('SAFMN'),
   'edsr_long': lambda: long('EDSR'),
+  'swinir_long': lambda: long('SwinIR', names=('rank-aware', 'full')),
   'edsr_soft_long': lambda: long('EDSR', 'soft camera'),
   'photographs': photographs,
   'phones': phones,
