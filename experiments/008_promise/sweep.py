@@ -169,10 +169,14 @@ def at_own(backbone: str, *names: str) -> dict[str, dict[str, Any]]:
   }
 
 
-def long(backbone: str, data: str = 'DRealSR', names: Iterable[str] = METHODS) -> list[Arm]:
+def long(backbone: str, data: str = 'DRealSR', names: Iterable[str] = METHODS, seeds: int = 1) -> list[Arm]:
   """Until the curves are flat."""
   fields = {'eval_every': 200, 'strengths': (0.8, 0.6)}
-  return [Arm(name, {**own, **fields}, backbone, data, steps=2000) for name, own in at_own(backbone, *names).items()]
+  return [
+    Arm(name, {**own, **fields}, backbone, data, seed, 2000)
+    for seed in range(seeds)
+    for name, own in at_own(backbone, *names).items()
+  ]
 
 
 def defaults() -> list[Arm]:
@@ -229,7 +233,7 @@ TABLES = {
   'level_safmn': lambda: level_own('SAFMN', 300),
   'long': lambda: long('SAFMN'),
   'edsr_long': lambda: long('EDSR'),
-  'swinir_long': lambda: long('SwinIR', names=('rank-aware', 'full')),
+  'swinir_long': lambda: long('SwinIR', names=('rank-aware', 'full'), seeds=2),
   'edsr_soft_long': lambda: long('EDSR', 'soft camera'),
   'photographs': photographs,
   'phones': phones,
