@@ -35,7 +35,7 @@ PAIRS = (3, 5, 10, 20, 40, 79)
 
 
 def main() -> None:
-  made = {'time': promise.on_the_way, 'pairs': pairs, 'cameras': cameras}
+  made = {'time': promise.on_the_way, 'pairs': pairs, 'cameras': cameras, 'keeping': keeping}
   for name in (*AGAINST, *made):
     rows = read(name)
     if rows:
@@ -142,6 +142,21 @@ def cameras(rows: Sequence[Mapping]) -> str:
     lines.append([*line, f'{difference[1]} [{difference[2]}]'])
   columns = [name for arm in ('rank-aware', 'full') for name in (arm, 'median picture', 'at strength 0.8')]
   return tables.markdown([['left out', 'pictures', *columns, 'rank-aware against full'], *lines])
+
+
+def keeping(rows: Sequence[Mapping]) -> str:
+  """Returns the gain on a camera that was left out, on the way and at lower strengths."""
+  steps = [step for step, _ in rows[0]['curve']]
+  lines = [
+    [
+      row['data'],
+      row['name'].replace(', on the way', ''),
+      *(f'{value - base_of(row):+.3f}' for value in [*(v for _, v in row['curve']), *row['strengths'].values()]),
+    ]
+    for row in rows
+  ]
+  strengths = [f'at strength {strength}' for strength in rows[0]['strengths']]
+  return tables.markdown([['left out', 'arm', *(f'{step} steps' for step in steps), *strengths], *lines])
 
 
 def draw() -> None:
