@@ -246,21 +246,26 @@ TABLES = {
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('tables', nargs='+', choices=TABLES)
-  parser.add_argument('--safmn', required=True, help='SAFMN x4 of NTIRE 2023')
-  parser.add_argument('--edsr', required=True, help='the first EDSR x4 of the package, see README.md')
-  parser.add_argument('--swinir', default='bundled:swinir_x4', help='a small SwinIR x4')
-  parser.add_argument('--data', required=True, type=Path)
+  add_flags(parser, HERE)
   parser.add_argument('--photos', required=True, type=Path)
   parser.add_argument('--photos_valid', required=True, type=Path)
   parser.add_argument('--weights', default='', help='folder with the weights of LPIPS')
-  parser.add_argument('--runs', required=True, type=Path)
-  parser.add_argument('--out', type=Path, default=HERE)
   args = parser.parse_args()
   for table in args.tables:
     rows = []
     for arm in TABLES[table]():
       rows.append(done(arm, args))
       (args.out / f'{table}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def add_flags(parser: argparse.ArgumentParser, out: Path) -> None:
+  """Adds what every script needs whose runs are those of `run`; rows are written into `out` by default."""
+  parser.add_argument('--safmn', required=True, help='SAFMN x4 of NTIRE 2023')
+  parser.add_argument('--edsr', required=True, help='the first EDSR x4 of the package, see README.md of 008')
+  parser.add_argument('--swinir', default='bundled:swinir_x4', help='a small SwinIR x4')
+  parser.add_argument('--data', required=True, type=Path)
+  parser.add_argument('--runs', required=True, type=Path)
+  parser.add_argument('--out', type=Path, default=out)
 
 
 def done(arm: Arm, args: argparse.Namespace, how: Callable[..., dict[str, Any]] | None = None) -> dict[str, Any]:

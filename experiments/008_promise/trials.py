@@ -98,12 +98,7 @@ TRIALS = [
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('--safmn', required=True, help='SAFMN x4 of NTIRE 2023')
-  parser.add_argument('--edsr', required=True, help='the first EDSR x4 of the package, see README.md')
-  parser.add_argument('--swinir', default='bundled:swinir_x4', help='a small SwinIR x4')
-  parser.add_argument('--data', required=True, type=Path)
-  parser.add_argument('--runs', required=True, type=Path)
-  parser.add_argument('--out', type=Path, default=HERE)
+  sweep.add_flags(parser, HERE)
   args = parser.parse_args()
   args.weights = ''
   rows = []

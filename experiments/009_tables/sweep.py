@@ -1,7 +1,7 @@
 """The tables of the paper at a size that a CPU can run, and what few pairs and other cameras come to.
 
   python -m experiments.009_tables.sweep --safmn=safmn_ntire2023_x4.pth --edsr=edsr_first.safetensors \
-    --data=drealsr_x4 --weights=WEIGHTS --runs=runs/009
+    --data=drealsr_x4 --photos=hr_train --weights=WEIGHTS --runs=runs/009
 
 `--data` holds LR and HR, every seventh pair validates, as in 001. All runs are done in this process by the functions of
 008; what is done already is kept. Every seed is run through all tables before the next. Writes TABLE.jsonl into
@@ -136,16 +136,11 @@ TABLES = {
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('tables', nargs='*', choices=[[], *TABLES], help='default: all')
-  parser.add_argument('--safmn', required=True, help='SAFMN x4 of NTIRE 2023')
-  parser.add_argument('--edsr', required=True, help='the first EDSR x4 of the package, see 008')
-  parser.add_argument('--swinir', default='bundled:swinir_x4', help='a small SwinIR x4')
-  parser.add_argument('--data', required=True, type=Path)
-  parser.add_argument('--photos', type=Path, help='HR photographs, for `keeping`')
+  promise.add_flags(parser, HERE)
+  parser.add_argument('--photos', required=True, type=Path, help='HR photographs, for `keeping`')
   parser.add_argument('--weights', default='', help='folder with the weights of LPIPS')
-  parser.add_argument('--runs', required=True, type=Path)
   parser.add_argument('--seeds', type=int, default=2)
   parser.add_argument('--steps', type=int, help='of all runs; default: their own')
-  parser.add_argument('--out', type=Path, default=HERE)
   args = parser.parse_args()
   rows: dict[str, list[dict]] = {}
   for seed in range(args.seeds):
