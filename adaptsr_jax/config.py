@@ -40,10 +40,11 @@ CHOICES = {
   'score.kind': ('gradient', 'fisher', 'activation', 'random'),
   'score.normalise': ('none', 'sqrt_size', 'per_cost'),
   'score.reduce': ('norm_of_mean', 'mean_of_norms'),
-  'optim.preset': ('short', 'paper'),
+  'optim.preset': ('short', 'paper', 'auto'),
   'optim.schedule': ('auto', 'steps', 'halvings', 'cosine', 'wsd', 'constant'),
 }
 _LONGEST_REASON = 1000  # characters
+_PROBED = 200  # updates of the shortest run that repays the probes of `optim.preset='auto'`
 _NO_CONFIG = 'get_config() of the config gives no ConfigDict'
 
 
@@ -277,6 +278,7 @@ def default() -> ConfigDict:
   c.optim.lr = 0.0
   # 'short': what served runs of hundreds of steps best on three networks (lora 2e-3, full 5e-4;
   # experiments/008_promise). 'paper': the rates of its long runs (1e-3, 2e-4). Other methods have one rate.
+  # 'auto': a tenth of the rate at which training falls apart, found by some 130 steps of probes before the run.
   c.optim.preset = 'short'
   # Learning rate of trained biases relative to `lr`, which suits factors: biases move pictures as a whole.
   c.optim.bias_lr_scale = 0.2
@@ -484,6 +486,14 @@ def _check_steps(config: ConfigDict) -> None:
     )
   if adversarial and not g.lr and not g.init_from:
     raise UserError('config.gan.lr is 0: a random discriminator that learns nothing teaches nothing.')
+  if o.preset == 'auto' and not o.lr:
+    if adversarial:
+      raise UserError("config.optim.preset='auto' looks for the rate of one player, not of two: give config.optim.lr.")
+    if updates < _PROBED:
+      raise UserError(
+        f"config.optim.preset='auto' looks for a rate in some 130 steps, and the run has {updates} updates; give it "
+        f'{_PROBED} or more, or config.optim.lr.'
+      )
 
 
 _MOST = {

@@ -6,6 +6,7 @@ What is in it:
   method.json, constants.safetensors     what was decided before training (`methods.Plan`)
   start.safetensors, warm_up/    where training starts, if not where its method does, and the short run that led there
   ranks.json, ranks.png          of methods with ranks: scores, ranks, and a map of them
+  rate.json                      the learning rate, where probes have found it
   parameters.txt                 name, shape and size of every parameter of the base
   base.json, bicubic.json        measurements before training
   metrics.jsonl, samples/, tensorboard/, checkpoints/     what was logged, and the states that are kept
@@ -42,13 +43,13 @@ _FREE_FIELDS = (
 # Files to start from: that one was given is part of the run, and not where it lay.
 _STARTS = ('init_from', 'gan.init_from')
 # What later starts build on without asking whether it is the same; what is not can be made again.
-_SEALED = ('method', 'ranks', 'base', 'bicubic')
+_SEALED = ('method', 'ranks', 'rate', 'base', 'bicubic')
 _SEAL = 'sha256'  # in them
 _CONSTANTS, _START = 'constants', 'start'  # .safetensors, whose seals are in method.json
 # What a start leaves before its first save.
 _EARLY = (
   *('base.json', 'bicubic.json', 'ranks.json', 'ranks.png'),
-  *('method.json', 'constants.safetensors', 'start.safetensors'),
+  *('method.json', 'constants.safetensors', 'start.safetensors', 'rate.json'),
 )
 
 
@@ -224,6 +225,7 @@ _FORMS = {
   'config': {'steps': (int,)},
   'material': {...: (str,)},
   'ranks': {'ranks': {...: lambda rank: type(rank) is int and rank >= 0}, 'rule': (str,)},
+  'rate': {'rate': (float,), 'seconds': (float,)},
   'base': _MEASUREMENT,
   'bicubic': _MEASUREMENT,
   'results': {

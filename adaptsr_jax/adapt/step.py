@@ -20,6 +20,7 @@ class Training(NamedTuple):
 
   Attributes:
     step: compiled (state, batch) -> (state, {name: scalar}), with 'loss' among them; may overwrite the state given.
+      That of `plain` may be given the rate that is set, as rates={'peak': rate}, for the same program at another.
     state: where training starts: any pytree of arrays.
     place: a state in memory, as it is saved -> the same where steps take it.
     rates: number of steps taken -> {name: learning rate}, to be logged.
@@ -64,19 +65,30 @@ def plain(
     criterion: from `losses.make`.
     devices: that share the batches; None: one device.
   """
-  tx, rate = optim.make(config, method.labels)
+  tx, _ = optim.make(config, method.labels)
   frozen, weights = placed((frozen, criterion.weights), devices)
   rate_set = jnp.float32(optim.set_rate(config))
   step = make_step(apply_fn, method, tx, criterion, config.optim.ema, {'weights': weights}, rate_set, devices)
   average = jax.tree.map(jnp.array, trainable) if config.optim.ema else {}
   trainable = jax.tree.map(jnp.array, trainable)
   return Training(
-    step=lambda state, batch: step(state, frozen, devices.divided(batch) if devices else batch),
+    step=lambda state, batch, **rates: step(state, frozen, devices.divided(batch) if devices else batch, **rates),
     state=TrainState(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), average),
     place=lambda state: placed(state, devices),
-    rates=lambda taken: {'lr': float(rate(taken // config.optim.accumulate))},
+    rates=_told(config),
     trained=lambda state: state.ema or state.trainable,
   )
+
+
+def at_rate(training: Training, config: ConfigDict, peak: float) -> Training:
+  """Returns the training of `plain` with `peak` in the place of the rate that `config` sets, by the same program."""
+  rates = {'peak': jnp.float32(peak)}
+  return training._replace(step=functools.partial(training.step, rates=rates), rates=_told(config, peak))
+
+
+def _told(config: ConfigDict, peak: float | None = None) -> Callable[[int], dict[str, float]]:
+  rate = optim.schedule(config, peak)
+  return lambda taken: {'lr': float(rate(taken // config.optim.accumulate))}
 
 
 def wishes(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

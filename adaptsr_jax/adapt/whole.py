@@ -34,7 +34,7 @@ from adaptsr_jax import config as config_lib
 from adaptsr_jax import devices as devices_lib
 from adaptsr_jax import processes as processes_lib
 from adaptsr_jax.adapt import folder as folder_lib
-from adaptsr_jax.adapt import gan, losses, prepare, samples, show, step, train, warm_up
+from adaptsr_jax.adapt import gan, losses, prepare, rate, samples, show, step, train, warm_up
 from adaptsr_jax.adapt.folder import Folder
 from adaptsr_jax.adapters import cameras, card
 from adaptsr_jax.adapters import file as adapter_file
@@ -133,6 +133,12 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   doing = 'Training' if config.steps else 'Would train'
   say(f'{doing} {trainable_parameters:,} of {total_parameters:,} parameters ({share:.1f} %) by {config.method}.')
 
+  probed = {}
+  if config.steps and config.optim.preset == 'auto' and not config.optim.lr:
+    probed = processes_lib.decide(lambda: folder.read_or_tell('rate')) or rate.find(config, setup, training, devices)
+    folder.write('rate', probed)
+    training = step.at_rate(training, config, probed['rate'])
+
   # 6. and 7. Steps and measurements.
   apply_fn, params_of = methods.deployed(method, setup.model.apply)
   # Between the steps only what decides the best state; the rest takes long.
@@ -198,7 +204,8 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
     'steps': trained.steps,
     'trainable_parameters': trainable_parameters,
     'total_parameters': total_parameters,
-    'seconds': trained.seconds + ranks.get('training_seconds', 0),
+    'seconds': trained.seconds + ranks.get('training_seconds', 0) + probed.get('seconds', 0),
+    **({'rate': probed} if probed else {}),
     'energy_joules': trained.joules,
     'peak_memory_bytes': peak_memory_bytes(),
     'bicubic': enlarged,

@@ -24,7 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from adaptsr_jax import data, image, infer, methods, metrics, tree
-from adaptsr_jax.adapt import losses, prepare, step, warm_up
+from adaptsr_jax.adapt import losses, prepare, rate, step, warm_up
 from adaptsr_jax.adapt.folder import Folder
 from adaptsr_jax.data import samples
 from adaptsr_jax.evaluate import asked as measures
@@ -53,6 +53,7 @@ GRID = {
   'EDSR': {'rank-aware': (2e-3, 1e-3, 4e-3, 8e-3), 'full': (5e-4, 2e-4, 1e-3)},
   'SwinIR': {'rank-aware': (2e-3, 4e-3, 8e-3, 1.6e-2), 'full': (5e-4, 1e-3, 2e-4, 2e-3)},
 }
+PROBES = 130  # steps that look for a rate, about
 CAMERAS = ('Canon', 'DSC', 'IMG', 'P1', 'panasonic', 'sony')
 # Three phones, the second the camera of the quick start, and the pictures of real ones.
 PHONES = {
@@ -101,6 +102,24 @@ def own_rates(backbone: str, data: str, seeds: int) -> list[Arm]:
     Arm(name, {**own, **MEASURED}, backbone, data, seed, 200)
     for seed in range(seeds)
     for name, own in at_own(backbone, *METHODS).items()
+  ]
+
+
+def auto() -> list[Arm]:
+  """Every method at the rate that probes find, and at its default rate for as long as both take."""
+  places = [
+    ('SAFMN', 'DRealSR', 300),
+    ('EDSR', 'DRealSR', 200),
+    ('EDSR', 'soft camera', 200),
+    ('SwinIR', 'DRealSR', 200),
+  ]
+  auto, longer = {'optim.preset': 'auto'}, {'optim.preset': 'short'}
+  return [
+    Arm(f'{name}, {label}', {**METHODS[name], **own, **MEASURED}, backbone, data, seed, steps + more)
+    for backbone, data, steps in places
+    for seed in range(2)
+    for name in ('rank-aware', 'full')
+    for label, own, more in (('rate by probes', auto, 0), ('default rate, longer', longer, PROBES))
   ]
 
 
@@ -227,14 +246,16 @@ TABLES = {
   'bundled_safmn': lambda: protocol('bundled SAFMN', 'DRealSR', 2),
   'swinir_drealsr': lambda: protocol('SwinIR', 'DRealSR', 2, 200),
   'higher': higher,
+  'auto': auto,
   'level': level,
   'level_edsr': level_edsr,
   'level_swinir': lambda: level_own('SwinIR', 200),
   'level_safmn': lambda: level_own('SAFMN', 300),
   'long': lambda: long('SAFMN'),
-  'edsr_long': lambda: long('EDSR'),
-  'swinir_long': lambda: long('SwinIR', names=('rank-aware', 'full'), seeds=2),
-  'edsr_soft_long': lambda: long('EDSR', 'soft camera'),
+  'edsr_long': lambda: long('EDSR', seeds=3),
+  'edsr_soft_long': lambda: long('EDSR', 'soft camera', seeds=3),
+  'swinir_long': lambda: long('SwinIR', names=('rank-aware', 'full'), seeds=3),
+  'swinir_soft_long': lambda: long('SwinIR', 'soft camera', names=('rank-aware', 'full'), seeds=2),
   'photographs': photographs,
   'phones': phones,
   'folds': folds,
@@ -332,6 +353,7 @@ class Trained(NamedTuple):
   seconds: float  # of CPU
   curve: list[list[float]]  # number of steps, PSNR
   finite: bool
+  probed: dict[str, Any]  # where the rate was looked for
 
 
 def trained(ready: Ready) -> Trained:
@@ -339,6 +361,10 @@ def trained(ready: Ready) -> Trained:
   config, setup, method = ready.config, ready.setup, ready.method
   frozen, trainable = methods.restore(method, setup.base.params, ready.plan.start, jax.random.key(config.seed))
   training = step.plain(config, setup.model.apply, method, frozen, trainable, ready.criterion)
+  probed = {}
+  if config.optim.preset == 'auto' and not config.optim.lr:
+    probed = rate.find(config, setup, training)
+    training = step.at_rate(training, config, probed['rate'])
   state, batches, seconds, curve = training.state, prepare.batches(config, setup.train, config.seed), 0.0, []
   for number in range(1, config.steps + 1):
     start = time.process_time()
@@ -349,7 +375,8 @@ def trained(ready: Ready) -> Trained:
       params = method.merge(frozen, jax.device_get(training.trained(state)))
       curve.append([number, mean(measured(ready, params, (metrics.quality,)))])
   batches.close()
-  return Trained(frozen, jax.device_get(training.trained(state)), seconds, curve, bool(np.isfinite(scalars['loss'])))
+  finite = bool(np.isfinite(scalars['loss']))
+  return Trained(frozen, jax.device_get(training.trained(state)), seconds, curve, finite, probed)
 
 
 def measured(
@@ -381,7 +408,8 @@ def row_of(arm: Arm, args: argparse.Namespace, ready: Ready, end: Trained) -> di
     merged[f'{strength:g}'] = method.merge(end.frozen, tree.filled(end.trainable, scaled))
     weaker[f'{strength:g}'] = measured(ready, merged[f'{strength:g}'], (metrics.quality,))
   for place in arm.elsewhere:
-    config.update_from_flattened_dict({k: str(v) for k, v in pictures(place, args).items() if '.valid.' in k})
+    fields = {'data.valid.names': '', **pictures(place, args)}
+    config.update_from_flattened_dict({name: str(value) for name, value in fields.items() if '.valid.' in name})
     there = functools.partial(measured, ready, source=prepare.open_pictures(config, 'valid', ready.setup.model.upscale))
     of = {'base': once(base_file(place), functools.partial(there, base))}
     of |= {strength: there(params, (metrics.quality,)) for strength, params in merged.items()}
@@ -395,6 +423,7 @@ def row_of(arm: Arm, args: argparse.Namespace, ready: Ready, end: Trained) -> di
     'adapted': adapted,
     'strengths': {strength: mean(images) for strength, images in weaker.items()},
     'weaker': {strength: {p: images[p]['psnr_y'] for p in images} for strength, images in weaker.items()},
+    **({'probed': end.probed} if end.probed else {}),
     'curve': [*end.curve, [config.steps, mean(adapted)]],
     **({'gains_elsewhere': elsewhere} if elsewhere else {}),
   }
@@ -421,9 +450,11 @@ def pictures(where: str, args: argparse.Namespace) -> dict[str, Any]:
   elif where.startswith('fold'):
     valid = every[int(where.split()[1]) :: 3]
     train = [name for name in every if name not in valid]
-  elif where in CAMERAS:
-    valid = [name for name in every if name.startswith(where)]
-    train = [name for name in every if name not in valid]
+  elif where.startswith(CAMERAS):  # 'CAMERA', 'CAMERA alone' or 'CAMERA among all'
+    camera, _, how = where.partition(' ')
+    of_camera = [name for name in every if name.startswith(camera)]
+    valid = of_camera[::4] if how else of_camera
+    train = [name for name in (of_camera if how == 'alone' else every) if name not in valid]
   else:  # 'N pairs'
     number = int(where.split()[0])
     train = [train[i * len(train) // number] for i in range(number)]

@@ -108,6 +108,17 @@ def keeping(seed: int) -> list:
   return made
 
 
+def rapid(seed: int) -> list:
+  """Section 4.3: pairs of one camera, in minutes, a quarter of them measured; beside it, with those of all cameras."""
+  fields = {'eval_every': 100, 'strengths': (0.8,)}
+  return [
+    promise.Arm(f'{name}, rapid', {**own, **fields}, 'EDSR', f'{camera} {how}', seed, 600)
+    for camera in ('DSC', 'P1', 'panasonic', 'sony')
+    for how in ('alone', 'among all')
+    for name, own in promise.at_own('EDSR', 'rank-aware', 'full').items()
+  ]
+
+
 def options(seed: int) -> list:
   """A higher rate for b than for a (LoRA+), and other courses of the rate."""
   fields = {
@@ -130,6 +141,7 @@ TABLES = {
   'options': options,
   'cameras': cameras,
   'keeping': keeping,
+  'rapid': rapid,
 }
 
 
