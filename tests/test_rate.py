@@ -4,7 +4,6 @@ import json
 import math
 from types import SimpleNamespace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -31,36 +30,59 @@ def whole(folders, tmp_path_factory):
 
 
 def probed(monkeypatch, c, explodes):
-  """Returns what is found of a training whose loss is `explodes` (number of the probe, rate) times the usual."""
+  """Returns what is found of a training whose loss is `explodes` (number of the probe, rate) times the usual.
+
+  Its steps write over the state they are given.
+  """
   numbers = iter(range(10**6))
   monkeypatch.setattr(rate.prepare, 'batches', lambda *_: ({'number': next(numbers)} for _ in iter(int, 1)))
-  schedule = optim.schedule(c)
+  schedule = lambda step: float(optim.schedule(c)(step // c.optim.accumulate))  # noqa: E731
 
   def made(state, batch, rates):
-    np.testing.assert_array_equal(state['weight'], 1.0)
-    real = float(rates['peak'] * schedule(state['step']) / optim.set_rate(c))
+    assert state['weight'] == 1 + state['step']
+    real = float(rates['peak']) * schedule(state['step']) / optim.set_rate(c)
     usual = 1 + batch['number'] % 8 / 10
-    state = {'weight': state['weight'], 'step': state['step'] + 1}
+    state['weight'] += 1
+    state['step'] += 1
     return state, {'loss': jnp.float32(usual * explodes(batch['number'] // 8, real))}
 
-  state = {'weight': jnp.ones(3), 'step': jnp.zeros((), jnp.int32)}
-  training = step.Training(made, state, jax.device_put, lambda taken: {'lr': float(schedule(taken))}, lambda s: s)
-  return rate.find(c, SimpleNamespace(train=None), training)
+  state = {'weight': np.ones(()), 'step': np.zeros((), int)}
+  training = step.Training(made, state, lambda s: s, lambda taken: {'lr': schedule(taken)}, lambda s: s)
+  found = rate.find(c, SimpleNamespace(train=None), training)
+  assert state == {'weight': 1, 'step': 0}
+  return found
 
 
-@pytest.mark.parametrize('schedule', ['steps', 'cosine', 'wsd'])
-@pytest.mark.parametrize('warmup', [0, 5])
-@pytest.mark.parametrize('apart', [5.0, math.nan])
-def test_a_tenth_of_the_median_rate_at_which_losses_are_four_times_the_usual(monkeypatch, schedule, warmup, apart):
+@pytest.mark.parametrize(
+  ('schedule', 'warmup', 'accumulate', 'apart'),
+  [('steps', 0, 1, 5.0), ('steps', 0, 1, math.nan), ('cosine', 0, 1, 5.0), ('wsd', 5, 1, 5.0), ('steps', 0, 3, 5.0)],
+)
+def test_a_tenth_of_the_median_rate_at_which_losses_are_four_times_the_usual(
+  monkeypatch, schedule, warmup, accumulate, apart
+):
   c = config.default()
-  c.steps, c.optim.schedule, c.optim.warmup = 300, schedule, warmup
+  c.steps, c.optim.schedule, c.optim.warmup, c.optim.accumulate = 900, schedule, warmup, accumulate
   ends = [0.01, 0.3, 0.02]
   found = probed(monkeypatch, c, lambda probe, real: apart if real > ends[probe] else 3.9 if real > 1e-4 else 1)
   for end, truth in zip(found['fell_apart_at'], ends, strict=True):
     assert truth < end <= 1.101 * truth
   assert found['rate'] == pytest.approx(found['fell_apart_at'][2] / 10)
-  at_default = [math.ceil(math.log(end / 2e-3) / math.log(1.1)) for end in ends]
-  assert found['steps'] == pytest.approx(sum(at_default) + 3 * (8 + 1), abs=1)
+  updates = [math.ceil(math.log(end / 2e-3) / math.log(1.1)) for end in ends]
+  assert found['steps'] == accumulate * sum(updates) + 3 * (8 + 1)
+
+
+def test_probes_that_never_fall_apart(monkeypatch, capsys):
+  """One of three is told, and counts as the largest; two of them leave no rate."""
+  c = config.default()
+  c.steps = 300
+  found = probed(monkeypatch, c, lambda probe, real: 5.0 if probe < 2 and real > 0.01 * (1 + probe) else 1)
+  assert found['fell_apart_at'][2] is None
+  assert found['rate'] == pytest.approx(found['fell_apart_at'][1] / 10)
+  assert 'at 0.01, 0.022, no rate in 3 probes' in capsys.readouterr().out
+  with pytest.raises(UserError, match='no rate at which training falls apart, up to 28: give config.optim.lr'):
+    probed(monkeypatch, c, lambda probe, real: 5.0 if probe < 1 and real > 0.01 else 1)
+  with pytest.raises(UserError, match='loss of the base on training pairs is not a number'):
+    probed(monkeypatch, c, lambda probe, real: math.nan)
 
 
 def test_a_run_at_the_rate_that_was_found(folders, whole, tmp_path):
@@ -106,8 +128,8 @@ def test_a_run_that_was_stopped_goes_on_at_its_rate(folders, whole, tmp_path, mo
 @pytest.mark.parametrize(
   ('fields', 'sentence'),
   [
-    ({'steps': 199}, 'some 130 steps, and the run has 199 updates; give it 200 or more'),
-    ({'optim.accumulate': 2}, 'the run has 100 updates'),
+    ({'steps': 199}, 'in 100 to 200 updates, and the run has 199; give it 200 or more'),
+    ({'optim.accumulate': 2}, 'the run has 100; give it'),
     ({'loss.adversarial': 0.1}, 'of one player, not of two'),
   ],
 )

@@ -96,11 +96,11 @@ def schedule(config: ConfigDict, peak: Any = None) -> optax.Schedule:
   return lambda update: ramp(update) / peak * rate(update)
 
 
-def peak_rate(config: ConfigDict) -> float:
-  """Returns the learning rate that the schedule falls from."""
+def peak_rate(config: ConfigDict, found: float | None = None) -> float:
+  """Returns the learning rate that the schedule falls from, `found` standing in the place of what is set."""
   without_ramp = config.copy_and_resolve_references()
   without_ramp.optim.warmup = 0
-  return float(schedule(without_ramp)(0))
+  return float(schedule(without_ramp, found)(0))
 
 
 def _constant_then_decay(peak: float, updates: int) -> optax.Schedule:

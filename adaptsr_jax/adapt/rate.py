@@ -5,6 +5,7 @@ in so few steps says little of the best rate of a run; where it blows up does (e
 probes').
 """
 
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from ml_collections import ConfigDict
 from adaptsr_jax.adapt import optim, prepare
 from adaptsr_jax.adapt.step import Training
 from adaptsr_jax.devices import Devices
+from adaptsr_jax.errors import UserError
 from adaptsr_jax.log import Work, say
 
 _SHARE = 10  # the rate is one in so many of that at which training falls apart
@@ -31,7 +33,7 @@ _SEED = 3_000_017  # its batches are drawn apart from those of scores and run
 def find(
   config: ConfigDict, setup: prepare.Setup, training: Training, devices: Devices | None = None
 ) -> dict[str, Any]:
-  """Looks for the rate of a run, in some 40 updates for each of three probes.
+  """Looks for the rate of a run, in 30 to 70 updates for each of three probes.
 
   Each probe goes round eight batches of its own from where training starts, the first time at no rate, to learn their
   losses, then at rates from the method's default on, each 1.1 times the last, until a loss is four times what it was.
@@ -43,23 +45,32 @@ def find(
     devices: that share the batches.
 
   Returns:
-    {'rate', 'fell_apart_at': rate of each probe, 'steps': taken in all, 'seconds'}.
+    {'rate', 'fell_apart_at': rate of each probe, None where none was too high, 'steps': taken in all, 'seconds'}.
+
+  Raises:
+    UserError: no rate is too high for two of the probes, or the loss of the base is not a number.
   """
   begin = time.perf_counter()
   with Work('Looking for a rate'), closing(prepare.batches(config, setup.train, config.seed + _SEED, devices)) as drawn:
     probes = [_probed(config, training, list(islice(drawn, _BATCHES))) for _ in range(_PROBES)]
   ends = [end for end, _ in probes]
-  rate, seconds = statistics.median(ends) / _SHARE, time.perf_counter() - begin
-  steps = sum(taken for _, taken in probes)
+  rate = statistics.median(math.inf if end is None else end for end in ends) / _SHARE
+  if rate == math.inf:
+    raise UserError(
+      f"config.optim.preset='auto' found no rate at which training falls apart, up to "
+      f'{optim.set_rate(config) * _GROWTH**_LONGEST:.2g}: give config.optim.lr.'
+    )
+  steps, seconds = sum(taken for _, taken in probes), time.perf_counter() - begin
   say(
-    f'Learning rate {rate:.2g}, a tenth of where training falls apart: at {", ".join(f"{end:.2g}" for end in ends)} in '
-    f'{_PROBES} probes, {steps} steps, {seconds:.0f} s.'
+    f'Learning rate {rate:.2g}, a tenth of where training falls apart: at '
+    f'{", ".join("no rate" if end is None else f"{end:.2g}" for end in ends)} in {_PROBES} probes, {steps} steps, '
+    f'{seconds:.0f} s.'
   )
   return {'rate': rate, 'fell_apart_at': ends, 'steps': steps, 'seconds': seconds}
 
 
-def _probed(config: ConfigDict, training: Training, batches: Sequence[Mapping[str, Any]]) -> tuple[float, int]:
-  """Returns the rate at which training falls apart, and the number of steps taken."""
+def _probed(config: ConfigDict, training: Training, batches: Sequence[Mapping[str, Any]]) -> tuple[float | None, int]:
+  """Returns the rate at which training falls apart, if it does, and the number of steps taken."""
   default, start = optim.set_rate(config), jax.device_get(training.state)
 
   def losses(rates):
@@ -71,8 +82,11 @@ def _probed(config: ConfigDict, training: Training, batches: Sequence[Mapping[st
       yield float(scalars['loss'])
 
   usual = list(losses([1e-6 * default] * len(batches)))
-  tried = [default * _GROWTH ** (number // config.optim.accumulate) for number in range(_LONGEST)]
+  if not np.isfinite(usual).all():
+    raise UserError('The loss of the base on training pairs is not a number: look at base, pairs and config.loss.')
+  updates = config.optim.accumulate
+  tried = [default * _GROWTH ** (number // updates) for number in range(_LONGEST * updates)]
   for number, loss in enumerate(losses(tried)):
     if not loss <= _APART * usual[number % len(usual)]:  # nor is what is not a number
-      break
-  return tried[number], len(usual) + number + 1
+      return tried[number], len(usual) + number + 1
+  return None, len(usual) + len(tried)

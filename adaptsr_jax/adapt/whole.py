@@ -135,7 +135,11 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
 
   probed = {}
   if config.steps and config.optim.preset == 'auto' and not config.optim.lr:
-    probed = processes_lib.decide(lambda: folder.read_or_tell('rate')) or rate.find(config, setup, training, devices)
+    probed = processes_lib.decide(lambda: folder.read_or_tell('rate'))
+    if not probed:
+      with enough_memory(prepare.memory_advice(config, setup.model)):
+        found = rate.find(config, setup, training, devices)
+      probed = processes_lib.decide(lambda: found)
     folder.write('rate', probed)
     training = step.at_rate(training, config, probed['rate'])
 
