@@ -21,10 +21,10 @@ OWN = ('edsr_drealsr_own', 'edsr_soft_own', 'edsr_mild_own', 'edsr_harsh_own', '
 MAIN = ('safmn_drealsr', 'bundled_safmn', 'photographs', 'edsr_drealsr', 'edsr_soft', 'swinir_drealsr', *OWN)
 LEVEL = ('level_edsr', 'level_swinir', 'level_safmn')
 RATES = ('safmn_rates', 'edsr_rates', 'swinir_rates', 'level', *LEVEL)
-LONG = ('long', 'edsr_long', 'edsr_soft_long', 'swinir_long')
+LONG = ('long', 'edsr_long', 'edsr_soft_long', 'swinir_long', 'swinir_soft_long')
 TITLES = ['this', 'against', 'seeds', 'dB', '95 %', 'without dark', 'seeds above', 'p, t over seeds', 'p, pictures']
 NETWORKS = ('SAFMN', 'SwinIR', 'EDSR')
-TRIALS = ('starts', 'alphas', 'flat', 'maps')
+TRIALS = ('starts', 'alphas', 'flat', 'maps', 'sites', 'forgotten')
 FOLDS = 3
 LOWEST = -0.3  # no picture is to lose more than that, in dB
 
@@ -33,6 +33,7 @@ def main() -> None:
   of_folds = joined(read('folds'))
   tables_of = {name: protocol for name in MAIN} | {name: rates for name in RATES} | {name: long for name in LONG}
   tables_of |= {'higher': higher, 'rules': against_usual, 'phones': phones, 'defaults': defaults}
+  tables_of |= {'auto': auto, 'fresh': fresh}
   made = {name: (make, read(name)) for name, make in tables_of.items()} | {'folds': (protocol, of_folds)}
   made |= {table: (functools.partial(trials, table=table), read('trials')) for table in TRIALS}
   kept = {name: read(name) for name in (*MAIN, *LEVEL, *LONG)} | {'folds': of_folds}
@@ -111,6 +112,39 @@ def defaults(rows: Sequence[Mapping]) -> str:
       place = [same[0]['backbone'], 'all pairs in three parts' if table == 'folds' else same[0]['data']]
       lines.append([*place, arm, name, *compare(by_arm(better)[arm], same, dark(same))])
   return tables.markdown([['network', 'pictures', *TITLES], *lines])
+
+
+def fresh(rows: Sequence[Mapping]) -> str:
+  """Returns how rank-aware and uniform ranks differ by seeds that were run to confirm it, and by all."""
+  lines = []
+  for table in ('safmn_drealsr', 'edsr_soft_own'):
+    earlier = read(table)
+    place = {key: earlier[0][key] for key in ('backbone', 'data')}
+    own = [row for row in rows if place.items() <= row.items()]
+    for label, each in (('5 to 9', own), ('0 to 9', [*earlier, *own])):
+      ours, theirs = ([r for r in each if r['name'].startswith(arm)] for arm in ('rank-aware', 'uniform'))
+      lines.append([*place.values(), label, *compare(ours, theirs, dark(earlier))])
+  return tables.markdown([['network', 'pictures', 'which', *TITLES[2:]], *lines])
+
+
+def auto(rows: Sequence[Mapping]) -> str:
+  """Returns the rates that probes found, and what they are worth against the default rates."""
+  lines = []
+  for table in ('safmn_drealsr', 'edsr_drealsr', 'edsr_soft', 'swinir_drealsr'):
+    usual = by_arm(read(table))
+    place = [usual['full'][0][key] for key in ('backbone', 'data')]
+    arms = by_arm([row for row in rows if [row['backbone'], row['data']] == place])
+    for method in ('rank-aware', 'full'):
+      probed, longer = (arms.get(f'{method}, {how}') for how in ('rate by probes', 'default rate, longer'))
+      if probed and longer:
+        found = [row['probed'] for row in probed]
+        line = [*place, method, ', '.join(f'{f["rate"]:.1e}'.replace('e-0', 'e-') for f in found)]
+        line += [', '.join(f'{f["steps"]}' for f in found), *compare(probed, usual[method], dark(probed))[:4]]
+        lines.append([*line, *compare(probed, longer, dark(probed))[1:4]])
+  same = ['against the default rate, dB', '95 %', 'without dark']
+  longer = ['against it for as long, dB', '95 %', 'without dark']
+  header = ['network', 'pictures', 'arm', 'rates found', 'steps of probes', 'seeds', *same, *longer]
+  return tables.markdown([header, *lines])
 
 
 def phones(rows: Sequence[Mapping]) -> str:

@@ -105,6 +105,16 @@ def own_rates(backbone: str, data: str, seeds: int) -> list[Arm]:
   ]
 
 
+def fresh() -> list[Arm]:
+  """Five further seeds of rank-aware and uniform ranks, each network at its own rate."""
+  return [
+    Arm(name, {**own, 'metrics': (), 'strengths': ()}, backbone, data, seed, steps)
+    for seed in range(5, 10)
+    for backbone, data, steps in (('SAFMN', 'DRealSR', 300), ('EDSR', 'soft camera', 200))
+    for name, own in at_own(backbone, 'rank-aware', 'uniform').items()
+  ]
+
+
 def auto() -> list[Arm]:
   """Every method at the rate that probes find, and at its default rate for as long as both take."""
   places = [
@@ -198,6 +208,15 @@ def long(backbone: str, data: str = 'DRealSR', names: Iterable[str] = METHODS, s
   ]
 
 
+def long_at_first_rates() -> list[Arm]:
+  """The same on SAFMN at the default rates of before."""
+  first = {'rank-aware 0.001': 1e-3, 'full 0.0002': 2e-4}
+  return [
+    arm._replace(name=name, fields={**arm.fields, 'optim.lr': rate})
+    for arm, (name, rate) in zip(long('SAFMN', names=('rank-aware', 'full')), first.items(), strict=True)
+  ]
+
+
 def defaults() -> list[Arm]:
   """The default rates, where those of `BEST` were run."""
   fields = {
@@ -245,13 +264,14 @@ TABLES = {
   'edsr_harsh_own': lambda: own_rates('EDSR', 'harsh camera', 2),
   'bundled_safmn': lambda: protocol('bundled SAFMN', 'DRealSR', 2),
   'swinir_drealsr': lambda: protocol('SwinIR', 'DRealSR', 2, 200),
+  'fresh': fresh,
   'higher': higher,
   'auto': auto,
   'level': level,
   'level_edsr': level_edsr,
   'level_swinir': lambda: level_own('SwinIR', 200),
   'level_safmn': lambda: level_own('SAFMN', 300),
-  'long': lambda: long('SAFMN'),
+  'long': lambda: [*long('SAFMN'), *long_at_first_rates()],
   'edsr_long': lambda: long('EDSR', seeds=3),
   'edsr_soft_long': lambda: long('EDSR', 'soft camera', seeds=3),
   'swinir_long': lambda: long('SwinIR', names=('rank-aware', 'full'), seeds=3),

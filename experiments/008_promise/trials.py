@@ -31,6 +31,7 @@ USUAL = {'optim.lr': sweep.BEST['rank-aware'], 'metrics': (), 'strengths': ()}
 FULL = {'method': 'full', 'optim.lr': sweep.BEST['full']}
 # A budget of rank 1 as in 009.
 RANKS = {'rank-aware': {}, 'rank 1': {'lora.rank': 1, 'lora.r_max': 64, 'lora.r_min': 0}}
+BUDGET = {'EDSR': 115_440, 'SwinIR': 74_424}  # of rank 8 without the convolutions in front of the pixel shuffle
 GREYS = (0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9)
 NOISE = 3 / 255  # about that of the dark picture
 
@@ -43,6 +44,8 @@ class Trial(NamedTuple):
   arm: sweep.Arm
   start: str = ''  # what the first factors lie along: 'gradient' or 'activation'
   one_scale: bool = False  # at all ranks, that of rank 8
+  by_kernel: bool = False  # rates of b follow the size of the site's kernel
+  leaves: bool = False  # norms and position tables are trained beside the adapters
   map_seed: int | None = None  # of a random map, apart from that of the run
   levelled: bool = False  # measured with its level corrected, too
 
@@ -78,6 +81,27 @@ def alphas() -> list[Trial]:
   ]
 
 
+def at_own_rate(backbone: str) -> Trial:
+  """The usual run at the network's own rate, which is a row of `sweep`."""
+  ((name, own),) = sweep.at_own(backbone, 'rank-aware').items()
+  return Trial('sites', '', sweep.Arm(name, {**own, **sweep.MEASURED}, backbone, steps=STEPS[backbone]))
+
+
+def unusual(table: str, backbone: str, name: str, fields: Mapping[str, Any], **how: Any) -> Trial:
+  """A run at the network's own rate that is unusual by fields or otherwise."""
+  ((usual, own),) = sweep.at_own(backbone, 'rank-aware').items()
+  return trial(table, usual, f'{usual}, {name}', {**own, **fields}, backbone, **how)
+
+
+def forgotten(backbone: str) -> list[Trial]:
+  """What the budget leaves out: convolutions in front of the pixel shuffle, within the same budget and beside it."""
+  everywhere = {'sites.exclude': ()}
+  return [
+    unusual('forgotten', backbone, 'upsampling too', {**everywhere, 'lora.budget': BUDGET[backbone]}),
+    unusual('forgotten', backbone, 'upsampling too, a larger budget', everywhere),
+  ]
+
+
 def random_map(seed: int) -> Trial:
   """Ranks by chance, with the batches and the start of the usual run."""
   return trial('maps', 'rank-aware', f'random map {seed}', {'score.kind': 'random'}, 'SAFMN', map_seed=seed)
@@ -93,6 +117,10 @@ TRIALS = [
   *starts('SwinIR', 'rank-aware'),
   *alphas(),
   random_map(1),
+  *map(at_own_rate, BUDGET),
+  *(unusual('sites', backbone, 'rates by kernels', {}, by_kernel=True) for backbone in STEPS),
+  *(each for backbone in BUDGET for each in forgotten(backbone)),
+  unusual('forgotten', 'SwinIR', 'norms and tables too', {}, leaves=True),
 ]
 
 
@@ -119,7 +147,11 @@ def run(each: Trial, args: argparse.Namespace) -> dict[str, Any]:
   if each.start:
     ready = ready._replace(plan=ready.plan._replace(start=start_along(ready, each.start)))
   if each.one_scale:
-    ready = ready._replace(method=with_one_scale(ready.method))
+    ready = ready._replace(method=with_factors(ready.method, of_one_scale(ready)))
+  if each.by_kernel:
+    ready = ready._replace(method=with_factors(ready.method, of_kernels(ready)))
+  if each.leaves:
+    ready = ready._replace(method=with_leaves(ready.method))
   end = sweep.trained(ready)
   row = sweep.row_of(each.arm, args, ready, end)
   return {**row, **(levelled(ready, end) if each.levelled and end.finite else {})}
@@ -167,10 +199,22 @@ def second_moments(ready: sweep.Ready) -> dict[tuple[str, ...], np.ndarray]:
   return {path: sum(np.asarray(each[path], np.float64) for each in of_batches) for path in of_batches[0]}
 
 
-def with_one_scale(method: methods.Method) -> methods.Method:
-  """Returns `method` with the scale of rank 8, alpha / sqrt(8), at all ranks."""
-  sites, ranks = lora.from_json(method.spec['sites'])
-  factors = {site.name: (ranks[site.name] / 8) ** 0.5 for site in sites if ranks[site.name]}
+def of_one_scale(ready: sweep.Ready) -> dict[str, float]:
+  """Returns by site what makes its scale that of rank 8, alpha / sqrt(8)."""
+  return {name: (rank / 8) ** 0.5 for name, rank in lora.from_json(ready.plan.spec['sites'])[1].items() if rank}
+
+
+def of_kernels(ready: sweep.Ready) -> dict[str, float]:
+  """Returns by site the root mean square of its kernel over the geometric mean of all sites'."""
+  sites, ranks = lora.from_json(ready.plan.spec['sites'])
+  flat = tree.flatten(ready.setup.base.params)
+  sizes = {s.name: float(np.sqrt(np.mean(flat['/'.join((*s.path, 'kernel'))] ** 2))) for s in sites if ranks[s.name]}
+  mean = np.exp(np.mean(np.log(list(sizes.values()))))
+  return {name: size / mean for name, size in sizes.items()}
+
+
+def with_factors(method: methods.Method, factors: Mapping[str, float]) -> methods.Method:
+  """Returns `method` with the b of every site times a factor, which is one of its rate as well, as b starts at 0."""
 
   def scaled(trainable: tree.Params) -> tree.Params:
     adapters = {name: {'a': ab['a'], 'b': ab['b'] * factors[name]} for name, ab in trainable['adapters'].items()}
@@ -180,6 +224,21 @@ def with_one_scale(method: methods.Method) -> methods.Method:
     merge=lambda frozen, trainable: method.merge(frozen, scaled(trainable)),
     forward=lambda apply_fn, frozen, trainable, x: method.forward(apply_fn, frozen, scaled(trainable), x),
   )
+
+
+def with_leaves(method: methods.Method) -> methods.Method:
+  """Returns `method` that trains norms and position tables as it does the biases of its sites."""
+
+  def init(key: Any, base: tree.Params) -> tuple[tree.Params, tree.Params]:
+    frozen, trainable = method.init(key, base)
+    beside = {
+      name: leaf.copy()
+      for name, leaf in tree.flatten(base).items()
+      if 'norm' in name.split('/')[-2] or name.endswith('table')
+    }
+    return frozen, {**trainable, 'biases': {**trainable['biases'], **beside}}
+
+  return method._replace(init=init)
 
 
 def levelled(ready: sweep.Ready, end: sweep.Trained) -> dict[str, Any]:

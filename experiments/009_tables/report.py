@@ -35,7 +35,14 @@ PAIRS = (3, 5, 10, 20, 40, 79)
 
 
 def main() -> None:
-  made = {'time': promise.on_the_way, 'pairs': pairs, 'cameras': cameras, 'keeping': keeping}
+  made = {
+    'time': promise.on_the_way,
+    'pairs': pairs,
+    'pairs_safmn': pairs,
+    'cameras': cameras,
+    'keeping': keeping,
+    'rapid': rapid,
+  }
   for name in (*AGAINST, *made):
     rows = read(name)
     if rows:
@@ -68,10 +75,9 @@ def compared(rows: Sequence[Mapping], against: str, table: str = 'safmn_drealsr'
   return f'{promise.means([*usual, *rows])}\n\n{tables.markdown([titles, *differences])}'
 
 
-def by_pairs() -> dict[str, dict[int, list[dict]]]:
-  """Returns arm -> number of pairs -> runs on EDSR, with all 79 those of 008; all have the batches of their seed."""
-  rows = read('pairs')
-  rows += [{**row, 'data': '79 pairs'} for row in promise.read('edsr_drealsr')]
+def by_pairs(rows: Sequence[Mapping]) -> dict[str, dict[int, list[Mapping]]]:
+  """Returns arm -> number of pairs -> runs, with all 79 those of 008; all have the batches of their seed."""
+  rows = [*rows, *({**row, 'data': '79 pairs'} for row in promise.read(f'{rows[0]["backbone"].lower()}_drealsr'))]
   return {
     arm: {n: same for n in PAIRS if (same := [r for r in rows if r['name'] == arm and r['data'] == f'{n} pairs'])}
     for arm in ('rank-aware', 'full')
@@ -80,7 +86,7 @@ def by_pairs() -> dict[str, dict[int, list[dict]]]:
 
 def pairs(rows: Sequence[Mapping]) -> str:
   """Returns the gain by the number of pairs."""
-  arms, dark = by_pairs(), promise.dark(rows)
+  arms, dark = by_pairs(rows), promise.dark(rows)
   header = ['pairs']
   for arm in arms:
     header += [
@@ -145,18 +151,44 @@ def cameras(rows: Sequence[Mapping]) -> str:
 
 
 def keeping(rows: Sequence[Mapping]) -> str:
-  """Returns the gain on a camera that was left out, on the way and at lower strengths."""
+  """Returns the gain on the pictures of a camera, on the way and at lower strengths."""
   steps = [step for step, _ in rows[0]['curve']]
   lines = [
     [
       row['data'],
-      row['name'].replace(', on the way', ''),
+      row['name'].removesuffix(', on the way').removesuffix(', rapid'),
       *(f'{value - base_of(row):+.3f}' for value in [*(v for _, v in row['curve']), *row['strengths'].values()]),
     ]
     for row in rows
   ]
   strengths = [f'at strength {strength}' for strength in rows[0]['strengths']]
-  return tables.markdown([['left out', 'arm', *(f'{step} steps' for step in steps), *strengths], *lines])
+  return tables.markdown([['pictures', 'arm', *(f'{step} steps' for step in steps), *strengths], *lines])
+
+
+def rapid(rows: Sequence[Mapping]) -> str:
+  """Returns the gain by pairs of one camera and of all, and how the arms differ over all its pictures."""
+  pooled: dict[tuple[str, str], dict] = {}
+  for row in rows:
+    how, arm = row['data'].partition(' ')[2], row['name'].removesuffix(', rapid').split()[0]
+    one = pooled.setdefault((how, arm), {'seed': 0, 'base': {}, 'adapted': {}, 'seconds': []})
+    for label in ('base', 'adapted'):
+      one[label] |= row[label]
+    one['seconds'].append(row['cpu_seconds'])
+  pairs = [
+    (('alone', 'rank-aware'), ('alone', 'full')),
+    (('among all', 'rank-aware'), ('among all', 'full')),
+    (('alone', 'rank-aware'), ('among all', 'rank-aware')),
+  ]
+  lines = []
+  for one, other in pairs:
+    both = pooled[one], pooled[other]
+    if both[0]['base'].keys() == both[1]['base'].keys():
+      means = [f'{promise.gains(each).mean():+.3f} in {np.mean(each["seconds"]):.0f} s' for each in both]
+      lines.append(
+        [', '.join(one), means[0], ', '.join(other), means[1], *promise.compare([both[0]], [both[1]], [])[1:3]]
+      )
+  header = ['pairs, arm', 'mean gain, CPU time', 'against', 'mean gain, CPU time', 'dB', '95 %']
+  return f'{keeping(rows)}\n\n{tables.markdown([header, *lines])}'
 
 
 def draw() -> None:
@@ -182,7 +214,7 @@ def draw() -> None:
     figures.rank_heatmap(HERE / 'ranks.png', mapped['ranks'], 'Ranks of SAFMN for DRealSR, budget of rank 8')
   if read('pairs'):
     series, dark = {}, [promise.DARK]
-    for arm, numbers in by_pairs().items():
+    for arm, numbers in by_pairs(read('pairs')).items():
       for label, without in ((arm, []), (f'{arm}, without dark', dark)):
         means = [np.mean([promise.gains(row, without=without) for row in same]) for same in numbers.values()]
         series[label] = list(numbers), means

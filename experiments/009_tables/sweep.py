@@ -91,6 +91,11 @@ def pairs(seed: int) -> list:
   return [arm for number in (3, 5, 10, 20, 40) for arm in promise.of_edsr(fields, seed, f'{number} pairs')]
 
 
+def pairs_safmn(seed: int) -> list:
+  """The same on SAFMN."""
+  return [arm for number in (3, 5, 10, 20, 40) for arm in arms(BOTH, seed, f'{number} pairs')]
+
+
 def cameras(seed: int) -> list:
   """One camera is left out of training, and measured."""
   return [arm for camera in promise.CAMERAS for arm in arms(BOTH, seed, camera)]
@@ -135,6 +140,7 @@ TABLES = {
   'scores': scores,
   'forms': forms,
   'pairs': pairs,
+  'pairs_safmn': pairs_safmn,
   'kinds': kinds,
   'windows': windows,
   'windows_own': windows_own,
