@@ -129,6 +129,13 @@ def _with_file(argv: list[str]) -> list[str]:
   return found
 
 
+def _with_rate(argv: list[str]) -> list[str]:
+  """Returns `argv` with --config.optim.lr=auto, which no field of numbers can be, spelled out."""
+  auto = ['--config.optim.lr=0', '--config.optim.preset=auto']
+  return [word for given in argv for word in (auto if given == '--config.optim.lr=auto' else [given])]
+
+
 if __name__ == '__main__':
   flags.mark_flags_as_required(['config', 'workdir'])
+  sys.argv[:] = _with_rate(sys.argv)  # where config flags look for the fields that are given
   command.start(lambda: app.run(main, flags_parser=parse))

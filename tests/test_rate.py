@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -123,6 +125,17 @@ def test_a_run_that_was_stopped_goes_on_at_its_rate(folders, whole, tmp_path, mo
   (tmp_path / 'run/results.json').unlink()
   assert adapt.run(asked, tmp_path / 'run')['rate']['rate'] == json.loads(kept)['rate']
   assert 'rate.json is damaged' in capsys.readouterr().out
+
+
+def test_short_for_it_on_the_command_line(folders, tmp_path):
+  lr, hr = folders
+  pictures = [
+    f'--config.data.{part}.{side}={folder}' for part in ('train', 'valid') for side, folder in (('lr', lr), ('hr', hr))
+  ]
+  flags = ['--config=configs/tiny.py', f'--workdir={tmp_path / "run"}', '--config.optim.lr=auto', *pictures]
+  done = subprocess.run([sys.executable, '-m', 'adaptsr_jax.main', *flags], capture_output=True, text=True)
+  assert done.returncode == 2
+  assert 'looks for a rate in 100 to 200 updates, and the run has 20;' in done.stderr
 
 
 @pytest.mark.parametrize(
