@@ -278,7 +278,7 @@ def default() -> ConfigDict:
   c.optim.lr = 0.0
   # 'short': what served runs of hundreds of steps best on three networks (lora 2e-3, full 5e-4;
   # experiments/008_promise). 'paper': the rates of its long runs (1e-3, 2e-4). Other methods have one rate.
-  # 'auto': a tenth of the rate at which training falls apart, found by 100 to 200 updates of probes before the run; on
+  # 'auto': a tenth of the rate at which training falls apart, found by 80 to 200 updates of probes before the run; on
   # the command line --config.optim.lr=auto is short for it.
   c.optim.preset = 'short'
   # Learning rate of trained biases relative to `lr`, which suits factors: biases move pictures as a whole.
@@ -492,7 +492,7 @@ def _check_steps(config: ConfigDict) -> None:
       raise UserError("config.optim.preset='auto' looks for the rate of one player, not of two: give config.optim.lr.")
     if updates < _PROBED:
       raise UserError(
-        f"config.optim.preset='auto' looks for a rate in 100 to 200 updates, and the run has {updates}; give it "
+        f"config.optim.preset='auto' looks for a rate in 80 to 200 updates, and the run has {updates}; give it "
         f'{_PROBED} or more, or config.optim.lr.'
       )
 

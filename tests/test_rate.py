@@ -135,13 +135,13 @@ def test_short_for_it_on_the_command_line(folders, tmp_path):
   flags = ['--config=configs/tiny.py', f'--workdir={tmp_path / "run"}', '--config.optim.lr=auto', *pictures]
   done = subprocess.run([sys.executable, '-m', 'adaptsr_jax.main', *flags], capture_output=True, text=True)
   assert done.returncode == 2
-  assert 'looks for a rate in 100 to 200 updates, and the run has 20;' in done.stderr
+  assert 'looks for a rate in 80 to 200 updates, and the run has 20;' in done.stderr
 
 
 @pytest.mark.parametrize(
   ('fields', 'sentence'),
   [
-    ({'steps': 199}, 'in 100 to 200 updates, and the run has 199; give it 200 or more'),
+    ({'steps': 199}, 'in 80 to 200 updates, and the run has 199; give it 200 or more'),
     ({'optim.accumulate': 2}, 'the run has 100; give it'),
     ({'loss.adversarial': 0.1}, 'of one player, not of two'),
   ],
