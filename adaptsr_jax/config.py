@@ -468,6 +468,11 @@ def validate(config: ConfigDict) -> None:
       module.check(config)
 
 
+def probes_rate(config: ConfigDict) -> bool:
+  """Tells whether the learning rate of a run is found by probes."""
+  return config.optim.preset == 'auto' and not config.optim.lr
+
+
 def _check_steps(config: ConfigDict) -> None:
   """Raises UserError where the steps of a run are over before they have trained anything."""
   o, g, updates = config.optim, config.gan, config.steps // config.optim.accumulate
@@ -487,7 +492,7 @@ def _check_steps(config: ConfigDict) -> None:
     )
   if adversarial and not g.lr and not g.init_from:
     raise UserError('config.gan.lr is 0: a random discriminator that learns nothing teaches nothing.')
-  if o.preset == 'auto' and not o.lr:
+  if probes_rate(config):
     if adversarial:
       raise UserError("config.optim.preset='auto' looks for the rate of one player, not of two: give config.optim.lr.")
     if updates < _PROBED:

@@ -1,6 +1,6 @@
 """Optimisers by label, and learning rates that decay in steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -96,11 +96,11 @@ def schedule(config: ConfigDict, peak: Any = None) -> optax.Schedule:
   return lambda update: ramp(update) / peak * rate(update)
 
 
-def peak_rate(config: ConfigDict, found: float | None = None) -> float:
-  """Returns the learning rate that the schedule falls from, `found` standing in the place of what is set."""
+def peak_rate(config: ConfigDict, results: Mapping[str, Any]) -> float:
+  """Returns the learning rate that the schedule of a run fell from, which its results tell where probes found it."""
   without_ramp = config.copy_and_resolve_references()
   without_ramp.optim.warmup = 0
-  return float(schedule(without_ramp, found)(0))
+  return float(schedule(without_ramp, results.get('rate', {}).get('rate'))(0))
 
 
 def _constant_then_decay(peak: float, updates: int) -> optax.Schedule:

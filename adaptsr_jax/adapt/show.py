@@ -176,8 +176,7 @@ def next_commands(argv: list[str], results: dict[str, Any], workdir: str | os.Pa
     longer = {'config.steps': str(3 * results['steps']), 'workdir': f'{workdir}_longer'}
     commands['Train longer'] = _again(argv, longer)
   elif outcome == 'worse':
-    peak = optim.peak_rate(config_lib.restored(results['config']), results.get('rate', {}).get('rate'))
-    rate = f'{peak / 3:.1g}'
+    rate = f'{optim.peak_rate(config_lib.restored(results["config"]), results) / 3:.1g}'
     commands['Learn more slowly'] = _again(argv, {'config.optim.lr': rate, 'workdir': f'{workdir}_slower'})
   elif not results.get('unmergeable'):
     commands['Enlarge your own photographs'] = enlarge

@@ -134,7 +134,7 @@ def _run(config: ConfigDict, folder: Folder, command: str) -> dict[str, Any]:
   say(f'{doing} {trainable_parameters:,} of {total_parameters:,} parameters ({share:.1f} %) by {config.method}.')
 
   probed = {}
-  if config.steps and config.optim.preset == 'auto' and not config.optim.lr:
+  if config.steps and config_lib.probes_rate(config):
     probed = processes_lib.decide(lambda: folder.read_or_tell('rate'))
     if not probed:
       with enough_memory(prepare.memory_advice(config, setup.model)):

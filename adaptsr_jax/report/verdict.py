@@ -179,7 +179,7 @@ def _advice(run: Run, kind: str, spread: pictures.Spread) -> list[str]:
     )
   # Where most pictures gain, the steps are not at fault.
   if not spread.rising:
-    peak = optim.peak_rate(c, run.results.get('rate', {}).get('rate'))
+    peak = optim.peak_rate(c, run.results)
     lower = f'A lower learning rate: it was {peak:.2g}; try `--config.optim.lr={peak / 3:.1g}`.'
     advice += [*_earlier(run), lower]
   if not spread.rising and not c.optim.clip:

@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 from adaptsr_jax import data, image, infer, methods, metrics, tree
 from adaptsr_jax.adapt import losses, prepare, rate, step, warm_up
 from adaptsr_jax.adapt.folder import Folder
+from adaptsr_jax.config import probes_rate
 from adaptsr_jax.data import samples
 from adaptsr_jax.evaluate import asked as measures
 from adaptsr_jax.evaluate import measure
@@ -382,7 +383,7 @@ def trained(ready: Ready) -> Trained:
   frozen, trainable = methods.restore(method, setup.base.params, ready.plan.start, jax.random.key(config.seed))
   training = step.plain(config, setup.model.apply, method, frozen, trainable, ready.criterion)
   probed = {}
-  if config.optim.preset == 'auto' and not config.optim.lr:
+  if probes_rate(config):
     probed = rate.find(config, setup, training)
     training = step.at_rate(training, config, probed['rate'])
   state, batches, seconds, curve = training.state, prepare.batches(config, setup.train, config.seed), 0.0, []

@@ -182,11 +182,9 @@ def rapid(rows: Sequence[Mapping]) -> str:
   lines = []
   for one, other in pairs:
     both = pooled[one], pooled[other]
-    if both[0]['base'].keys() == both[1]['base'].keys():
-      means = [f'{promise.gains(each).mean():+.3f} in {np.mean(each["seconds"]):.0f} s' for each in both]
-      lines.append(
-        [', '.join(one), means[0], ', '.join(other), means[1], *promise.compare([both[0]], [both[1]], [])[1:3]]
-      )
+    means = [f'{promise.gains(each).mean():+.3f} in {np.mean(each["seconds"]):.0f} s' for each in both]
+    difference = promise.compare(*([each] for each in both), [])[1:3]
+    lines.append([', '.join(one), means[0], ', '.join(other), means[1], *difference])
   header = ['pairs, arm', 'mean gain, CPU time', 'against', 'mean gain, CPU time', 'dB', '95 %']
   return f'{keeping(rows)}\n\n{tables.markdown([header, *lines])}'
 

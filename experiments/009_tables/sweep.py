@@ -27,6 +27,7 @@ PARTS = {
   'modulations': ('ccm', 'to_'),
 }
 KINDS = {'convolutions': 'conv', 'MLP': 'mlp', 'attention': 'attn'}
+PAIRS = (3, 5, 10, 20, 40)
 BUDGET = 61_656  # of rank 8 in form '1x1_kxk'
 
 
@@ -88,12 +89,12 @@ def scores(seed: int) -> list:
 def pairs(seed: int) -> list:
   """How many pairs it takes, on EDSR; see 008 for all 79."""
   fields = promise.at_best('rank-aware', 'full')
-  return [arm for number in (3, 5, 10, 20, 40) for arm in promise.of_edsr(fields, seed, f'{number} pairs')]
+  return [arm for number in PAIRS for arm in promise.of_edsr(fields, seed, f'{number} pairs')]
 
 
 def pairs_safmn(seed: int) -> list:
   """The same on SAFMN."""
-  return [arm for number in (3, 5, 10, 20, 40) for arm in arms(BOTH, seed, f'{number} pairs')]
+  return [arm for number in PAIRS for arm in arms(BOTH, seed, f'{number} pairs')]
 
 
 def cameras(seed: int) -> list:
