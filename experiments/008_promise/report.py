@@ -24,7 +24,7 @@ RATES = ('safmn_rates', 'edsr_rates', 'swinir_rates', 'level', *LEVEL)
 LONG = ('long', 'edsr_long', 'edsr_soft_long', 'swinir_long', 'swinir_soft_long')
 TITLES = ['this', 'against', 'seeds', 'dB', '95 %', 'without dark', 'seeds above', 'p, t over seeds', 'p, pictures']
 NETWORKS = ('SAFMN', 'SwinIR', 'EDSR')
-TRIALS = ('starts', 'alphas', 'flat', 'maps', 'sites', 'forgotten')
+TRIALS = ('starts', 'alphas', 'flat', 'flat_all', 'maps', 'sites', 'forgotten')
 FOLDS = 3
 LOWEST = -0.3  # no picture is to lose more than that, in dB
 
@@ -209,12 +209,21 @@ def dark(rows: Sequence[Mapping]) -> list[str]:
 
 def joined(rows: Sequence[Mapping]) -> list[dict]:
   """Returns the runs of the parts of all pairs as one of each arm, where all parts are measured."""
-  return [
-    {**same[0], **{label: {p: v for row in same for p, v in row[label].items()} for label in ('base', 'adapted')}}
-    | {'weaker': {'0.8': {p: v for row in same for p, v in row['weaker']['0.8'].items()}}}
-    for same in by_arm(rows).values()
-    if len(same) == FOLDS
-  ]
+  arms: dict[tuple[str, str], list[Mapping]] = {}
+  for row in rows:
+    arms.setdefault((row['backbone'], row['name']), []).append(row)
+  return [as_one(same) for same in arms.values() if len(same) == FOLDS]
+
+
+def as_one(same: Sequence[Mapping]) -> dict:
+  """Returns runs that measured different pictures as one that measured all of them."""
+  whole = {label: {p: v for row in same for p, v in row[label].items()} for label in ('base', 'adapted')}
+  kinds = {kind: same[0].get(kind, {}) for kind in ('weaker', 'corrected')}
+  apart = {
+    kind: {label: {p: v for row in same for p, v in row[kind][label].items()} for label in of}
+    for kind, of in kinds.items()
+  }
+  return {**same[0], **whole, **apart}
 
 
 def on_the_way(rows: Sequence[Mapping]) -> str:
@@ -276,6 +285,8 @@ def compare(ours: Sequence[Mapping], theirs: Sequence[Mapping], without: Sequenc
 
 def trials(rows: Sequence[Mapping], table: str) -> str:
   """Returns what the trials of one kind gained, by network, beside the arm that each is compared with."""
+  in_parts = [row for row in rows if row['data'].startswith('fold')]
+  rows = [*(row for row in rows if row not in in_parts), *joined(in_parts)]
   levelled = [
     {**row, 'name': f'{row["name"]}, {way}', 'adapted': adapted, 'against': row['name']}
     for row in rows

@@ -134,6 +134,16 @@ def auto() -> list[Arm]:
   ]
 
 
+def auto_long() -> list[Arm]:
+  """The rate that probes find, until the curves are flat."""
+  fields = {'optim.preset': 'auto', 'eval_every': 200, 'strengths': (0.8, 0.6)}
+  return [
+    Arm(f'{name}, rate by probes', {**METHODS[name], **fields}, backbone, data, steps=2000)
+    for backbone, data in (('EDSR', 'DRealSR'), ('EDSR', 'soft camera'), ('SwinIR', 'DRealSR'))
+    for name in ('rank-aware', 'full')
+  ]
+
+
 def higher() -> list[Arm]:
   """Full fine-tuning at the highest rate of its grid."""
   return of_edsr({'full 0.001': {'method': 'full', 'optim.lr': 1e-3, 'strengths': (0.8,)}}, 0, 'soft camera')
@@ -192,11 +202,16 @@ def at_best(*names: str) -> dict[str, dict[str, Any]]:
 
 def at_own(backbone: str, *names: str) -> dict[str, dict[str, Any]]:
   """Returns the fields of methods by a name that tells the rate where it is not that of `BEST`."""
-  rates = {name: {**BEST, **OWN.get(backbone, {})}[name] for name in names}
+  rates = {name: rate_of(backbone, name) for name in names}
   return {
     name if rate == BEST[name] else f'{name} {rate:g}': {**METHODS[name], 'optim.lr': rate}
     for name, rate in rates.items()
   }
+
+
+def rate_of(backbone: str, method: str) -> float:
+  """Returns the rate that suits a method on a network."""
+  return {**BEST, **OWN.get(backbone, {})}[method]
 
 
 def long(backbone: str, data: str = 'DRealSR', names: Iterable[str] = METHODS, seeds: int = 1) -> list[Arm]:
@@ -245,6 +260,17 @@ def rules() -> list[Arm]:
   return of_edsr({rule: {**usual, 'lora.rule': rule, **own} for rule, own in rules.items()})
 
 
+def rules_own(backbone: str) -> list[Arm]:
+  """The same, and spectral gains over more batches, at the rate that suits a network."""
+  ((_, usual),) = at_own(backbone, 'rank-aware').items()
+  rules = {'post_hoc': {'steps': 182}, 'marginal': {}, 'marginal, 64 batches': {'score.batches': 64}, 'greedy': {}}
+  return [
+    Arm(f'{rule}, own rate', {**usual, 'lora.rule': rule.partition(',')[0], **own}, backbone, seed=seed, steps=200)
+    for seed in range(5)
+    for rule, own in rules.items()
+  ]
+
+
 # One rate for all networks, and what is better on single ones.
 BEST = {'rank-aware': 2e-3, 'uniform': 2e-3, 'full': 5e-4}
 OWN = {
@@ -272,7 +298,7 @@ TABLES = {
   'level_edsr': level_edsr,
   'level_swinir': lambda: level_own('SwinIR', 200),
   'level_safmn': lambda: level_own('SAFMN', 300),
-  'long': lambda: [*long('SAFMN'), *long_at_first_rates()],
+  'long': lambda: [*long('SAFMN', seeds=3), *long_at_first_rates()],
   'edsr_long': lambda: long('EDSR', seeds=3),
   'edsr_soft_long': lambda: long('EDSR', 'soft camera', seeds=3),
   'swinir_long': lambda: long('SwinIR', names=('rank-aware', 'full'), seeds=3),
@@ -282,6 +308,9 @@ TABLES = {
   'folds': folds,
   'defaults': defaults,
   'rules': rules,
+  'rules_edsr': lambda: rules_own('EDSR'),
+  'rules_swinir': lambda: rules_own('SwinIR'),
+  'auto_long': auto_long,
 }
 
 
@@ -372,7 +401,7 @@ class Trained(NamedTuple):
   frozen: tree.Params
   trainable: tree.Params
   seconds: float  # of CPU
-  curve: list[list[float]]  # number of steps, PSNR
+  on_the_way: list[tuple[int, dict[str, float]]]  # number of steps, PSNR by picture
   finite: bool
   probed: dict[str, Any]  # where the rate was looked for
 
@@ -386,7 +415,7 @@ def trained(ready: Ready) -> Trained:
   if probes_rate(config):
     probed = rate.find(config, setup, training)
     training = step.at_rate(training, config, probed['rate'])
-  state, batches, seconds, curve = training.state, prepare.batches(config, setup.train, config.seed), 0.0, []
+  state, batches, seconds, on_the_way = training.state, prepare.batches(config, setup.train, config.seed), 0.0, []
   for number in range(1, config.steps + 1):
     start = time.process_time()
     state, scalars = training.step(state, next(batches))
@@ -394,10 +423,11 @@ def trained(ready: Ready) -> Trained:
     seconds += (time.process_time() - start) * (number > 1)  # the first compiles
     if config.eval_every and number % config.eval_every == 0 and number < config.steps:
       params = method.merge(frozen, jax.device_get(training.trained(state)))
-      curve.append([number, mean(measured(ready, params, (metrics.quality,)))])
+      images = measured(ready, params, (metrics.quality,))
+      on_the_way.append((number, {picture: values['psnr_y'] for picture, values in images.items()}))
   batches.close()
   finite = bool(np.isfinite(scalars['loss']))
-  return Trained(frozen, jax.device_get(training.trained(state)), seconds, curve, finite, probed)
+  return Trained(frozen, jax.device_get(training.trained(state)), seconds, on_the_way, finite, probed)
 
 
 def measured(
@@ -445,7 +475,11 @@ def row_of(arm: Arm, args: argparse.Namespace, ready: Ready, end: Trained) -> di
     'strengths': {strength: mean(images) for strength, images in weaker.items()},
     'weaker': {strength: {p: images[p]['psnr_y'] for p in images} for strength, images in weaker.items()},
     **({'probed': end.probed} if end.probed else {}),
-    'curve': [*end.curve, [config.steps, mean(adapted)]],
+    'curve': [
+      *([n, float(np.mean([*images.values()]))] for n, images in end.on_the_way),
+      [config.steps, mean(adapted)],
+    ],
+    **({'on_the_way': end.on_the_way} if end.on_the_way else {}),
     **({'gains_elsewhere': elsewhere} if elsewhere else {}),
   }
 

@@ -8,6 +8,7 @@ of which `report.py` makes tables.
 """
 
 import argparse
+import functools
 import importlib
 import json
 from collections.abc import Callable, Mapping
@@ -29,8 +30,12 @@ HERE = Path(__file__).parent
 STEPS = {'SAFMN': 300, 'SwinIR': 200, 'EDSR': 200}
 USUAL = {'optim.lr': sweep.BEST['rank-aware'], 'metrics': (), 'strengths': ()}
 FULL = {'method': 'full', 'optim.lr': sweep.BEST['full']}
-# A budget of rank 1 as in 009.
-RANKS = {'rank-aware': {}, 'rank 1': {'lora.rank': 1, 'lora.r_max': 64, 'lora.r_min': 0}}
+# Budgets of low ranks as in 009.
+RANKS = {
+  'rank-aware': {},
+  'rank 1': {'lora.rank': 1, 'lora.r_max': 64, 'lora.r_min': 0},
+  'rank 2': {'lora.rank': 2, 'lora.r_max': 64},
+}
 BUDGET = {'EDSR': 115_440, 'SwinIR': 74_424}  # of rank 8 without the convolutions in front of the pixel shuffle
 GREYS = (0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9)
 NOISE = 3 / 255  # about that of the dark picture
@@ -42,34 +47,51 @@ class Trial(NamedTuple):
   table: str
   against: str  # name of the arm that it is compared with
   arm: sweep.Arm
-  start: str = ''  # what the first factors lie along: 'gradient' or 'activation'
-  one_scale: bool = False  # at all ranks, that of rank 8
-  by_kernel: bool = False  # rates of b follow the size of the site's kernel
-  leaves: bool = False  # norms and position tables are trained beside the adapters
-  map_seed: int | None = None  # of a random map, apart from that of the run
+  change: Callable[[sweep.Ready], sweep.Ready] = lambda ready: ready  # of what is ready, before the first step
   levelled: bool = False  # measured with its level corrected, too
 
 
 def trial(
-  table: str, against: str, name: str, fields: Mapping[str, Any], backbone: str, seed: int = 0, **how: Any
+  table: str,
+  against: str,
+  name: str,
+  fields: Mapping[str, Any],
+  backbone: str,
+  seed: int = 0,
+  where: str = 'DRealSR',
+  **how: Any,
 ) -> Trial:
-  return Trial(table, against, sweep.Arm(name, {**USUAL, **fields}, backbone, seed=seed, steps=STEPS[backbone]), **how)
+  return Trial(table, against, sweep.Arm(name, {**USUAL, **fields}, backbone, where, seed, STEPS[backbone]), **how)
 
 
 def usual(backbone: str, seed: int = 0) -> Trial:
   return trial('flat', '', 'rank-aware', {}, backbone, seed, levelled=True)
 
 
+def all_pairs(backbone: str, fold: int) -> Trial:
+  """The usual run at the network's own rate, for all pairs in three parts."""
+  own = {'optim.lr': sweep.rate_of(backbone, 'rank-aware')}
+  return trial('flat_all', '', 'rank-aware, all pairs', own, backbone, where=f'fold {fold}', levelled=True)
+
+
 def frozen(backbone: str) -> Trial:
   return trial('flat', 'rank-aware', 'biases frozen', {'lora.biases': False}, backbone)
 
 
-def starts(backbone: str, name: str) -> list[Trial]:
+def starts(backbone: str, name: str, own: Mapping[str, Any], seed: int = 0) -> list[Trial]:
   """First factors along the leading directions of the mean gradient, and of the inputs (EVA)."""
+  fields = {**RANKS[name], **own}
   return [
-    trial('starts', name, f'{name}, along the {start}', RANKS[name], backbone, start=start)
-    for start in ('gradient', 'activation')
+    trial('starts', name, f'{name}, along the {what}', fields, backbone, seed, change=functools.partial(along, what))
+    for what in ('gradient', 'activation')
   ]
+
+
+def low_starts(backbone: str, name: str, seed: int) -> list[Trial]:
+  """The same at a low rank, at the network's own rate, with the usual start, which is a row of 009."""
+  own = {'optim.lr': sweep.rate_of(backbone, 'rank-aware')}
+  usual = trial('starts', '', name, {**RANKS[name], **own}, backbone, seed)
+  return [usual, *starts(backbone, name, own, seed)]
 
 
 def alphas() -> list[Trial]:
@@ -77,7 +99,7 @@ def alphas() -> list[Trial]:
   of_paper = {'lora.rslora': False, 'lora.alpha': 8**0.5}
   return [
     trial('alphas', 'rank-aware', 'alpha over r', of_paper, 'SAFMN'),
-    *(trial('alphas', 'rank-aware', 'one scale for all ranks', {}, 'SAFMN', s, one_scale=True) for s in range(2)),
+    *(trial('alphas', 'rank-aware', 'one scale for all ranks', {}, 'SAFMN', s, change=one_scale) for s in range(2)),
   ]
 
 
@@ -104,24 +126,8 @@ def forgotten(backbone: str) -> list[Trial]:
 
 def random_map(seed: int) -> Trial:
   """Ranks by chance, with the batches and the start of the usual run."""
-  return trial('maps', 'rank-aware', f'random map {seed}', {'score.kind': 'random'}, 'SAFMN', map_seed=seed)
-
-
-TRIALS = [
-  *(usual(backbone, seed) for seed in range(2) for backbone in STEPS),
-  trial('flat', '', 'full', FULL, 'SwinIR', levelled=True),
-  *map(frozen, ('SAFMN', 'SwinIR')),
-  *starts('SAFMN', 'rank-aware'),
-  trial('starts', '', 'rank 1', RANKS['rank 1'], 'SAFMN'),  # a row of 009
-  *starts('SAFMN', 'rank 1'),
-  *starts('SwinIR', 'rank-aware'),
-  *alphas(),
-  random_map(1),
-  *map(at_own_rate, BUDGET),
-  *(unusual('sites', backbone, 'rates by kernels', {}, by_kernel=True) for backbone in STEPS),
-  *(each for backbone in BUDGET for each in forgotten(backbone)),
-  unusual('forgotten', 'SwinIR', 'norms and tables too', {}, leaves=True),
-]
+  change = functools.partial(mapped, seed)
+  return trial('maps', 'rank-aware', f'random map {seed}', {'score.kind': 'random'}, 'SAFMN', change=change)
 
 
 def main() -> None:
@@ -138,27 +144,22 @@ def main() -> None:
 
 def run(each: Trial, args: argparse.Namespace) -> dict[str, Any]:
   """Trains and measures one trial; returns its row."""
-  ready = sweep.prepared(each.arm, args)
-  if each.map_seed is not None:
-    other = ready.config.copy_and_resolve_references()
-    other.seed = each.map_seed
-    plan = methods.plan(ready.config, ready.setup.sites, prepare.Scores(other, ready.setup))
-    ready = ready._replace(plan=plan, method=methods.from_spec(plan.spec, plan.constants))
-  if each.start:
-    ready = ready._replace(plan=ready.plan._replace(start=start_along(ready, each.start)))
-  if each.one_scale:
-    ready = ready._replace(method=with_factors(ready.method, of_one_scale(ready)))
-  if each.by_kernel:
-    ready = ready._replace(method=with_factors(ready.method, of_kernels(ready)))
-  if each.leaves:
-    ready = ready._replace(method=with_leaves(ready.method))
+  ready = each.change(sweep.prepared(each.arm, args))
   end = sweep.trained(ready)
   row = sweep.row_of(each.arm, args, ready, end)
   return {**row, **(levelled(ready, end) if each.levelled and end.finite else {})}
 
 
-def start_along(ready: sweep.Ready, what: str) -> methods.Tensors:
-  """Returns first factors along the leading left singular vectors of what a site's kernel, as a matrix, meets.
+def mapped(seed: int, ready: sweep.Ready) -> sweep.Ready:
+  """Returns what is ready with ranks that another seed gives."""
+  config = ready.config.copy_and_resolve_references()
+  config.seed = seed
+  plan = methods.plan(ready.config, ready.setup.sites, prepare.Scores(config, ready.setup))
+  return ready._replace(plan=plan, method=methods.from_spec(plan.spec, plan.constants))
+
+
+def along(what: str, ready: sweep.Ready) -> sweep.Ready:
+  """Returns what is ready with first factors along the leading left singular vectors of what a site's kernel meets.
 
   That is its mean gradient, (cin, kh kw cout), or all its inputs, (cin, pixels), not centred. Columns are as long as
   those that are drawn are on average, so that only their directions differ.
@@ -171,9 +172,10 @@ def start_along(ready: sweep.Ready, what: str) -> methods.Tensors:
     matrices = {site.name: moments[site.path] for site in sites}
   left = {name: np.linalg.svd(matrix.astype(np.float64), full_matrices=False)[0] for name, matrix in matrices.items()}
   # A value that is drawn within 1 / sqrt(cin) has a mean square of 1 / (3 cin).
-  return {
+  start = {
     f'adapters/{name}/a': (left[name][:, :rank] / 3**0.5).astype(np.float32) for name, rank in ranks.items() if rank
   }
+  return ready._replace(plan=ready.plan._replace(start=start))
 
 
 def second_moments(ready: sweep.Ready) -> dict[tuple[str, ...], np.ndarray]:
@@ -199,38 +201,41 @@ def second_moments(ready: sweep.Ready) -> dict[tuple[str, ...], np.ndarray]:
   return {path: sum(np.asarray(each[path], np.float64) for each in of_batches) for path in of_batches[0]}
 
 
-def of_one_scale(ready: sweep.Ready) -> dict[str, float]:
-  """Returns by site what makes its scale that of rank 8, alpha / sqrt(8)."""
-  return {name: (rank / 8) ** 0.5 for name, rank in lora.from_json(ready.plan.spec['sites'])[1].items() if rank}
+def one_scale(ready: sweep.Ready) -> sweep.Ready:
+  """Returns what is ready with the scale of rank 8, alpha / sqrt(8), at every site."""
+  ranks = lora.from_json(ready.plan.spec['sites'])[1]
+  return with_factors(ready, {name: (rank / 8) ** 0.5 for name, rank in ranks.items() if rank})
 
 
-def of_kernels(ready: sweep.Ready) -> dict[str, float]:
-  """Returns by site the root mean square of its kernel over the geometric mean of all sites'."""
+def rates_by_kernels(ready: sweep.Ready) -> sweep.Ready:
+  """Returns what is ready with b times the root mean square of its kernel over the geometric mean of all sites'."""
   sites, ranks = lora.from_json(ready.plan.spec['sites'])
   flat = tree.flatten(ready.setup.base.params)
   sizes = {s.name: float(np.sqrt(np.mean(flat['/'.join((*s.path, 'kernel'))] ** 2))) for s in sites if ranks[s.name]}
   mean = np.exp(np.mean(np.log(list(sizes.values()))))
-  return {name: size / mean for name, size in sizes.items()}
+  return with_factors(ready, {name: size / mean for name, size in sizes.items()})
 
 
-def with_factors(method: methods.Method, factors: Mapping[str, float]) -> methods.Method:
-  """Returns `method` with the b of every site times a factor, which is one of its rate as well, as b starts at 0."""
+def with_factors(ready: sweep.Ready, factors: Mapping[str, float]) -> sweep.Ready:
+  """Returns what is ready with b times a factor of its site, which is one of its rate as well, as b starts at 0."""
+  method = ready.method
 
   def scaled(trainable: tree.Params) -> tree.Params:
     adapters = {name: {'a': ab['a'], 'b': ab['b'] * factors[name]} for name, ab in trainable['adapters'].items()}
     return {**trainable, 'adapters': adapters}
 
-  return method._replace(
+  changed = method._replace(
     merge=lambda frozen, trainable: method.merge(frozen, scaled(trainable)),
     forward=lambda apply_fn, frozen, trainable, x: method.forward(apply_fn, frozen, scaled(trainable), x),
   )
+  return ready._replace(method=changed)
 
 
-def with_leaves(method: methods.Method) -> methods.Method:
-  """Returns `method` that trains norms and position tables as it does the biases of its sites."""
+def with_leaves(ready: sweep.Ready) -> sweep.Ready:
+  """Returns what is ready with norms and position tables trained as the biases of the sites are."""
 
   def init(key: Any, base: tree.Params) -> tuple[tree.Params, tree.Params]:
-    frozen, trainable = method.init(key, base)
+    frozen, trainable = ready.method.init(key, base)
     beside = {
       name: leaf.copy()
       for name, leaf in tree.flatten(base).items()
@@ -238,7 +243,7 @@ def with_leaves(method: methods.Method) -> methods.Method:
     }
     return frozen, {**trainable, 'biases': {**trainable['biases'], **beside}}
 
-  return method._replace(init=init)
+  return ready._replace(method=ready.method._replace(init=init))
 
 
 def levelled(ready: sweep.Ready, end: sweep.Trained) -> dict[str, Any]:
@@ -289,6 +294,29 @@ def in_the_middle(network: infer.Network, grey: float, noise: float) -> np.ndarr
   picture = np.clip(grey + noise * np.random.default_rng(0).standard_normal((64, 64, 3)), 0, 1)
   output = network(picture.astype(np.float32))
   return output[96:-96, 96:-96].mean(axis=(0, 1))
+
+
+TRIALS = [
+  *(usual(backbone, seed) for seed in range(2) for backbone in STEPS),
+  trial('flat', '', 'full', FULL, 'SwinIR', levelled=True),
+  *map(frozen, ('SAFMN', 'SwinIR')),
+  *starts('SAFMN', 'rank-aware', {}),
+  *starts('SwinIR', 'rank-aware', {}),
+  *(
+    each
+    for seed in range(2)
+    for backbone in ('SAFMN', 'SwinIR')
+    for name in ('rank 1', 'rank 2')
+    for each in low_starts(backbone, name, seed)
+  ),
+  *alphas(),
+  random_map(1),
+  *map(at_own_rate, BUDGET),
+  *(unusual('sites', backbone, 'rates by kernels', {}, change=rates_by_kernels) for backbone in STEPS),
+  *(each for backbone in BUDGET for each in forgotten(backbone)),
+  *(all_pairs(backbone, fold) for backbone in ('EDSR', 'SwinIR') for fold in range(3)),
+  unusual('forgotten', 'SwinIR', 'norms and tables too', {}, change=with_leaves),
+]
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 python -m experiments.009_tables.report
 """
 
+import functools
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,20 +17,18 @@ from experiments import sweeping
 promise = importlib.import_module('experiments.008_promise.report')
 
 HERE = Path(__file__).parent
-# What the arms of each table are compared with: the run of 008 and, where it was measured on the way, of `time`.
-AGAINST = {
-  'ranks': 'rank 8',
-  'scores': 'gradient',
-  'forms': '1x1_kxk',
-  'kinds': 'all, LoRA',
-  'windows': 'all, LoRA',
-  'windows_own': 'all, LoRA',
-  'options': 'one rate of 2e-3',
-}
-WITH_FULL = {
-  'kinds': ('safmn_drealsr', True),
-  'windows': ('swinir_drealsr', True),
-  'windows_own': ('swinir_drealsr_own', True),
+# The tables of 008 that hold the usual runs of every network.
+RUNS = {'SAFMN': 'safmn_drealsr', 'EDSR': 'edsr_drealsr_own', 'SwinIR': 'swinir_drealsr_own'}
+# What a table calls these runs -> their arm in 008. Its arms are compared with the first.
+PARTS = {'all, LoRA': 'rank-aware', 'all, full': 'full'}
+USUAL = {
+  'ranks': {'rank 8': 'rank-aware', 'uniform 8': 'uniform'},
+  'scores': {'gradient': 'rank-aware'},
+  'forms': {'1x1_kxk': 'rank-aware'},
+  'kinds': PARTS,
+  'windows': PARTS,
+  'windows_own': PARTS,
+  'options': {'one rate of 2e-3': 'rank-aware'},
 }
 PAIRS = (3, 5, 10, 20, 40, 79)
 
@@ -43,11 +42,12 @@ def main() -> None:
     'keeping': keeping,
     'rapid': rapid,
   }
-  for name in (*AGAINST, *made):
-    rows = read(name)
-    if rows:
-      table = made[name](rows) if name in made else compared(rows, AGAINST[name], *WITH_FULL.get(name, ()))
-      sweeping.fill(HERE / 'README.md', **{name: table})
+  made |= {
+    name: functools.partial(compared, usual=usual, name=name)
+    for kind, usual in USUAL.items()
+    for name in (kind, f'{kind}_edsr', f'{kind}_swinir')
+  }
+  sweeping.fill(HERE / 'README.md', **{name: make(rows) for name, make in made.items() if (rows := read(name))})
   draw()
 
 
@@ -56,23 +56,28 @@ def read(name: str) -> list[dict]:
   return sweeping.measured(HERE / f'{name}.jsonl')
 
 
-def protocol(arm: str, table: str = 'safmn_drealsr') -> list[dict]:
+def protocol(arm: str, backbone: str = 'SAFMN', table: str = '') -> list[dict]:
   """Returns the runs of an arm of 008 on the same pictures; where it was run here too, the runs of here."""
-  rows = [*promise.read(table), *(read('time') if table == 'safmn_drealsr' else [])]
+  rows = [*promise.read(table or RUNS[backbone]), *(read('time') if backbone == 'SAFMN' else [])]
   return list({row['seed']: row for row in rows if row['name'].split()[0] == arm}.values())
 
 
-def compared(rows: Sequence[Mapping], against: str, table: str = 'safmn_drealsr', full: bool = False) -> str:
-  """Returns the metrics of every arm, and how its PSNR differs from that of the usual run with the same seeds."""
+def with_usual(rows: Sequence[Mapping], usual: Mapping[str, str], table: str = '') -> list[Mapping]:
+  """Returns runs behind the usual ones with the same seeds, which `usual` names."""
   seeds = {row['seed'] for row in rows}
-  usual = {against: 'rank-aware', **({'all, full': 'full'} if full else {})}
-  usual = [{**row, 'name': name} for name, arm in usual.items() for row in protocol(arm, table) if row['seed'] in seeds]
-  arms = promise.by_arm([*usual, *rows])
+  runs = {name: protocol(arm, rows[0]['backbone'], table) for name, arm in usual.items()}
+  return [*({**row, 'name': name} for name, same in runs.items() for row in same if row['seed'] in seeds), *rows]
+
+
+def compared(rows: Sequence[Mapping], usual: Mapping[str, str], name: str) -> str:
+  """Returns the metrics of every arm, and how its PSNR differs from that of the usual run with the same seeds."""
+  every = with_usual(rows, usual, 'swinir_drealsr' if name == 'windows' else '')
+  arms, first = promise.by_arm(every), next(iter(usual))
   differences = [
-    [arm, *promise.compare(same, arms[against], promise.dark(rows))[:5]] for arm, same in arms.items() if arm != against
+    [arm, *promise.compare(same, arms[first], promise.dark(rows))[:5]] for arm, same in arms.items() if arm != first
   ]
-  titles = [f'against {against}', 'seeds', 'dB', '95 %', 'without dark', 'seeds above']
-  return f'{promise.means([*usual, *rows])}\n\n{tables.markdown([titles, *differences])}'
+  titles = [f'against {first}', 'seeds', 'dB', '95 %', 'without dark', 'seeds above']
+  return f'{promise.means(every)}\n\n{tables.markdown([titles, *differences])}'
 
 
 def by_pairs(rows: Sequence[Mapping]) -> dict[str, dict[int, list[Mapping]]]:
@@ -189,27 +194,31 @@ def rapid(rows: Sequence[Mapping]) -> str:
   return f'{keeping(rows)}\n\n{tables.markdown([header, *lines])}'
 
 
+def trade(rows: Sequence[Mapping], name: str) -> None:
+  """Draws Figure 1: PSNR and LPIPS against trained parameters, means and ranges over the seeds."""
+  means = lambda of, metric: float(np.mean([picture[metric] for picture in of.values()]))  # noqa: E731
+  for metric, label, better in (('psnr_y', 'PSNR (Y) in dB', 'higher'), ('lpips_alex', 'LPIPS', 'lower')):
+    points = []
+    for arm, same in promise.by_arm(rows).items():
+      values = [means(row['adapted'], metric) for row in same]
+      points.append((arm, same[0]['trainable_parameters'], np.mean(values), min(values), max(values)))
+    path = HERE / f'parameters_{metric.split("_")[0]}_{name}.png'
+    figures.tradeoff(path, points, label, better, {'base': means(rows[0]['base'], metric)})
+
+
 def draw() -> None:
   """Draws Figures 1, 5 and 6 of the paper, and the gain against pairs."""
-  points = [*read('ranks'), *read('kinds'), *({**r, 'name': f'{r["name"]}, rank 8'} for r in protocol('rank-aware'))]
-  points = [row for row in [*points, *protocol('full')] if row['seed'] == 0]
-  if read('ranks'):
-    base = points[0]['base']
-    for metric, label, better in (('psnr_y', 'PSNR (Y) in dB', 'higher'), ('lpips_alex', 'LPIPS', 'lower')):
-      mean = lambda pictures, metric=metric: float(np.mean([values[metric] for values in pictures.values()]))  # noqa: E731
-      figures.tradeoff(
-        HERE / f'parameters_{metric.split("_")[0]}.png',
-        [(row['name'], row['trainable_parameters'], mean(row['adapted'])) for row in points],
-        label,
-        better,
-        {'base': mean(base)},
-      )
+  for backbone in RUNS:
+    first = protocol('rank-aware', backbone)[0]
+    figures.rank_heatmap(
+      HERE / f'ranks_{backbone.lower()}.png', first['ranks'], f'Ranks of {backbone} for DRealSR, budget of rank 8'
+    )
+    rows = read('ranks' if backbone == 'SAFMN' else f'ranks_{backbone.lower()}')
+    if rows:
+      trade(with_usual(rows, {**USUAL['ranks'], 'full': 'full'}), backbone.lower())
   timed = [row for row in read('time') if row['seed'] == 0]
   for axis in ('steps', 'seconds'):
     promise.curves(timed, HERE / f'quality_{axis}.png', axis)
-  mapped = next((row for row in timed if row['ranks']), None)
-  if mapped:
-    figures.rank_heatmap(HERE / 'ranks.png', mapped['ranks'], 'Ranks of SAFMN for DRealSR, budget of rank 8')
   if read('pairs'):
     series, dark = {}, [promise.DARK]
     for arm, numbers in by_pairs(read('pairs')).items():

@@ -9,6 +9,7 @@
 """
 
 import argparse
+import functools
 import importlib
 import json
 from pathlib import Path
@@ -27,42 +28,55 @@ PARTS = {
   'modulations': ('ccm', 'to_'),
 }
 KINDS = {'convolutions': 'conv', 'MLP': 'mlp', 'attention': 'attn'}
+RANKS = (1, 2, 4, 16, 64)
 PAIRS = (3, 5, 10, 20, 40)
-BUDGET = 61_656  # of rank 8 in form '1x1_kxk'
+BUDGETS = {'SAFMN': 61_656, 'EDSR': 115_440, 'SwinIR': 74_424}  # of rank 8 in form '1x1_kxk'
+STEPS = {'SAFMN': 300, 'EDSR': 200, 'SwinIR': 200}
 
 
-def arms(fields_of: dict[str, dict[str, Any]], seed: int, where: str = 'DRealSR') -> list:
-  """Returns runs of 300 steps on SAFMN."""
-  return [promise.Arm(name, {**MEASURED, **fields}, 'SAFMN', where, seed, 300) for name, fields in fields_of.items()]
+def arms(
+  fields_of: dict[str, dict[str, Any]], seed: int, where: str = 'DRealSR', backbone: str = 'SAFMN'
+) -> list[promise.Arm]:
+  return [
+    promise.Arm(name, {**MEASURED, **fields}, backbone, where, seed, STEPS[backbone])
+    for name, fields in fields_of.items()
+  ]
 
 
-def time(seed: int) -> list:
+def adapters(backbone: str) -> dict[str, Any]:
+  """Returns the fields of adapters at the rate that suits a network."""
+  return {'optim.lr': promise.rate_of(backbone, 'rank-aware')}
+
+
+def time(seed: int) -> list[promise.Arm]:
   """Figure 6; these are rows of 008, measured on the way."""
   return arms({'rank-aware': {**ADAPTERS, 'eval_every': 50}, 'full': {**FULL, 'eval_every': 50}}, seed)
 
 
-def ranks(seed: int) -> list:
-  """Table 2 and Figure 1: rank-aware allocation of the budgets of these ranks; see 008 for 8."""
+def ranks(seed: int, backbone: str = 'SAFMN') -> list[promise.Arm]:
+  """Table 2 and Figure 1: these ranks at every site, and their budgets shared out by gradient; see 008 for 8."""
+  own = adapters(backbone)
+  aware = {f'rank {rank}': {**own, 'lora.rank': rank, 'lora.r_max': 64} for rank in RANKS}
   # A budget of rank 1 leaves nothing to choose where every site is to have one.
-  fields = {f'rank {rank}': {**ADAPTERS, 'lora.rank': rank, 'lora.r_max': 64} for rank in (1, 2, 4, 16, 64)}
-  fields['rank 1']['lora.r_min'] = 0
-  return arms(fields, seed)
+  aware['rank 1']['lora.r_min'] = 0
+  uniform = {f'uniform {rank}': {**own, 'lora.rank': rank, 'lora.rule': 'uniform'} for rank in RANKS}
+  return arms({**aware, **uniform}, seed, backbone=backbone)
 
 
-def kinds(seed: int) -> list:
+def kinds(seed: int) -> list[promise.Arm]:
   """Table 4: the parts of the network alone, by adapters and in full."""
   return arms(by_part({part: {'sites.kinds': ('conv',), 'sites.exclude': out} for part, out in PARTS.items()}), seed)
 
 
-def windows(seed: int) -> list:
+def windows(seed: int) -> list[promise.Arm]:
   """Table 4 on a network with attention in windows."""
   fields = by_part({part: {'sites.kinds': (kind,)} for part, kind in KINDS.items()})
   return [promise.Arm(name, {**MEASURED, **own}, 'SwinIR', seed=seed, steps=200) for name, own in fields.items()]
 
 
-def windows_own(seed: int) -> list:
+def windows_own(seed: int) -> list[promise.Arm]:
   """The same at the rates that suit this network."""
-  rates = {'LoRA': promise.OWN['SwinIR']['rank-aware'], 'full': promise.OWN['SwinIR']['full']}
+  rates = {'LoRA': promise.rate_of('SwinIR', 'rank-aware'), 'full': promise.rate_of('SwinIR', 'full')}
   return [
     arm._replace(name=f'{arm.name}, own rate', fields={**arm.fields, 'optim.lr': rates[arm.name.split(', ')[1]]})
     for arm in windows(seed)
@@ -75,34 +89,35 @@ def by_part(sites: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
   return {f'{part}, {how}': {**own, **chosen} for part, chosen in sites.items() for how, own in both.items()}
 
 
-def forms(seed: int) -> list:
+def forms(seed: int, backbone: str = 'SAFMN') -> list[promise.Arm]:
   """Table 9: other forms of a convolution, with the parameters that '1x1_kxk' has of rank 8."""
-  fields = {form: {**ADAPTERS, 'lora.form': form, 'lora.budget': BUDGET} for form in ('kxk_1x1', 'loralib')}
-  return arms(fields, seed)
+  own = {**adapters(backbone), 'lora.budget': BUDGETS[backbone]}
+  return arms({form: {**own, 'lora.form': form} for form in ('kxk_1x1', 'loralib')}, seed, backbone=backbone)
 
 
-def scores(seed: int) -> list:
+def scores(seed: int, backbone: str = 'SAFMN') -> list[promise.Arm]:
   """Table 11: what ranks are allocated by."""
-  return arms({kind: {**ADAPTERS, 'score.kind': kind} for kind in ('random', 'fisher', 'activation')}, seed)
+  kinds = ('random', 'fisher', 'activation')
+  return arms({kind: {**adapters(backbone), 'score.kind': kind} for kind in kinds}, seed, backbone=backbone)
 
 
-def pairs(seed: int) -> list:
+def pairs(seed: int) -> list[promise.Arm]:
   """How many pairs it takes, on EDSR; see 008 for all 79."""
   fields = promise.at_best('rank-aware', 'full')
   return [arm for number in PAIRS for arm in promise.of_edsr(fields, seed, f'{number} pairs')]
 
 
-def pairs_safmn(seed: int) -> list:
+def pairs_safmn(seed: int) -> list[promise.Arm]:
   """The same on SAFMN."""
   return [arm for number in PAIRS for arm in arms(BOTH, seed, f'{number} pairs')]
 
 
-def cameras(seed: int) -> list:
+def cameras(seed: int) -> list[promise.Arm]:
   """One camera is left out of training, and measured."""
   return [arm for camera in promise.CAMERAS for arm in arms(BOTH, seed, camera)]
 
 
-def keeping(seed: int) -> list:
+def keeping(seed: int) -> list[promise.Arm]:
   """What is offered against forgetting, on cameras that were left out: fewer steps, more pictures, a longer average."""
   on_the_way = {'strengths': (0.8, 0.6), 'eval_every': 50}
   both = {f'{name}, on the way': {**own, **on_the_way} for name, own in BOTH.items()}
@@ -114,7 +129,7 @@ def keeping(seed: int) -> list:
   return made
 
 
-def rapid(seed: int) -> list:
+def rapid(seed: int) -> list[promise.Arm]:
   """Section 4.3: pairs of one camera, in minutes, a quarter of them measured; beside it, with those of all cameras."""
   fields = {'eval_every': 100, 'strengths': (0.8,)}
   return [
@@ -125,7 +140,7 @@ def rapid(seed: int) -> list:
   ]
 
 
-def options(seed: int) -> list:
+def options(seed: int) -> list[promise.Arm]:
   """A higher rate for b than for a (LoRA+), and other courses of the rate."""
   fields = {
     'b at 4 times 1e-3': {'optim.lr': 1e-3, 'optim.b_lr_scale': 4.0},
@@ -137,9 +152,11 @@ def options(seed: int) -> list:
 
 TABLES = {
   'time': time,
-  'ranks': ranks,
-  'scores': scores,
-  'forms': forms,
+  **{
+    name if backbone == 'SAFMN' else f'{name}_{backbone.lower()}': functools.partial(table, backbone=backbone)
+    for name, table in (('ranks', ranks), ('scores', scores), ('forms', forms))
+    for backbone in STEPS
+  },
   'pairs': pairs,
   'pairs_safmn': pairs_safmn,
   'kinds': kinds,
