@@ -22,9 +22,12 @@ MAIN = ('safmn_drealsr', 'bundled_safmn', 'photographs', 'edsr_drealsr', 'edsr_s
 LEVEL = ('level_edsr', 'level_swinir', 'level_safmn')
 RATES = ('safmn_rates', 'edsr_rates', 'swinir_rates', 'level', *LEVEL)
 LONG = ('long', 'edsr_long', 'edsr_soft_long', 'swinir_long', 'swinir_soft_long')
+# Other rules, and the table with the usual runs that they are compared with.
+RULES = {'rules': 'edsr_drealsr', 'rules_edsr': 'edsr_drealsr_own', 'rules_swinir': 'swinir_drealsr_own'}
 TITLES = ['this', 'against', 'seeds', 'dB', '95 %', 'without dark', 'seeds above', 'p, t over seeds', 'p, pictures']
 NETWORKS = ('SAFMN', 'SwinIR', 'EDSR')
 TRIALS = ('starts', 'alphas', 'flat', 'flat_all', 'maps', 'sites', 'forgotten')
+SCORED = 16  # batches, of which each costs what a step in full does
 FOLDS = 3
 LOWEST = -0.3  # no picture is to lose more than that, in dB
 
@@ -32,8 +35,9 @@ LOWEST = -0.3  # no picture is to lose more than that, in dB
 def main() -> None:
   of_folds = joined(read('folds'))
   tables_of = {name: protocol for name in MAIN} | {name: rates for name in RATES} | {name: long for name in LONG}
-  tables_of |= {'higher': higher, 'rules': against_usual, 'phones': phones, 'defaults': defaults}
-  tables_of |= {'auto': auto, 'fresh': fresh}
+  tables_of |= {name: functools.partial(against_usual, table=table) for name, table in RULES.items()}
+  tables_of |= {'higher': higher, 'phones': phones, 'defaults': defaults}
+  tables_of |= {'auto': auto, 'auto_long': auto_long, 'as_long': as_long, 'fresh': fresh}
   made = {name: (make, read(name)) for name, make in tables_of.items()} | {'folds': (protocol, of_folds)}
   made |= {table: (functools.partial(trials, table=table), read('trials')) for table in TRIALS}
   kept = {name: read(name) for name in (*MAIN, *LEVEL, *LONG)} | {'folds': of_folds}
@@ -88,14 +92,14 @@ def protocol(rows: Sequence[Mapping]) -> str:
 
 def long(rows: Sequence[Mapping]) -> str:
   """Returns PSNR against steps, and how the arms differ at the end."""
-  return f'{on_the_way(rows)}\n\n{protocol(rows)}'
+  return '\n\n'.join(filter(None, [on_the_way(rows), on_the_clock(rows), protocol(rows)]))
 
 
-def against_usual(rows: Sequence[Mapping]) -> str:
-  """Returns what other rules gained, and how they differ from the rank-aware arm of EDSR on the same pictures."""
-  usual = by_arm(read('edsr_drealsr'))['rank-aware']
-  compared = [[arm, 'rank-aware', *compare(same, usual, dark(rows))] for arm, same in by_arm(rows).items()]
-  return f'{rates(rows)}\n\n{tables.markdown([TITLES, *compared])}'
+def against_usual(rows: Sequence[Mapping], table: str) -> str:
+  """Returns what other rules gained, and how they differ from the rank-aware arm of `table`, on the same pictures."""
+  name, usual = next((name, same) for name, same in by_arm(read(table)).items() if name.startswith('rank-aware'))
+  compared = [[arm, name, *compare(same, usual, dark(rows))] for arm, same in by_arm(rows).items()]
+  return f'{means([*rows, *usual])}\n\n{tables.markdown([TITLES, *compared])}'
 
 
 def defaults(rows: Sequence[Mapping]) -> str:
@@ -145,6 +149,70 @@ def auto(rows: Sequence[Mapping]) -> str:
   longer = ['against it for as long, dB', '95 %', 'without dark']
   header = ['network', 'pictures', 'arm', 'rates found', 'steps of probes', 'seeds', *same, *longer]
   return tables.markdown([header, *lines])
+
+
+def as_long(rows: Sequence[Mapping]) -> str:
+  """Returns how adapters differ from full fine-tuning that took as many seconds."""
+  lines = []
+  for table in ('edsr_long', 'edsr_soft_long'):
+    full = [row for row in read(table) if row['name'].startswith('full')]
+    ours = [row for row in rows if row['data'] == full[0]['data']]
+    if ours:
+      spent = [f'{np.mean([row["cpu_seconds"] for row in of]):.0f}' for of in (ours, full)]
+      line = [full[0]['backbone'], full[0]['data'], ours[0]['name'], str(ours[0]['steps']), *spent]
+      lines.append([*line, *compare(ours, full, dark(ours))])
+  header = ['network', 'pictures', 'arm', 'steps', 'CPU s', 'CPU s of 2000 steps in full', *TITLES[2:]]
+  return tables.markdown([header, *lines])
+
+
+def on_the_clock(rows: Sequence[Mapping]) -> str:
+  """Returns how adapters differ from full fine-tuning after equal CPU seconds, on the way through `long`.
+
+  Of what both arms measured every so many steps, adapters are read between two measurements, in a straight line; their
+  scoring counts as `SCORED` steps in full.
+  """
+  measured = [row for row in rows if 'on_the_way' in row]
+  arms = by_arm(measured)
+  ours, full = (next((a for a in arms if a.startswith(start)), None) for start in ('rank-aware', 'full'))
+  if not ours or not full:
+    return ''
+  pick = [{row['seed']: row for row in arms[arm]} for arm in (ours, full)]
+  seeds = sorted(pick[0].keys() & pick[1].keys())
+  step = [np.mean([of[seed]['cpu_seconds'] / of[seed]['steps'] for seed in seeds]) for of in pick]
+  scored = SCORED * step[1]
+  lines = []
+  for number in [n for n, _ in pick[1][seeds[0]]['curve']]:
+    now = number * step[1]
+    difference = np.array([at(pick[0][s], (now - scored) / step[0]) - at(pick[1][s], number) for s in seeds])
+    mean, low, high = statistics.paired(difference.mean(axis=0), np.zeros(difference.shape[1]))
+    rest = difference[:, [p not in dark(rows) for p in pick[0][seeds[0]]['base']]].mean()
+    above = f'{int((difference.mean(axis=1) > 0).sum())} of {len(seeds)}'
+    line = [f'{now:.0f}', str(number), f'{min((now - scored) / step[0], pick[0][seeds[0]]["steps"]):.0f}']
+    lines.append([*line, f'{mean:+.3f}', f'{low:+.3f} to {high:+.3f}', f'{rest:+.3f}', above])
+  header = ['CPU s', 'steps in full', 'steps of adapters', f'{ours} against {full}, dB', *TITLES[4:7]]
+  return tables.markdown([header, *lines])
+
+
+def at(row: Mapping, steps: float) -> np.ndarray:
+  """Returns PSNR by picture after a number of steps, between two measurements in a straight line."""
+  numbers = [0, *(number for number, _ in row['on_the_way']), row['steps']]
+  ends = [[picture['psnr_y'] for picture in row[label].values()] for label in ('base', 'adapted')]
+  values = np.array([ends[0], *([*images.values()] for _, images in row['on_the_way']), ends[1]])
+  return np.array([np.interp(steps, numbers, of) for of in values.T])
+
+
+def auto_long(rows: Sequence[Mapping]) -> str:
+  """Returns the same for runs until the curves are flat, against the rates that suit each network."""
+  lines = []
+  for table in ('edsr_long', 'swinir_long'):
+    for name, usual in by_arm(read(table)).items():
+      method = name.split()[0]
+      place = {'name': f'{method}, rate by probes', **{key: usual[0][key] for key in ('backbone', 'data')}}
+      probed = [row for row in rows if place.items() <= row.items()]
+      if probed:
+        found = ', '.join(f'{row["probed"]["rate"]:.1e}'.replace('e-0', 'e-') for row in probed)
+        lines.append([*place.values(), found, name, *compare(probed, usual, dark(probed))[:4]])
+  return tables.markdown([['arm', 'network', 'pictures', 'rates found', *TITLES[1:6]], *lines])
 
 
 def phones(rows: Sequence[Mapping]) -> str:

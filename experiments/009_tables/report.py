@@ -30,6 +30,7 @@ USUAL = {
   'windows_own': PARTS,
   'options': {'one rate of 2e-3': 'rank-aware'},
 }
+MINUTES = ('edsr_long', 'edsr_soft_long', 'swinir_long')
 PAIRS = (3, 5, 10, 20, 40, 79)
 
 
@@ -206,8 +207,21 @@ def trade(rows: Sequence[Mapping], name: str) -> None:
     figures.tradeoff(path, points, label, better, {'base': means(rows[0]['base'], metric)})
 
 
+def by_minutes() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Returns the mean gain of the long runs of 008 against CPU minutes, by network, pictures and arm."""
+  series = {}
+  for table in MINUTES:
+    for arm, same in promise.by_arm(promise.read(table)).items():
+      if not arm.startswith('uniform'):
+        label = f'{same[0]["backbone"]}, {same[0]["data"]}: {arm.split()[0]} ({len(same)})'
+        steps, values = np.transpose([row['curve'] for row in same], (2, 0, 1))  # (runs, points) each
+        a_step = np.mean([row['cpu_seconds'] / row['steps'] for row in same])
+        series[label] = steps[0] * a_step / 60, values.mean(axis=0) - np.mean([base_of(row) for row in same])
+  return series
+
+
 def draw() -> None:
-  """Draws Figures 1, 5 and 6 of the paper, and the gain against pairs."""
+  """Draws Figures 1, 5 and 6 of the paper, and the gain against pairs and against minutes."""
   for backbone in RUNS:
     first = protocol('rank-aware', backbone)[0]
     figures.rank_heatmap(
@@ -216,6 +230,9 @@ def draw() -> None:
     rows = read('ranks' if backbone == 'SAFMN' else f'ranks_{backbone.lower()}')
     if rows:
       trade(with_usual(rows, {**USUAL['ranks'], 'full': 'full'}), backbone.lower())
+  figures.learning_curves(
+    HERE / 'minutes.png', by_minutes(), 'CPU minutes of training', 'gain in PSNR (Y) in dB', baselines={'base': 0}
+  )
   timed = [row for row in read('time') if row['seed'] == 0]
   for axis in ('steps', 'seconds'):
     promise.curves(timed, HERE / f'quality_{axis}.png', axis)
