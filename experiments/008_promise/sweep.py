@@ -47,6 +47,7 @@ CONFIGS = {
 # What two busy cores can do: a step of EDSR on the crops of SAFMN would take three times as long.
 SMALL, LARGE = {'batch_size': 4, 'patch': 96}, {'batch_size': 8, 'patch': 128}
 CROPS = {'SAFMN': LARGE, 'bundled SAFMN': LARGE, 'EDSR': SMALL, 'SwinIR': SMALL}
+STEPS = {'SAFMN': 300, 'bundled SAFMN': 300, 'EDSR': 200, 'SwinIR': 200}
 METHODS = {'rank-aware': {}, 'uniform': {'lora.rule': 'uniform'}, 'full': {'method': 'full'}}
 # Each goes on until its best rate is not the last.
 GRID = {
@@ -87,48 +88,34 @@ def rates(backbone: str, steps: int = 300) -> list[Arm]:
   ]
 
 
-def protocol(backbone: str, data: str, seeds: int, steps: int = 300) -> list[Arm]:
-  """Every method at its best rate; of EDSR on real pairs, the curve of one seed."""
-  curve = {'eval_every': 50} if (backbone, data) == ('EDSR', 'DRealSR') else {}
-  arms = {name: {**fields, **MEASURED, 'optim.lr': BEST[name]} for name, fields in METHODS.items()}
+def protocol(backbone: str, data: str, seeds: int, own: bool = False) -> list[Arm]:
+  """Every method at the one rate for all networks, or at its own; of EDSR on real pairs the curve of one seed."""
+  curve = {'eval_every': 50} if (backbone, data, own) == ('EDSR', 'DRealSR', False) else {}
+  arms = at_own(backbone, *METHODS) if own else at_best(*METHODS)
   return [
-    Arm(name, {**fields, **(curve if seed == 1 else {})}, backbone, data, seed, steps)
+    Arm(name, {**fields, **MEASURED, **(curve if seed == 1 else {})}, backbone, data, seed, STEPS[backbone])
     for seed in range(seeds)
     for name, fields in arms.items()
-  ]
-
-
-def own_rates(backbone: str, data: str, seeds: int) -> list[Arm]:
-  """Every method at the rate that is best for it on this network."""
-  return [
-    Arm(name, {**own, **MEASURED}, backbone, data, seed, 200)
-    for seed in range(seeds)
-    for name, own in at_own(backbone, *METHODS).items()
   ]
 
 
 def fresh() -> list[Arm]:
   """Five further seeds of rank-aware and uniform ranks, each network at its own rate."""
   return [
-    Arm(name, {**own, 'metrics': (), 'strengths': ()}, backbone, data, seed, steps)
+    Arm(name, {**own, 'metrics': (), 'strengths': ()}, backbone, data, seed, STEPS[backbone])
     for seed in range(5, 10)
-    for backbone, data, steps in (('SAFMN', 'DRealSR', 300), ('EDSR', 'soft camera', 200))
+    for backbone, data in (('SAFMN', 'DRealSR'), ('EDSR', 'soft camera'))
     for name, own in at_own(backbone, 'rank-aware', 'uniform').items()
   ]
 
 
 def auto() -> list[Arm]:
   """Every method at the rate that probes find, and at its default rate for as long as both take."""
-  places = [
-    ('SAFMN', 'DRealSR', 300),
-    ('EDSR', 'DRealSR', 200),
-    ('EDSR', 'soft camera', 200),
-    ('SwinIR', 'DRealSR', 200),
-  ]
+  places = (('SAFMN', 'DRealSR'), ('EDSR', 'DRealSR'), ('EDSR', 'soft camera'), ('SwinIR', 'DRealSR'))
   auto, longer = {'optim.preset': 'auto'}, {'optim.preset': 'short'}
   return [
-    Arm(f'{name}, {label}', {**METHODS[name], **own, **MEASURED}, backbone, data, seed, steps + more)
-    for backbone, data, steps in places
+    Arm(f'{name}, {label}', {**METHODS[name], **own, **MEASURED}, backbone, data, seed, STEPS[backbone] + more)
+    for backbone, data in places
     for seed in range(2)
     for name in ('rank-aware', 'full')
     for label, own, more in (('rate by probes', auto, 0), ('default rate, longer', longer, PROBES))
@@ -183,11 +170,11 @@ def level_edsr() -> list[Arm]:
   return [arm for seed in range(2) for arm in of_edsr(fields, seed)]
 
 
-def level_own(backbone: str, steps: int) -> list[Arm]:
+def level_own(backbone: str) -> list[Arm]:
   """The same on another network, at its own rates."""
   arms = at_own(backbone, 'rank-aware', 'full').items()
   return [
-    Arm(f'{name}, one exposure', {**own, **ONE_EXPOSURE, **MEASURED}, backbone, seed=seed, steps=steps)
+    Arm(f'{name}, one exposure', {**own, **ONE_EXPOSURE, **MEASURED}, backbone, seed=seed, steps=STEPS[backbone])
     for seed in range(2)
     for name, own in arms
   ]
@@ -250,12 +237,12 @@ def defaults() -> list[Arm]:
     'rank-aware 0.001': {'optim.lr': 1e-3, 'strengths': (0.8,)},
     'full 0.0002': {'method': 'full', 'optim.lr': 2e-4, 'strengths': (0.8,)},
   }
-  places = [('EDSR', 'soft camera', seed, 200) for seed in range(2)]
-  places += [(network, 'DRealSR', seed, 200) for network in ('SwinIR', 'EDSR') for seed in range(2)]
-  places += [('SAFMN', f'fold {fold}', 0, 300) for fold in range(3)]
+  places = [('EDSR', 'soft camera', seed) for seed in range(2)]
+  places += [(network, 'DRealSR', seed) for network in ('SwinIR', 'EDSR') for seed in range(2)]
+  places += [('SAFMN', f'fold {fold}', 0) for fold in range(3)]
   return [
-    Arm(name, own, backbone, data, seed, steps)
-    for backbone, data, seed, steps in places
+    Arm(name, own, backbone, data, seed, STEPS[backbone])
+    for backbone, data, seed in places
     for name, own in fields.items()
   ]
 
@@ -293,22 +280,22 @@ TABLES = {
   'edsr_rates': lambda: rates('EDSR'),
   'swinir_rates': lambda: rates('SwinIR', 200),
   'safmn_drealsr': lambda: protocol('SAFMN', 'DRealSR', 5),
-  'edsr_drealsr': lambda: protocol('EDSR', 'DRealSR', 5, 200),
-  'edsr_soft': lambda: protocol('EDSR', 'soft camera', 5, 200),
-  'edsr_drealsr_own': lambda: own_rates('EDSR', 'DRealSR', 5),
-  'edsr_soft_own': lambda: own_rates('EDSR', 'soft camera', 5),
-  'swinir_drealsr_own': lambda: own_rates('SwinIR', 'DRealSR', 5),
-  'edsr_mild_own': lambda: own_rates('EDSR', 'mild camera', 5),
-  'edsr_harsh_own': lambda: own_rates('EDSR', 'harsh camera', 5),
+  'edsr_drealsr': lambda: protocol('EDSR', 'DRealSR', 5),
+  'edsr_soft': lambda: protocol('EDSR', 'soft camera', 5),
+  'edsr_drealsr_own': lambda: protocol('EDSR', 'DRealSR', 5, own=True),
+  'edsr_soft_own': lambda: protocol('EDSR', 'soft camera', 5, own=True),
+  'swinir_drealsr_own': lambda: protocol('SwinIR', 'DRealSR', 5, own=True),
+  'edsr_mild_own': lambda: protocol('EDSR', 'mild camera', 5, own=True),
+  'edsr_harsh_own': lambda: protocol('EDSR', 'harsh camera', 5, own=True),
   'bundled_safmn': lambda: protocol('bundled SAFMN', 'DRealSR', 5),
-  'swinir_drealsr': lambda: protocol('SwinIR', 'DRealSR', 2, 200),
+  'swinir_drealsr': lambda: protocol('SwinIR', 'DRealSR', 2),
   'fresh': fresh,
   'higher': higher,
   'auto': auto,
   'level': level,
   'level_edsr': level_edsr,
-  'level_swinir': lambda: level_own('SwinIR', 200),
-  'level_safmn': lambda: level_own('SAFMN', 300),
+  'level_swinir': lambda: level_own('SwinIR'),
+  'level_safmn': lambda: level_own('SAFMN'),
   'long': lambda: [*long('SAFMN', seeds=3), *long_at_first_rates()],
   'edsr_long': lambda: long('EDSR', seeds=5),
   'edsr_soft_long': lambda: long('EDSR', 'soft camera', seeds=5),

@@ -27,7 +27,7 @@ from adaptsr_jax.evaluate import measure
 sweep = importlib.import_module('experiments.008_promise.sweep')
 
 HERE = Path(__file__).parent
-STEPS = {'SAFMN': 300, 'SwinIR': 200, 'EDSR': 200}
+NETWORKS = ('SAFMN', 'SwinIR', 'EDSR')
 USUAL = {'optim.lr': sweep.BEST['rank-aware'], 'metrics': (), 'strengths': ()}
 FULL = {'method': 'full', 'optim.lr': sweep.BEST['full']}
 # Budgets of low ranks as in 009.
@@ -61,7 +61,9 @@ def trial(
   where: str = 'DRealSR',
   **how: Any,
 ) -> Trial:
-  return Trial(table, against, sweep.Arm(name, {**USUAL, **fields}, backbone, where, seed, STEPS[backbone]), **how)
+  return Trial(
+    table, against, sweep.Arm(name, {**USUAL, **fields}, backbone, where, seed, sweep.STEPS[backbone]), **how
+  )
 
 
 def usual(backbone: str, seed: int = 0) -> Trial:
@@ -106,7 +108,7 @@ def alphas() -> list[Trial]:
 def at_own_rate(backbone: str) -> Trial:
   """The usual run at the network's own rate, which is a row of `sweep`."""
   ((name, own),) = sweep.at_own(backbone, 'rank-aware').items()
-  return Trial('sites', '', sweep.Arm(name, {**own, **sweep.MEASURED}, backbone, steps=STEPS[backbone]))
+  return Trial('sites', '', sweep.Arm(name, {**own, **sweep.MEASURED}, backbone, steps=sweep.STEPS[backbone]))
 
 
 def unusual(table: str, backbone: str, name: str, fields: Mapping[str, Any], **how: Any) -> Trial:
@@ -297,7 +299,7 @@ def in_the_middle(network: infer.Network, grey: float, noise: float) -> np.ndarr
 
 
 TRIALS = [
-  *(usual(backbone, seed) for seed in range(2) for backbone in STEPS),
+  *(usual(backbone, seed) for seed in range(2) for backbone in NETWORKS),
   trial('flat', '', 'full', FULL, 'SwinIR', levelled=True),
   *map(frozen, ('SAFMN', 'SwinIR')),
   *starts('SAFMN', 'rank-aware', {}),
@@ -312,7 +314,7 @@ TRIALS = [
   *alphas(),
   random_map(1),
   *map(at_own_rate, BUDGET),
-  *(unusual('sites', backbone, 'rates by kernels', {}, change=rates_by_kernels) for backbone in STEPS),
+  *(unusual('sites', backbone, 'rates by kernels', {}, change=rates_by_kernels) for backbone in NETWORKS),
   *(each for backbone in BUDGET for each in forgotten(backbone)),
   *(all_pairs(backbone, fold) for backbone in ('EDSR', 'SwinIR') for fold in range(3)),
   unusual('forgotten', 'SwinIR', 'norms and tables too', {}, change=with_leaves),

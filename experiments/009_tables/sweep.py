@@ -31,14 +31,13 @@ KINDS = {'convolutions': 'conv', 'MLP': 'mlp', 'attention': 'attn'}
 RANKS = (1, 2, 4, 16, 64)
 PAIRS = (3, 5, 10, 20, 40)
 BUDGETS = {'SAFMN': 61_656, 'EDSR': 115_440, 'SwinIR': 74_424}  # of rank 8 in form '1x1_kxk'
-STEPS = {'SAFMN': 300, 'EDSR': 200, 'SwinIR': 200}
 
 
 def arms(
   fields_of: dict[str, dict[str, Any]], seed: int, where: str = 'DRealSR', backbone: str = 'SAFMN'
 ) -> list[promise.Arm]:
   return [
-    promise.Arm(name, {**MEASURED, **fields}, backbone, where, seed, STEPS[backbone])
+    promise.Arm(name, {**MEASURED, **fields}, backbone, where, seed, promise.STEPS[backbone])
     for name, fields in fields_of.items()
   ]
 
@@ -155,7 +154,7 @@ TABLES = {
   **{
     name if backbone == 'SAFMN' else f'{name}_{backbone.lower()}': functools.partial(table, backbone=backbone)
     for name, table in (('ranks', ranks), ('scores', scores), ('forms', forms))
-    for backbone in STEPS
+    for backbone in BUDGETS
   },
   'pairs': pairs,
   'pairs_safmn': pairs_safmn,
