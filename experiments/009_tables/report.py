@@ -30,6 +30,8 @@ USUAL = {
   'windows_own': PARTS,
   'options': {'one rate of 2e-3': 'rank-aware'},
 }
+TITLES = ['seeds', 'dB', '95 %', 'without dark', 'seeds above']
+RANKS = (1, 2, 4, 8, 16, 64)
 MINUTES = ('edsr_long', 'edsr_soft_long', 'swinir_long')
 PAIRS = (3, 5, 10, 20, 40, 79)
 
@@ -77,8 +79,16 @@ def compared(rows: Sequence[Mapping], usual: Mapping[str, str], name: str) -> st
   differences = [
     [arm, *promise.compare(same, arms[first], promise.dark(rows))[:5]] for arm, same in arms.items() if arm != first
   ]
-  titles = [f'against {first}', 'seeds', 'dB', '95 %', 'without dark', 'seeds above']
-  return f'{promise.means(every)}\n\n{tables.markdown([titles, *differences])}'
+  titles = [f'against {first}', *TITLES]
+  made = [promise.means(every), tables.markdown([titles, *differences])]
+  return '\n\n'.join([*made, aware_against_uniform(arms)] if name.startswith('ranks') else made)
+
+
+def aware_against_uniform(arms: Mapping[str, Sequence[Mapping]]) -> str:
+  """Returns how ranks by gradient differ from equal ones of the same budget."""
+  both = {rank: (arms[f'rank {rank}'], arms.get(f'uniform {rank}', [])) for rank in RANKS}
+  lines = [[str(rank), *promise.compare(*same, promise.dark(same[0]))[:5]] for rank, same in both.items() if all(same)]
+  return tables.markdown([['rank-aware against uniform, budget of rank', *TITLES], *lines])
 
 
 def by_pairs(rows: Sequence[Mapping]) -> dict[str, dict[int, list[Mapping]]]:
@@ -114,7 +124,7 @@ def pairs(rows: Sequence[Mapping]) -> str:
   against = [
     [str(number), *promise.compare(arms['rank-aware'][number], arms['full'][number], dark)[:5]] for number in both
   ]
-  titles = ['rank-aware against full, pairs', 'seeds', 'dB', '95 %', 'without dark', 'seeds above']
+  titles = ['rank-aware against full, pairs', *TITLES]
   return f'{tables.markdown([header, *lines])}\n\n{tables.markdown([titles, *against])}'
 
 
