@@ -8,12 +8,12 @@ from configs import tiny
 from tests.pictures import write_pairs
 
 
-def told(folder, pairs, scale=4, **fields):
+def told(folder, pairs, scale=4, backbone='edsr', **fields):
   lr, hr = write_pairs(folder, pairs, scale=scale)
   c = tiny.get_config()
   c.base, c.steps, c.data.train.lr, c.data.train.hr = 'bundled:edsr_x4', 200, str(lr), str(hr)
   c.update_from_flattened_dict(fields)
-  return sentence(c, prepare.open_pictures(c, 'train', scale))
+  return sentence(c, prepare.open_pictures(c, 'train', scale), backbone)
 
 
 def test_the_nearest_number_of_pairs_is_told_as_a_forecast(tmp_path):
@@ -26,6 +26,10 @@ def test_full_fine_tuning_has_its_own(tmp_path):
   text = told(tmp_path, 3, method='full')
   assert 'with 3 pairs' in text
   assert '+0.1 to +0.7 dB, and 3 of 14' in text
+
+
+def test_safmn_has_its_own(tmp_path):
+  assert '(300 steps of adapters of SAFMN' in told(tmp_path, 40, backbone='safmn')
 
 
 @pytest.mark.parametrize(

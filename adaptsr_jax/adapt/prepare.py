@@ -116,7 +116,7 @@ def describe(config: ConfigDict, setup: Setup, idle: str | None = None) -> str:
     lines.append(f'{label}: {source.describe(canvas) if source else "none"}')
   if setup.decide:
     lines.append(f'Deciding: {setup.decide.describe(canvas)}')
-  lines += filter(None, [forecast.sentence(config, setup.train)])
+  lines += filter(None, [forecast.sentence(config, setup.train, base.name)])
   if setup.train and repr(setup.train) == repr(setup.valid):
     lines.append('Training and validation pictures are the same: what is measured says nothing about others.')
   turns = sum(setup.train.weights) if setup.train else 1
