@@ -97,7 +97,9 @@ def long(rows: Sequence[Mapping]) -> str:
 
 def against_usual(rows: Sequence[Mapping], table: str) -> str:
   """Returns what other rules gained, and how they differ from the rank-aware arm of `table`, on the same pictures."""
-  name, usual = next((name, same) for name, same in by_arm(read(table)).items() if name.startswith('rank-aware'))
+  seeds = {row['seed'] for row in rows}
+  usual = [row for row in read(table) if row['name'].startswith('rank-aware') and row['seed'] in seeds]
+  name = usual[0]['name']
   compared = [[arm, name, *compare(same, usual, dark(rows))] for arm, same in by_arm(rows).items()]
   return f'{means([*rows, *usual])}\n\n{tables.markdown([TITLES, *compared])}'
 
