@@ -36,7 +36,7 @@ RANKS = {
   'rank 1': {'lora.rank': 1, 'lora.r_max': 64, 'lora.r_min': 0},
   'rank 2': {'lora.rank': 2, 'lora.r_max': 64},
 }
-BUDGET = {'EDSR': 115_440, 'SwinIR': 74_424}  # of rank 8 without the convolutions in front of the pixel shuffle
+OWN = ('EDSR', 'SwinIR')  # networks with rates of their own
 GREYS = (0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9)
 NOISE = 3 / 255  # about that of the dark picture
 
@@ -121,7 +121,7 @@ def forgotten(backbone: str) -> list[Trial]:
   """What the budget leaves out: convolutions in front of the pixel shuffle, within the same budget and beside it."""
   everywhere = {'sites.exclude': ()}
   return [
-    unusual('forgotten', backbone, 'upsampling too', {**everywhere, 'lora.budget': BUDGET[backbone]}),
+    unusual('forgotten', backbone, 'upsampling too', {**everywhere, 'lora.budget': sweep.BUDGETS[backbone]}),
     unusual('forgotten', backbone, 'upsampling too, a larger budget', everywhere),
   ]
 
@@ -313,10 +313,10 @@ TRIALS = [
   ),
   *alphas(),
   random_map(1),
-  *map(at_own_rate, BUDGET),
+  *map(at_own_rate, OWN),
   *(unusual('sites', backbone, 'rates by kernels', {}, change=rates_by_kernels) for backbone in NETWORKS),
-  *(each for backbone in BUDGET for each in forgotten(backbone)),
-  *(all_pairs(backbone, fold) for backbone in ('EDSR', 'SwinIR') for fold in range(3)),
+  *(each for backbone in OWN for each in forgotten(backbone)),
+  *(all_pairs(backbone, fold) for backbone in OWN for fold in range(3)),
   unusual('forgotten', 'SwinIR', 'norms and tables too', {}, change=with_leaves),
 ]
 

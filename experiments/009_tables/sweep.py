@@ -30,7 +30,6 @@ PARTS = {
 KINDS = {'convolutions': 'conv', 'MLP': 'mlp', 'attention': 'attn'}
 RANKS = (1, 2, 4, 16, 64)
 PAIRS = (3, 5, 10, 20, 40)
-BUDGETS = {'SAFMN': 61_656, 'EDSR': 115_440, 'SwinIR': 74_424}  # of rank 8 in form '1x1_kxk'
 
 
 def arms(
@@ -90,7 +89,7 @@ def by_part(sites: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def forms(seed: int, backbone: str = 'SAFMN') -> list[promise.Arm]:
   """Table 9: other forms of a convolution, with the parameters that '1x1_kxk' has of rank 8."""
-  own = {**adapters(backbone), 'lora.budget': BUDGETS[backbone]}
+  own = {**adapters(backbone), 'lora.budget': promise.BUDGETS[backbone]}
   return arms({form: {**own, 'lora.form': form} for form in ('kxk_1x1', 'loralib')}, seed, backbone=backbone)
 
 
@@ -154,7 +153,7 @@ TABLES = {
   **{
     name if backbone == 'SAFMN' else f'{name}_{backbone.lower()}': functools.partial(table, backbone=backbone)
     for name, table in (('ranks', ranks), ('scores', scores), ('forms', forms))
-    for backbone in BUDGETS
+    for backbone in promise.BUDGETS
   },
   'pairs': pairs,
   'pairs_safmn': pairs_safmn,
