@@ -56,11 +56,8 @@ GRID = {
   'SwinIR': {'rank-aware': (2e-3, 4e-3, 8e-3, 1.6e-2), 'full': (5e-4, 1e-3, 2e-4, 2e-3)},
 }
 AS_LONG = 2250  # steps of adapters, of which 2000 take 0.87 of the CPU time of full fine-tuning
-BUDGETS = {
-  'SAFMN': 61_656,
-  'EDSR': 115_440,
-  'SwinIR': 74_424,
-}  # of rank 8, form '1x1_kxk', before the pixel shuffle none
+# Of rank 8 in form '1x1_kxk'; convolutions in front of the pixel shuffle have none.
+BUDGETS = {'SAFMN': 61_656, 'EDSR': 115_440, 'SwinIR': 74_424}
 PROBES = 130  # steps that look for a rate, about
 CAMERAS = ('Canon', 'DSC', 'IMG', 'P1', 'panasonic', 'sony')
 # Three phones, the second the camera of the quick start, and the pictures of real ones.
