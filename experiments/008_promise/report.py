@@ -17,7 +17,14 @@ from experiments import sweeping
 HERE = Path(__file__).parent
 DARK = 'P1160566_x1'  # nearly black: one grey level of its 49 dB is worth more than all that methods differ by
 DIGITS = {'psnr_y': 3, 'ssim_y': 4, 'lpips_alex': 4}
-OWN = ('edsr_drealsr_own', 'edsr_soft_own', 'edsr_mild_own', 'edsr_harsh_own', 'swinir_drealsr_own')
+OWN = (
+  'edsr_drealsr_own',
+  'edsr_soft_own',
+  'edsr_mild_own',
+  'edsr_harsh_own',
+  'swinir_drealsr_own',
+  'swinir_soft_own',
+)
 MAIN = ('safmn_drealsr', 'bundled_safmn', 'photographs', 'edsr_drealsr', 'edsr_soft', 'swinir_drealsr', *OWN)
 LEVEL = ('level_edsr', 'level_swinir', 'level_safmn')
 RATES = ('safmn_rates', 'edsr_rates', 'swinir_rates', 'level', *LEVEL)
@@ -37,7 +44,7 @@ def main() -> None:
   tables_of = {name: protocol for name in MAIN} | {name: rates for name in RATES} | {name: long for name in LONG}
   tables_of |= {name: functools.partial(against_usual, table=table) for name, table in RULES.items()}
   tables_of |= {'higher': higher, 'phones': phones, 'defaults': defaults}
-  tables_of |= {'auto': auto, 'auto_long': auto_long, 'as_long': as_long, 'fresh': fresh}
+  tables_of |= {'auto': auto, 'auto_long': auto_long, 'loralib': loralib, 'fresh': fresh}
   made = {name: (make, read(name)) for name, make in tables_of.items()} | {'folds': (protocol, of_folds)}
   made |= {table: (functools.partial(trials, table=table), read('trials')) for table in TRIALS}
   kept = {name: read(name) for name in (*MAIN, *LEVEL, *LONG)} | {'folds': of_folds}
@@ -153,18 +160,18 @@ def auto(rows: Sequence[Mapping]) -> str:
   return tables.markdown([header, *lines])
 
 
-def as_long(rows: Sequence[Mapping]) -> str:
-  """Returns how adapters differ from full fine-tuning that took as many seconds."""
+def loralib(rows: Sequence[Mapping]) -> str:
+  """Returns how adapters in the form of loralib differ from the usual ones and from full fine-tuning."""
+  forms = [sweeping.measured(HERE.parent / '009_tables' / f'forms{at}.jsonl') for at in ('', '_edsr', '_swinir')]
+  every = [*rows, *(row for of in forms for row in of if row['name'] == 'loralib')]
+  place = lambda row: [row['backbone'], row['data'], str(row['steps'])]  # noqa: E731
   lines = []
-  for table in ('edsr_long', 'edsr_soft_long'):
-    full = [row for row in read(table) if row['name'].startswith('full')]
-    ours = [row for row in rows if row['data'] == full[0]['data']]
-    if ours:
-      spent = [f'{np.mean([row["cpu_seconds"] for row in of]):.0f}' for of in (ours, full)]
-      line = [full[0]['backbone'], full[0]['data'], ours[0]['name'], str(ours[0]['steps']), *spent]
-      lines.append([*line, *compare(ours, full, dark(ours))])
-  header = ['network', 'pictures', 'arm', 'steps', 'CPU s', 'CPU s of 2000 steps in full', *TITLES[2:]]
-  return tables.markdown([header, *lines])
+  for usual in filter(None, map(read, ('safmn_drealsr', *OWN, *LONG[1:]))):
+    ours = [row for row in every if place(row) == place(usual[0])]
+    for arm, same in by_arm(usual).items():
+      if ours and not arm.startswith('uniform'):
+        lines.append([*place(usual[0]), arm, *compare(ours, same, dark(ours))])
+  return tables.markdown([['network', 'pictures', 'steps', *TITLES[1:]], *lines])
 
 
 def on_the_clock(rows: Sequence[Mapping]) -> str:
