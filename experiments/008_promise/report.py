@@ -167,11 +167,13 @@ def loralib(rows: Sequence[Mapping]) -> str:
   place = lambda row: [row['backbone'], row['data'], str(row['steps'])]  # noqa: E731
   lines = []
   for usual in filter(None, map(read, ('safmn_drealsr', *OWN, *LONG[1:]))):
-    ours = [row for row in every if place(row) == place(usual[0])]
-    for arm, same in by_arm(usual).items():
-      if ours and not arm.startswith('uniform'):
-        lines.append([*place(usual[0]), arm, *compare(ours, same, dark(ours))])
-  return tables.markdown([['network', 'pictures', 'steps', *TITLES[1:]], *lines])
+    ours = by_arm([row for row in every if place(row) == place(usual[0])])
+    for name, of in ours.items():
+      budget = 'rank 4' if 'rank 4' in name else 'as the usual form'
+      for arm, same in by_arm(usual).items():
+        if not arm.startswith('uniform'):
+          lines.append([*place(usual[0]), budget, arm, *compare(of, same, dark(of))])
+  return tables.markdown([['network', 'pictures', 'steps', 'budget', *TITLES[1:]], *lines])
 
 
 def on_the_clock(rows: Sequence[Mapping]) -> str:

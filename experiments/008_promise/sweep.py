@@ -224,11 +224,18 @@ def loralib() -> list[Arm]:
     ('SwinIR', 'soft camera', 2000, 2),
   ]
   on_the_way = {200: {}, 2000: {'eval_every': 200}}
-  return [
+  arms = [
     Arm(f'{name}, loralib', {**own, **in_loralib(backbone), **on_the_way[steps]}, backbone, data, seed, steps)
     for backbone, data, steps, seeds in places
     for seed in range(seeds)
     for name, own in at_own(backbone, 'rank-aware').items()
+  ]
+  # What configs/edsr.py has.
+  recipe = {**at_own('EDSR', 'rank-aware')['rank-aware 0.004'], 'lora.form': 'loralib', 'lora.rank': 4}
+  return arms + [
+    Arm('loralib of rank 4', recipe, 'EDSR', data, seed, 200)
+    for data in ('DRealSR', 'soft camera')
+    for seed in range(5)
   ]
 
 
@@ -398,7 +405,8 @@ def prepared(arm: Arm, args: argparse.Namespace) -> Ready:
   config = importlib.import_module(CONFIGS[arm.backbone]).get_config()
   bases = {'SAFMN': args.safmn, 'bundled SAFMN': 'bundled:safmn_x4', 'EDSR': args.edsr, 'SwinIR': args.swinir}
   fields = {**CROPS[arm.backbone], **pictures(arm.data, args), 'metric_weights': args.weights}
-  fields |= {'base': bases[arm.backbone], 'steps': arm.steps, 'seed': arm.seed, **arm.fields}
+  fields |= {'base': bases[arm.backbone], 'steps': arm.steps, 'seed': arm.seed}
+  fields |= {'lora.form': '1x1_kxk', 'lora.rank': 8, **arm.fields}
   config.update_from_flattened_dict({k: str(v) if isinstance(v, Path) else v for k, v in fields.items()})
   setup = prepare.prepare(config)
   asked = measures.load(('psnr', 'ssim', *config.metrics), args.weights).functions
