@@ -85,10 +85,15 @@ def compared(rows: Sequence[Mapping], usual: Mapping[str, str], name: str) -> st
 
 
 def aware_against_uniform(arms: Mapping[str, Sequence[Mapping]]) -> str:
-  """Returns how ranks by gradient differ from equal ones of the same budget."""
-  both = {rank: (arms[f'rank {rank}'], arms.get(f'uniform {rank}', [])) for rank in RANKS}
-  lines = [[str(rank), *promise.compare(*same, promise.dark(same[0]))[:5]] for rank, same in both.items() if all(same)]
-  return tables.markdown([['rank-aware against uniform, budget of rank', *TITLES], *lines])
+  """Returns how ranks by gradient differ from equal ones of the same budget, for each and over all budgets."""
+  both = {str(rank): (arms[f'rank {rank}'], arms.get(f'uniform {rank}', [])) for rank in RANKS}
+  both = {rank: same for rank, same in both.items() if all(same)}
+  apart = [[{**row, 'seed': (rank, row['seed'])} for rank, same in both.items() for row in same[i]] for i in range(2)]
+  lines = [
+    [rank, *promise.compare(*same, promise.dark(same[0]))] for rank, same in {**both, 'all of them': apart}.items()
+  ]
+  header = ['rank-aware against uniform, budget of rank', 'runs', *promise.TITLES[3:6], 'runs above']
+  return tables.markdown([[*header, 'p, t over runs', 'p, pictures'], *lines])
 
 
 def by_pairs(rows: Sequence[Mapping]) -> dict[str, dict[int, list[Mapping]]]:
