@@ -13,6 +13,8 @@ from adaptsr_jax import config
 
 def get_config():
   c = config.default()
+  # Above form '1x1_kxk' of as many parameters, and level with training all of them (experiments/008_promise).
+  c.lora.form, c.lora.rank = 'loralib', 4
   # As in the paper, the convolutions in front of the pixel shuffle are left alone.
   c.sites.exclude = ('upsample',)
   return c
