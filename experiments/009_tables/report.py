@@ -5,6 +5,7 @@ python -m experiments.009_tables.report
 
 import functools
 import importlib
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ USUAL = {
 }
 TITLES = ['seeds', 'dB', '95 %', 'without dark', 'seeds above']
 RANKS = (1, 2, 4, 8, 16, 64)
-MINUTES = ('edsr_long', 'edsr_soft_long', 'swinir_long')
+MINUTES = ('edsr_long', 'edsr_soft_long', 'swinir_long', 'swinir_soft_long')
 PAIRS = (3, 5, 10, 20, 40, 79)
 
 
@@ -51,6 +52,7 @@ def main() -> None:
     for name in (kind, f'{kind}_edsr', f'{kind}_swinir')
   }
   sweeping.fill(HERE / 'README.md', **{name: make(rows) for name, make in made.items() if (rows := read(name))})
+  sweeping.fill(HERE / 'README.md', sooner=sooner())
   draw()
 
 
@@ -210,6 +212,30 @@ def rapid(rows: Sequence[Mapping]) -> str:
   return f'{keeping(rows)}\n\n{tables.markdown([header, *lines])}'
 
 
+def sooner() -> str:
+  """Returns when adapters and full fine-tuning have most of what full fine-tuning ends with, and who leads on the way.
+
+  Scoring counts as `promise.SCORED` steps in full.
+  """
+  lines = []
+  for table in MINUTES:
+    curves = by_minutes([table])
+    for (label, ours), (_, full) in itertools.pairwise(curves.items()):
+      begin = promise.SCORED * full[0][0] / promise.read(table)[0]['curve'][0][0]
+      ours, full = ([[0, start, *x], [0, 0, *y]] for (x, y), start in ((ours, begin), (full, 0)))
+      ours[0][2:] = [x + begin for x in ours[0][2:]]
+      end = full[1][-1]
+      when = [[60 * np.interp(part * end, of[1], of[0]) for of in (ours, full)] for part in (0.5, 0.9)]
+      at = [
+        np.interp(part * full[0][-1], *ours) - np.interp(part * full[0][-1], *full) for part in (0.25, 0.5, 0.75, 1)
+      ]
+      times = [f'{one:.0f}, {other:.0f} s ({one / other:.2f})' for one, other in when]
+      lines.append([label.partition(':')[0], f'{60 * full[0][-1]:.0f} s', *times, *(f'{x:+.3f}' for x in at)])
+  reached = [f'{part} of its gain: adapters, full' for part in ('half', 'nine tenths')]
+  header = ['network, pictures', 'in full', *reached, *(f'after {x} % of that time, dB' for x in (25, 50, 75, 100))]
+  return tables.markdown([header, *lines])
+
+
 def trade(rows: Sequence[Mapping], name: str) -> None:
   """Draws Figure 1: PSNR and LPIPS against trained parameters, means and ranges over the seeds."""
   means = lambda of, metric: float(np.mean([picture[metric] for picture in of.values()]))  # noqa: E731
@@ -222,10 +248,10 @@ def trade(rows: Sequence[Mapping], name: str) -> None:
     figures.tradeoff(path, points, label, better, {'base': means(rows[0]['base'], metric)})
 
 
-def by_minutes() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Returns the mean gain of the long runs of 008 against CPU minutes, by network, pictures and arm."""
+def by_minutes(of: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Returns the mean gain of long runs of 008 against CPU minutes, by network, pictures and arm."""
   series = {}
-  for table in MINUTES:
+  for table in of:
     for arm, same in promise.by_arm(promise.read(table)).items():
       if not arm.startswith('uniform'):
         label = f'{same[0]["backbone"]}, {same[0]["data"]}: {arm.split()[0]} ({len(same)})'
@@ -246,7 +272,11 @@ def draw() -> None:
     if rows:
       trade(with_usual(rows, {**USUAL['ranks'], 'full': 'full'}), backbone.lower())
   figures.learning_curves(
-    HERE / 'minutes.png', by_minutes(), 'CPU minutes of training', 'gain in PSNR (Y) in dB', baselines={'base': 0}
+    HERE / 'minutes.png',
+    by_minutes(MINUTES),
+    'CPU minutes of training',
+    'gain in PSNR (Y) in dB',
+    baselines={'base': 0},
   )
   timed = [row for row in read('time') if row['seed'] == 0]
   for axis in ('steps', 'seconds'):
