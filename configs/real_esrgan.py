@@ -29,6 +29,7 @@ def get_config(base='swinir'):
     c.lora.budget = 839_088
     c.sites.exclude = ('^upsample_',)
   elif base == 'edsr':
+    c.lora.form, c.lora.rank = 'loralib', 4
     c.sites.exclude = ('upsample',)
   else:
     raise UserError(
