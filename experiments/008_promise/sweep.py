@@ -218,9 +218,9 @@ def loralib() -> list[Arm]:
   places = [
     ('EDSR', 'soft camera', 200, 5),
     ('SwinIR', 'soft camera', 200, 5),
-    ('EDSR', 'DRealSR', 2000, 3),
-    ('EDSR', 'soft camera', 2000, 3),
-    ('SwinIR', 'DRealSR', 2000, 3),
+    ('EDSR', 'DRealSR', 2000, 2),
+    ('EDSR', 'soft camera', 2000, 2),
+    ('SwinIR', 'DRealSR', 2000, 2),
     ('SwinIR', 'soft camera', 2000, 2),
   ]
   on_the_way = {200: {}, 2000: {'eval_every': 200}}
