@@ -29,7 +29,7 @@ def test_full_fine_tuning_has_its_own(tmp_path):
 
 
 def test_safmn_has_its_own(tmp_path):
-  assert '(300 steps of adapters of SAFMN' in told(tmp_path, 40, backbone='safmn')
+  assert '(300 steps of adapters of SAFMN of NTIRE' in told(tmp_path, 40, backbone='safmn')
 
 
 @pytest.mark.parametrize(

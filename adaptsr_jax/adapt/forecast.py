@@ -42,7 +42,7 @@ _EDSR = _Network(
 )
 # Its blocks multiply, and single pictures blow up where pairs are few.
 _SAFMN = _Network(
-  'SAFMN',
+  'SAFMN of NTIRE 2023',
   300,
   {
     'lora': {

@@ -33,7 +33,7 @@ LONG = ('long', 'edsr_long', 'edsr_soft_long', 'swinir_long', 'swinir_soft_long'
 RULES = {'rules': 'edsr_drealsr', 'rules_edsr': 'edsr_drealsr_own', 'rules_swinir': 'swinir_drealsr_own'}
 TITLES = ['this', 'against', 'seeds', 'dB', '95 %', 'without dark', 'seeds above', 'p, t over seeds', 'p, pictures']
 NETWORKS = ('SAFMN', 'SwinIR', 'EDSR')
-TRIALS = ('starts', 'alphas', 'flat', 'flat_all', 'maps', 'sites', 'forgotten')
+TRIALS = ('starts', 'alphas', 'flat', 'maps', 'sites', 'forgotten')
 SCORED = 16  # batches, of which each costs what a step in full does
 FOLDS = 3
 LOWEST = -0.3  # no picture is to lose more than that, in dB
@@ -44,7 +44,7 @@ def main() -> None:
   tables_of = {name: protocol for name in MAIN} | {name: rates for name in RATES} | {name: long for name in LONG}
   tables_of |= {name: functools.partial(against_usual, table=table) for name, table in RULES.items()}
   tables_of |= {'higher': higher, 'phones': phones, 'defaults': defaults}
-  tables_of |= {'auto': auto, 'auto_long': auto_long, 'loralib': loralib, 'fresh': fresh}
+  tables_of |= {'auto': auto, 'loralib': loralib, 'fresh': fresh}
   made = {name: (make, read(name)) for name, make in tables_of.items()} | {'folds': (protocol, of_folds)}
   made |= {table: (functools.partial(trials, table=table), read('trials')) for table in TRIALS}
   kept = {name: read(name) for name in (*MAIN, *LEVEL, *LONG)} | {'folds': of_folds}
@@ -98,7 +98,7 @@ def protocol(rows: Sequence[Mapping]) -> str:
 
 
 def long(rows: Sequence[Mapping]) -> str:
-  """Returns PSNR against steps, and how the arms differ at the end."""
+  """Returns PSNR against steps, and how the arms differ on the way, after equal seconds, and at the end."""
   return '\n\n'.join(filter(None, [on_the_way(rows), on_the_clock(rows), protocol(rows)]))
 
 
@@ -164,7 +164,10 @@ def loralib(rows: Sequence[Mapping]) -> str:
   """Returns how adapters in the form of loralib differ from the usual ones and from full fine-tuning."""
   forms = [sweeping.measured(HERE.parent / '009_tables' / f'forms{at}.jsonl') for at in ('', '_edsr', '_swinir')]
   every = [*rows, *(row for of in forms for row in of if row['name'] == 'loralib')]
-  place = lambda row: [row['backbone'], row['data'], str(row['steps'])]  # noqa: E731
+
+  def place(row: Mapping) -> list[str]:
+    return [row['backbone'], row['data'], str(row['steps'])]
+
   lines = []
   for usual in filter(None, map(read, ('safmn_drealsr', *OWN, *LONG[1:]))):
     ours = by_arm([row for row in every if place(row) == place(usual[0])])
@@ -194,7 +197,9 @@ def on_the_clock(rows: Sequence[Mapping]) -> str:
   lines = []
   for number in [n for n, _ in pick[1][seeds[0]]['curve']]:
     now = number * step[1]
-    difference = np.array([at(pick[0][s], (now - scored) / step[0]) - at(pick[1][s], number) for s in seeds])
+    difference = np.array(
+      [psnr_after(pick[0][s], (now - scored) / step[0]) - psnr_after(pick[1][s], number) for s in seeds]
+    )
     mean, low, high = statistics.paired(difference.mean(axis=0), np.zeros(difference.shape[1]))
     rest = difference[:, [p not in dark(rows) for p in pick[0][seeds[0]]['base']]].mean()
     above = f'{int((difference.mean(axis=1) > 0).sum())} of {len(seeds)}'
@@ -204,26 +209,12 @@ def on_the_clock(rows: Sequence[Mapping]) -> str:
   return tables.markdown([header, *lines])
 
 
-def at(row: Mapping, steps: float) -> np.ndarray:
+def psnr_after(row: Mapping, steps: float) -> np.ndarray:
   """Returns PSNR by picture after a number of steps, between two measurements in a straight line."""
   numbers = [0, *(number for number, _ in row['on_the_way']), row['steps']]
   ends = [[picture['psnr_y'] for picture in row[label].values()] for label in ('base', 'adapted')]
   values = np.array([ends[0], *([*images.values()] for _, images in row['on_the_way']), ends[1]])
   return np.array([np.interp(steps, numbers, of) for of in values.T])
-
-
-def auto_long(rows: Sequence[Mapping]) -> str:
-  """Returns the same for runs until the curves are flat, against the rates that suit each network."""
-  lines = []
-  for table in ('edsr_long', 'swinir_long'):
-    for name, usual in by_arm(read(table)).items():
-      method = name.split()[0]
-      place = {'name': f'{method}, rate by probes', **{key: usual[0][key] for key in ('backbone', 'data')}}
-      probed = [row for row in rows if place.items() <= row.items()]
-      if probed:
-        found = ', '.join(f'{row["probed"]["rate"]:.1e}'.replace('e-0', 'e-') for row in probed)
-        lines.append([*place.values(), found, name, *compare(probed, usual, dark(probed))[:4]])
-  return tables.markdown([['arm', 'network', 'pictures', 'rates found', *TITLES[1:6]], *lines])
 
 
 def phones(rows: Sequence[Mapping]) -> str:
@@ -288,21 +279,12 @@ def dark(rows: Sequence[Mapping]) -> list[str]:
 
 def joined(rows: Sequence[Mapping]) -> list[dict]:
   """Returns the runs of the parts of all pairs as one of each arm, where all parts are measured."""
-  arms: dict[tuple[str, str], list[Mapping]] = {}
-  for row in rows:
-    arms.setdefault((row['backbone'], row['name']), []).append(row)
-  return [as_one(same) for same in arms.values() if len(same) == FOLDS]
-
-
-def as_one(same: Sequence[Mapping]) -> dict:
-  """Returns runs that measured different pictures as one that measured all of them."""
-  whole = {label: {p: v for row in same for p, v in row[label].items()} for label in ('base', 'adapted')}
-  kinds = {kind: same[0].get(kind, {}) for kind in ('weaker', 'corrected')}
-  apart = {
-    kind: {label: {p: v for row in same for p, v in row[kind][label].items()} for label in of}
-    for kind, of in kinds.items()
-  }
-  return {**same[0], **whole, **apart}
+  return [
+    {**same[0], **{label: {p: v for row in same for p, v in row[label].items()} for label in ('base', 'adapted')}}
+    | {'weaker': {'0.8': {p: v for row in same for p, v in row['weaker']['0.8'].items()}}}
+    for same in by_arm(rows).values()
+    if len(same) == FOLDS
+  ]
 
 
 def on_the_way(rows: Sequence[Mapping]) -> str:
@@ -364,8 +346,6 @@ def compare(ours: Sequence[Mapping], theirs: Sequence[Mapping], without: Sequenc
 
 def trials(rows: Sequence[Mapping], table: str) -> str:
   """Returns what the trials of one kind gained, by network, beside the arm that each is compared with."""
-  in_parts = [row for row in rows if row['data'].startswith('fold')]
-  rows = [*(row for row in rows if row not in in_parts), *joined(in_parts)]
   levelled = [
     {**row, 'name': f'{row["name"]}, {way}', 'adapted': adapted, 'against': row['name']}
     for row in rows

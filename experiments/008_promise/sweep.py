@@ -123,16 +123,6 @@ def auto() -> list[Arm]:
   ]
 
 
-def auto_long() -> list[Arm]:
-  """The rate that probes find, until the curves are flat."""
-  fields = {'optim.preset': 'auto', 'eval_every': 200, 'strengths': (0.8, 0.6)}
-  return [
-    Arm(f'{name}, rate by probes', {**METHODS[name], **fields}, backbone, steps=2000)
-    for backbone in ('EDSR', 'SwinIR')
-    for name in ('rank-aware', 'full')
-  ]
-
-
 def higher() -> list[Arm]:
   """Full fine-tuning at the highest rate of its grid."""
   return of_edsr({'full 0.001': {'method': 'full', 'optim.lr': 1e-3, 'strengths': (0.8,)}}, 0, 'soft camera')
@@ -152,7 +142,7 @@ def photographs() -> list[Arm]:
   """Photographs under the second-order degradation of Real-ESRGAN, anew in every batch."""
   return [
     Arm(name, {**own, **MEASURED}, 'SAFMN', 'realesrgan', seed, elsewhere=('DRealSR',))
-    for seed in range(5)
+    for seed in range(2)
     for name, own in at_own('SAFMN', *METHODS).items()
   ]
 
@@ -223,17 +213,17 @@ def loralib() -> list[Arm]:
     ('SwinIR', 'DRealSR', 2000, 2),
     ('SwinIR', 'soft camera', 2000, 2),
   ]
-  on_the_way = {200: {}, 2000: {'eval_every': 200}}
+  curve = {200: {}, 2000: {'eval_every': 200}}
   arms = [
-    Arm(f'{name}, loralib', {**own, **in_loralib(backbone), **on_the_way[steps]}, backbone, data, seed, steps)
+    Arm(f'{name}, loralib', {**own, **in_loralib(backbone), **curve[steps]}, backbone, data, seed, steps)
     for backbone, data, steps, seeds in places
     for seed in range(seeds)
     for name, own in at_own(backbone, 'rank-aware').items()
   ]
   # What configs/edsr.py has.
-  recipe = {**at_own('EDSR', 'rank-aware')['rank-aware 0.004'], 'lora.form': 'loralib', 'lora.rank': 4}
+  recipe = {'optim.lr': rate_of('EDSR', 'rank-aware'), 'lora.form': 'loralib', 'lora.rank': 4}
   return arms + [
-    Arm('loralib of rank 4', recipe, 'EDSR', data, seed, 200)
+    Arm('loralib of rank 4', recipe, 'EDSR', data, seed, STEPS['EDSR'])
     for data in ('DRealSR', 'soft camera')
     for seed in range(5)
   ]
@@ -282,11 +272,10 @@ def rules() -> list[Arm]:
 
 def rules_own(backbone: str) -> list[Arm]:
   """The same, and spectral gains over more batches, at the rate that suits a network."""
-  ((_, usual),) = at_own(backbone, 'rank-aware').items()
+  usual = {'optim.lr': rate_of(backbone, 'rank-aware')}
   rules = {'post_hoc': {'steps': 182}, 'marginal': {}, 'marginal, 64 batches': {'score.batches': 64}, 'greedy': {}}
   return [
-    Arm(f'{rule}, own rate', {**usual, 'lora.rule': rule.partition(',')[0], **own}, backbone, seed=seed, steps=200)
-    for seed in range(5)
+    Arm(f'{rule}, own rate', {**usual, 'lora.rule': rule.partition(',')[0], **own}, backbone, steps=STEPS[backbone])
     for rule, own in rules.items()
   ]
 
@@ -308,9 +297,9 @@ TABLES = {
   'edsr_soft_own': lambda: protocol('EDSR', 'soft camera', 5, own=True),
   'swinir_drealsr_own': lambda: protocol('SwinIR', 'DRealSR', 5, own=True),
   'swinir_soft_own': lambda: protocol('SwinIR', 'soft camera', 5, own=True),
-  'edsr_mild_own': lambda: protocol('EDSR', 'mild camera', 5, own=True),
-  'edsr_harsh_own': lambda: protocol('EDSR', 'harsh camera', 5, own=True),
-  'bundled_safmn': lambda: protocol('bundled SAFMN', 'DRealSR', 5),
+  'edsr_mild_own': lambda: protocol('EDSR', 'mild camera', 2, own=True),
+  'edsr_harsh_own': lambda: protocol('EDSR', 'harsh camera', 2, own=True),
+  'bundled_safmn': lambda: protocol('bundled SAFMN', 'DRealSR', 2),
   'swinir_drealsr': lambda: protocol('SwinIR', 'DRealSR', 2),
   'fresh': fresh,
   'higher': higher,
@@ -319,7 +308,7 @@ TABLES = {
   'level_edsr': level_edsr,
   'level_swinir': lambda: level_own('SwinIR'),
   'level_safmn': lambda: level_own('SAFMN'),
-  'long': lambda: [*long('SAFMN', seeds=3), *long_at_first_rates()],
+  'long': lambda: [*long('SAFMN'), *long_at_first_rates()],
   'edsr_long': lambda: long('EDSR', seeds=3),
   'edsr_soft_long': lambda: long('EDSR', 'soft camera', seeds=3),
   'swinir_long': lambda: long('SwinIR', names=('rank-aware', 'full'), seeds=3),
@@ -332,7 +321,6 @@ TABLES = {
   'rules': rules,
   'rules_edsr': lambda: rules_own('EDSR'),
   'rules_swinir': lambda: rules_own('SwinIR'),
-  'auto_long': auto_long,
 }
 
 
@@ -406,6 +394,7 @@ def prepared(arm: Arm, args: argparse.Namespace) -> Ready:
   bases = {'SAFMN': args.safmn, 'bundled SAFMN': 'bundled:safmn_x4', 'EDSR': args.edsr, 'SwinIR': args.swinir}
   fields = {**CROPS[arm.backbone], **pictures(arm.data, args), 'metric_weights': args.weights}
   fields |= {'base': bases[arm.backbone], 'steps': arm.steps, 'seed': arm.seed}
+  # What configs/edsr.py had when these runs began.
   fields |= {'lora.form': '1x1_kxk', 'lora.rank': 8, **arm.fields}
   config.update_from_flattened_dict({k: str(v) if isinstance(v, Path) else v for k, v in fields.items()})
   setup = prepare.prepare(config)

@@ -36,7 +36,6 @@ RANKS = {
   'rank 1': {'lora.rank': 1, 'lora.r_max': 64, 'lora.r_min': 0},
   'rank 2': {'lora.rank': 2, 'lora.r_max': 64},
 }
-OWN = ('EDSR', 'SwinIR')  # networks with rates of their own
 GREYS = (0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9)
 NOISE = 3 / 255  # about that of the dark picture
 
@@ -47,7 +46,9 @@ class Trial(NamedTuple):
   table: str
   against: str  # name of the arm that it is compared with
   arm: sweep.Arm
-  change: Callable[[sweep.Ready], sweep.Ready] = lambda ready: ready  # of what is ready, before the first step
+  change: Callable[[sweep.Ready], sweep.Ready] = lambda ready: (
+    ready
+  )  # what is unusual, made of the usual run before its first step
   levelled: bool = False  # measured with its level corrected, too
 
 
@@ -68,12 +69,6 @@ def trial(
 
 def usual(backbone: str, seed: int = 0) -> Trial:
   return trial('flat', '', 'rank-aware', {}, backbone, seed, levelled=True)
-
-
-def all_pairs(backbone: str, fold: int) -> Trial:
-  """The usual run at the network's own rate, for all pairs in three parts."""
-  own = {'optim.lr': sweep.rate_of(backbone, 'rank-aware')}
-  return trial('flat_all', '', 'rank-aware, all pairs', own, backbone, where=f'fold {fold}', levelled=True)
 
 
 def frozen(backbone: str) -> Trial:
@@ -313,10 +308,9 @@ TRIALS = [
   ),
   *alphas(),
   random_map(1),
-  *map(at_own_rate, OWN),
+  *map(at_own_rate, sweep.OWN),
   *(unusual('sites', backbone, 'rates by kernels', {}, change=rates_by_kernels) for backbone in NETWORKS),
-  *(each for backbone in OWN for each in forgotten(backbone)),
-  *(all_pairs(backbone, fold) for backbone in OWN for fold in range(3)),
+  *(each for backbone in sweep.OWN for each in forgotten(backbone)),
   unusual('forgotten', 'SwinIR', 'norms and tables too', {}, change=with_leaves),
 ]
 

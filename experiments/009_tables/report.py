@@ -5,7 +5,6 @@ python -m experiments.009_tables.report
 
 import functools
 import importlib
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,20 +19,27 @@ promise = importlib.import_module('experiments.008_promise.report')
 HERE = Path(__file__).parent
 # The tables of 008 that hold the usual runs of every network.
 RUNS = {'SAFMN': 'safmn_drealsr', 'EDSR': 'edsr_drealsr_own', 'SwinIR': 'swinir_drealsr_own'}
-# What a table calls these runs -> their arm in 008. Its arms are compared with the first.
+
+
+def of_every_network(kind: str) -> tuple[str, ...]:
+  """Returns the names of the tables of one kind, of which that of SAFMN has no suffix."""
+  return (kind, *(f'{kind}_{backbone.lower()}' for backbone in list(RUNS)[1:]))
+
+
+# What a table calls usual runs -> their arm in 008. The arms of the table are compared with the first.
+BUDGETS = {'rank 8': 'rank-aware', 'uniform 8': 'uniform'}
 PARTS = {'all, LoRA': 'rank-aware', 'all, full': 'full'}
 USUAL = {
-  'ranks': {'rank 8': 'rank-aware', 'uniform 8': 'uniform'},
-  'scores': {'gradient': 'rank-aware'},
-  'forms': {'1x1_kxk': 'rank-aware'},
+  **dict.fromkeys(of_every_network('scores'), {'gradient': 'rank-aware'}),
+  **dict.fromkeys(of_every_network('forms'), {'1x1_kxk': 'rank-aware'}),
   'kinds': PARTS,
-  'windows': PARTS,
   'windows_own': PARTS,
   'options': {'one rate of 2e-3': 'rank-aware'},
 }
-TITLES = ['seeds', 'dB', '95 %', 'without dark', 'seeds above']
+TITLES = promise.TITLES[2:7]
 RANKS = (1, 2, 4, 8, 16, 64)
 MINUTES = ('edsr_long', 'edsr_soft_long', 'swinir_long', 'swinir_soft_long')
+QUARTERS = (0.25, 0.5, 0.75, 1)
 PAIRS = (3, 5, 10, 20, 40, 79)
 
 
@@ -46,13 +52,12 @@ def main() -> None:
     'keeping': keeping,
     'rapid': rapid,
   }
-  made |= {
-    name: functools.partial(compared, usual=usual, name=name)
-    for kind, usual in USUAL.items()
-    for name in (kind, f'{kind}_edsr', f'{kind}_swinir')
-  }
+  made |= {name: functools.partial(compared, usual=usual) for name, usual in USUAL.items()}
+  made['windows'] = functools.partial(compared, usual=PARTS, table='swinir_drealsr')
+  made |= {name: ranks for name in of_every_network('ranks')}
   sweeping.fill(HERE / 'README.md', **{name: make(rows) for name, make in made.items() if (rows := read(name))})
-  sweeping.fill(HERE / 'README.md', sooner=sooner())
+  if all(map(promise.read, MINUTES)):
+    sweeping.fill(HERE / 'README.md', sooner=sooner())
   draw()
 
 
@@ -74,28 +79,34 @@ def with_usual(rows: Sequence[Mapping], usual: Mapping[str, str], table: str = '
   return [*({**row, 'name': name} for name, same in runs.items() for row in same if row['seed'] in seeds), *rows]
 
 
-def compared(rows: Sequence[Mapping], usual: Mapping[str, str], name: str) -> str:
+def compared(rows: Sequence[Mapping], usual: Mapping[str, str], table: str = '') -> str:
   """Returns the metrics of every arm, and how its PSNR differs from that of the usual run with the same seeds."""
-  every = with_usual(rows, usual, 'swinir_drealsr' if name == 'windows' else '')
+  every = with_usual(rows, usual, table)
   arms, first = promise.by_arm(every), next(iter(usual))
   differences = [
     [arm, *promise.compare(same, arms[first], promise.dark(rows))[:5]] for arm, same in arms.items() if arm != first
   ]
-  titles = [f'against {first}', *TITLES]
-  made = [promise.means(every), tables.markdown([titles, *differences])]
-  return '\n\n'.join([*made, aware_against_uniform(arms)] if name.startswith('ranks') else made)
+  return f'{promise.means(every)}\n\n{tables.markdown([[f"against {first}", *TITLES], *differences])}'
 
 
-def aware_against_uniform(arms: Mapping[str, Sequence[Mapping]]) -> str:
-  """Returns how ranks by gradient differ from equal ones of the same budget, for each and over all budgets."""
-  both = {str(rank): (arms[f'rank {rank}'], arms.get(f'uniform {rank}', [])) for rank in RANKS}
+def ranks(rows: Sequence[Mapping]) -> str:
+  """Returns the same, and how ranks by gradient differ from equal ones, for each budget and over all.
+
+  Uniform ranks may take more parameters: kernels' widths limit ranks by gradient, and sites without rank no bias.
+  """
+  arms = promise.by_arm(with_usual(rows, BUDGETS))
+  both = {str(rank): (arms.get(f'rank {rank}', []), arms.get(f'uniform {rank}', [])) for rank in RANKS}
   both = {rank: same for rank, same in both.items() if all(same)}
+  lines = []
+  for rank, same in both.items():
+    trained = [f'{of[0]["trainable_parameters"]:,}' for of in same]
+    lines.append([rank, *trained, *promise.compare(*same, promise.dark(rows))[:5]])
   apart = [[{**row, 'seed': (rank, row['seed'])} for rank, same in both.items() for row in same[i]] for i in range(2)]
-  lines = [
-    [rank, *promise.compare(*same, promise.dark(same[0]))] for rank, same in {**both, 'all of them': apart}.items()
-  ]
-  header = ['rank-aware against uniform, budget of rank', 'runs', *promise.TITLES[3:6], 'runs above']
-  return tables.markdown([[*header, 'p, t over runs', 'p, pictures'], *lines])
+  *over_all, _, p = promise.compare(*apart, promise.dark(rows))
+  lines.append(['all', '', '', *over_all])
+  header = ['budget of rank', 'rank-aware', 'uniform', 'runs', *TITLES[1:4], 'runs above']
+  told = f'Over all budgets and seeds, by signed ranks of the pictures: p = {p}.'
+  return f'{compared(rows, BUDGETS)}\n\n{tables.markdown([header, *lines])}\n\n{told}'
 
 
 def by_pairs(rows: Sequence[Mapping]) -> dict[str, dict[int, list[Mapping]]]:
@@ -212,33 +223,52 @@ def rapid(rows: Sequence[Mapping]) -> str:
   return f'{keeping(rows)}\n\n{tables.markdown([header, *lines])}'
 
 
-def sooner() -> str:
-  """Returns when adapters and full fine-tuning have most of what full fine-tuning ends with, and who leads on the way.
+def by_minutes(table: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Returns arm -> CPU minutes and mean gain of its long runs in 008; scoring counts as so many steps in full."""
+  arms = {arm.split()[0]: same for arm, same in promise.by_arm(promise.read(table)).items()}
+  a_step = {arm: np.mean([row['cpu_seconds'] / row['steps'] for row in same]) / 60 for arm, same in arms.items()}
+  courses = {}
+  for arm, scored in (('rank-aware', promise.SCORED), ('full', 0)):
+    steps, values = np.transpose([row['curve'] for row in arms[arm]], (2, 0, 1))  # (runs, points) each
+    gain = values.mean(axis=0) - np.mean([base_of(row) for row in arms[arm]])
+    begin = scored * a_step['full']
+    courses[arm] = np.concatenate([[0, begin], begin + steps[0] * a_step[arm]]), np.concatenate([[0, 0], gain])
+  return courses
 
-  Scoring counts as `promise.SCORED` steps in full.
-  """
+
+def place(table: str) -> str:
+  row = promise.read(table)[0]
+  return f'{row["backbone"]}, {row["data"]}'
+
+
+def sooner() -> str:
+  """Returns when both arms first have most of what full fine-tuning ends with, and by how much adapters lead."""
   lines = []
   for table in MINUTES:
-    curves = by_minutes([table])
-    for (label, ours), (_, full) in itertools.pairwise(curves.items()):
-      begin = promise.SCORED * full[0][0] / promise.read(table)[0]['curve'][0][0]
-      ours, full = ([[0, start, *x], [0, 0, *y]] for (x, y), start in ((ours, begin), (full, 0)))
-      ours[0][2:] = [x + begin for x in ours[0][2:]]
-      end = full[1][-1]
-      when = [[60 * np.interp(part * end, of[1], of[0]) for of in (ours, full)] for part in (0.5, 0.9)]
-      at = [
-        np.interp(part * full[0][-1], *ours) - np.interp(part * full[0][-1], *full) for part in (0.25, 0.5, 0.75, 1)
-      ]
-      times = [f'{one:.0f}, {other:.0f} s ({one / other:.2f})' for one, other in when]
-      lines.append([label.partition(':')[0], f'{60 * full[0][-1]:.0f} s', *times, *(f'{x:+.3f}' for x in at)])
+    courses = by_minutes(table)
+    minutes, gain = courses['full']
+    first = [[first_at(course, part * gain[-1]) * 60 for course in courses.values()] for part in (0.5, 0.9)]
+    times = [f'{ours:.0f}, {full:.0f} s ({ours / full:.2f})' for ours, full in first]
+    ahead = [np.subtract(*(np.interp(part * minutes[-1], *of) for of in courses.values())) for part in QUARTERS]
+    lines.append([place(table), f'{minutes[-1] * 60:.0f} s', *times, *(f'{x:+.3f}' for x in ahead)])
   reached = [f'{part} of its gain: adapters, full' for part in ('half', 'nine tenths')]
-  header = ['network, pictures', 'in full', *reached, *(f'after {x} % of that time, dB' for x in (25, 50, 75, 100))]
+  header = ['network, pictures', 'in full', *reached, *(f'after {x:.0%} of that time, dB' for x in QUARTERS)]
   return tables.markdown([header, *lines])
+
+
+def first_at(course: tuple[np.ndarray, np.ndarray], level: float) -> float:
+  """Returns when a course first reaches a level, between its points in a straight line."""
+  x, y = course
+  i = int(np.argmax(y >= level))
+  return float(np.interp(level, y[i - 1 : i + 1], x[i - 1 : i + 1]))
 
 
 def trade(rows: Sequence[Mapping], name: str) -> None:
   """Draws Figure 1: PSNR and LPIPS against trained parameters, means and ranges over the seeds."""
-  means = lambda of, metric: float(np.mean([picture[metric] for picture in of.values()]))  # noqa: E731
+
+  def means(of: Mapping[str, Mapping], metric: str) -> float:
+    return float(np.mean([picture[metric] for picture in of.values()]))
+
   for metric, label, better in (('psnr_y', 'PSNR (Y) in dB', 'higher'), ('lpips_alex', 'LPIPS', 'lower')):
     points = []
     for arm, same in promise.by_arm(rows).items():
@@ -248,19 +278,6 @@ def trade(rows: Sequence[Mapping], name: str) -> None:
     figures.tradeoff(path, points, label, better, {'base': means(rows[0]['base'], metric)})
 
 
-def by_minutes(of: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Returns the mean gain of long runs of 008 against CPU minutes, by network, pictures and arm."""
-  series = {}
-  for table in of:
-    for arm, same in promise.by_arm(promise.read(table)).items():
-      if not arm.startswith('uniform'):
-        label = f'{same[0]["backbone"]}, {same[0]["data"]}: {arm.split()[0]} ({len(same)})'
-        steps, values = np.transpose([row['curve'] for row in same], (2, 0, 1))  # (runs, points) each
-        a_step = np.mean([row['cpu_seconds'] / row['steps'] for row in same])
-        series[label] = steps[0] * a_step / 60, values.mean(axis=0) - np.mean([base_of(row) for row in same])
-  return series
-
-
 def draw() -> None:
   """Draws Figures 1, 5 and 6 of the paper, and the gain against pairs and against minutes."""
   for backbone in RUNS:
@@ -268,16 +285,13 @@ def draw() -> None:
     figures.rank_heatmap(
       HERE / f'ranks_{backbone.lower()}.png', first['ranks'], f'Ranks of {backbone} for DRealSR, budget of rank 8'
     )
-    rows = read('ranks' if backbone == 'SAFMN' else f'ranks_{backbone.lower()}')
-    if rows:
-      trade(with_usual(rows, {**USUAL['ranks'], 'full': 'full'}), backbone.lower())
-  figures.learning_curves(
-    HERE / 'minutes.png',
-    by_minutes(MINUTES),
-    'CPU minutes of training',
-    'gain in PSNR (Y) in dB',
-    baselines={'base': 0},
-  )
+  for backbone, table in zip(RUNS, of_every_network('ranks'), strict=True):
+    if read(table):
+      trade(with_usual(read(table), {**BUDGETS, 'full': 'full'}), backbone.lower())
+  if all(map(promise.read, MINUTES)):
+    series = {f'{place(t)}: {arm}': (x[2:], y[2:]) for t in MINUTES for arm, (x, y) in by_minutes(t).items()}
+    axis = 'CPU minutes of training'
+    figures.learning_curves(HERE / 'minutes.png', series, axis, 'gain in PSNR (Y) in dB', baselines={'base': 0})
   timed = [row for row in read('time') if row['seed'] == 0]
   for axis in ('steps', 'seconds'):
     promise.curves(timed, HERE / f'quality_{axis}.png', axis)
