@@ -75,20 +75,19 @@ def frozen(backbone: str) -> Trial:
   return trial('flat', 'rank-aware', 'biases frozen', {'lora.biases': False}, backbone)
 
 
-def starts(backbone: str, name: str, own: Mapping[str, Any], seed: int = 0) -> list[Trial]:
+def starts(backbone: str, name: str, own: Mapping[str, Any]) -> list[Trial]:
   """First factors along the leading directions of the mean gradient, and of the inputs (EVA)."""
   fields = {**RANKS[name], **own}
   return [
-    trial('starts', name, f'{name}, along the {what}', fields, backbone, seed, change=functools.partial(along, what))
+    trial('starts', name, f'{name}, along the {what}', fields, backbone, change=functools.partial(along, what))
     for what in ('gradient', 'activation')
   ]
 
 
-def low_starts(backbone: str, name: str, seed: int) -> list[Trial]:
+def low_starts(backbone: str, name: str) -> list[Trial]:
   """The same at a low rank, at the network's own rate, with the usual start, which is a row of 009."""
   own = {'optim.lr': sweep.rate_of(backbone, 'rank-aware')}
-  usual = trial('starts', '', name, {**RANKS[name], **own}, backbone, seed)
-  return [usual, *starts(backbone, name, own, seed)]
+  return [trial('starts', '', name, {**RANKS[name], **own}, backbone), *starts(backbone, name, own)]
 
 
 def alphas() -> list[Trial]:
@@ -299,13 +298,7 @@ TRIALS = [
   *map(frozen, ('SAFMN', 'SwinIR')),
   *starts('SAFMN', 'rank-aware', {}),
   *starts('SwinIR', 'rank-aware', {}),
-  *(
-    each
-    for seed in range(2)
-    for backbone in ('SAFMN', 'SwinIR')
-    for name in ('rank 1', 'rank 2')
-    for each in low_starts(backbone, name, seed)
-  ),
+  *(each for backbone in ('SAFMN', 'SwinIR') for name in ('rank 1', 'rank 2') for each in low_starts(backbone, name)),
   *alphas(),
   random_map(1),
   *map(at_own_rate, sweep.OWN),
