@@ -25,7 +25,7 @@ def test_the_nearest_number_of_pairs_is_told_as_a_forecast(tmp_path):
 def test_full_fine_tuning_has_its_own(tmp_path):
   text = told(tmp_path, 3, method='full')
   assert 'with 3 pairs' in text
-  assert '+0.1 to +0.7 dB, and 3 of 14' in text
+  assert '+0.1 to +0.6 dB, and 3 of 14' in text
 
 
 def test_safmn_has_its_own(tmp_path):
