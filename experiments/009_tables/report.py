@@ -223,17 +223,27 @@ def rapid(rows: Sequence[Mapping]) -> str:
   return f'{keeping(rows)}\n\n{tables.markdown([header, *lines])}'
 
 
-def by_minutes(table: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def by_minutes(table: str, without: Sequence[str] = ()) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """Returns arm -> CPU minutes and mean gain of its long runs in 008; scoring counts as so many steps in full."""
   arms = {arm.split()[0]: same for arm, same in promise.by_arm(promise.read(table)).items()}
   a_step = {arm: np.mean([row['cpu_seconds'] / row['steps'] for row in same]) / 60 for arm, same in arms.items()}
   courses = {}
   for arm, scored in (('rank-aware', promise.SCORED), ('full', 0)):
-    steps, values = np.transpose([row['curve'] for row in arms[arm]], (2, 0, 1))  # (runs, points) each
-    gain = values.mean(axis=0) - np.mean([base_of(row) for row in arms[arm]])
+    steps = np.array([step for step, _ in arms[arm][0]['curve']])
+    gain = np.mean([gains_on_the_way(row, without) for row in arms[arm]], axis=0)
     begin = scored * a_step['full']
-    courses[arm] = np.concatenate([[0, begin], begin + steps[0] * a_step[arm]]), np.concatenate([[0, 0], gain])
+    courses[arm] = np.concatenate([[0, begin], begin + steps * a_step[arm]]), np.concatenate([[0, 0], gain])
   return courses
+
+
+def gains_on_the_way(row: Mapping, without: Sequence[str]) -> list[float]:
+  """Returns the mean gain at every measurement; without single pictures where a row has them all."""
+  if not without:
+    return [value - base_of(row) for _, value in row['curve']]
+  end = {picture: values['psnr_y'] for picture, values in row['adapted'].items()}
+  measured = [*(images for _, images in row['on_the_way']), end]
+  kept = [picture for picture in row['base'] if picture not in without]
+  return [float(np.mean([images[p] - row['base'][p]['psnr_y'] for p in kept])) for images in measured]
 
 
 def place(table: str) -> str:
@@ -244,13 +254,16 @@ def place(table: str) -> str:
 def sooner() -> str:
   """Returns when both arms first have most of what full fine-tuning ends with, and by how much adapters lead."""
   lines = []
-  for table in MINUTES:
-    courses = by_minutes(table)
+  rest = {
+    f'{place(table)}, without the dark picture': (table, [promise.DARK]) for table in MINUTES if 'soft' not in table
+  }
+  for label, of in {**{place(table): (table, []) for table in MINUTES}, **rest}.items():
+    courses = by_minutes(*of)
     minutes, gain = courses['full']
     first = [[first_at(course, part * gain[-1]) * 60 for course in courses.values()] for part in (0.5, 0.9)]
     times = [f'{ours:.0f}, {full:.0f} s ({ours / full:.2f})' for ours, full in first]
     ahead = [np.subtract(*(np.interp(part * minutes[-1], *of) for of in courses.values())) for part in QUARTERS]
-    lines.append([place(table), f'{minutes[-1] * 60:.0f} s', *times, *(f'{x:+.3f}' for x in ahead)])
+    lines.append([label, f'{minutes[-1] * 60:.0f} s', *times, *(f'{x:+.3f}' for x in ahead)])
   reached = [f'{part} of its gain: adapters, full' for part in ('half', 'nine tenths')]
   header = ['network, pictures', 'in full', *reached, *(f'after {x:.0%} of that time, dB' for x in QUARTERS)]
   return tables.markdown([header, *lines])
