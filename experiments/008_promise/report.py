@@ -211,10 +211,15 @@ def on_the_clock(rows: Sequence[Mapping]) -> str:
 
 def psnr_after(row: Mapping, steps: float) -> np.ndarray:
   """Returns PSNR by picture after a number of steps, between two measurements in a straight line."""
+  numbers, values = course(row)
+  return np.array([np.interp(steps, numbers, of) for of in values.T])
+
+
+def course(row: Mapping) -> tuple[list[int], np.ndarray]:
+  """Returns the numbers of steps at which a run was measured, from 0 on, and PSNR there (measurements, pictures)."""
   numbers = [0, *(number for number, _ in row['on_the_way']), row['steps']]
   ends = [[picture['psnr_y'] for picture in row[label].values()] for label in ('base', 'adapted')]
-  values = np.array([ends[0], *([*images.values()] for _, images in row['on_the_way']), ends[1]])
-  return np.array([np.interp(steps, numbers, of) for of in values.T])
+  return numbers, np.array([ends[0], *([*images.values()] for _, images in row['on_the_way']), ends[1]])
 
 
 def phones(rows: Sequence[Mapping]) -> str:

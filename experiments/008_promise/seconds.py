@@ -23,7 +23,8 @@ def main() -> None:
   parser.add_argument('--rounds', type=int, default=20)
   args = parser.parse_args()
   for backbone, base in (('SAFMN', args.safmn), ('EDSR', 'bundled:edsr_x4')):
-    steps = {name: begin(backbone, base, args.data, fields) for name, fields in sweep.METHODS.items()}
+    arms = {**sweep.METHODS, 'rank-aware, loralib': sweep.in_loralib(backbone)}
+    steps = {name: begin(backbone, base, args.data, fields) for name, fields in arms.items()}
     least = dict.fromkeys(steps, float('inf'))
     for _, name in itertools.product(range(args.rounds), steps):
       start = time.process_time()

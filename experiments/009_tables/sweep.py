@@ -69,7 +69,7 @@ def kinds(seed: int) -> list[promise.Arm]:
 def windows(seed: int) -> list[promise.Arm]:
   """Table 4 on a network with attention in windows."""
   fields = by_part({part: {'sites.kinds': (kind,)} for part, kind in KINDS.items()})
-  return [promise.Arm(name, {**MEASURED, **own}, 'SwinIR', seed=seed, steps=200) for name, own in fields.items()]
+  return arms(fields, seed, backbone='SwinIR')
 
 
 def windows_own(seed: int) -> list[promise.Arm]:
